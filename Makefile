@@ -1,0 +1,62 @@
+# demo, test, check, bench: each makes .venv first when it has to. Variables are explained in CONTRIBUTING.md.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+QUESTION ?= --sample
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: help demo test test-slow check format clean
+
+help:
+	@echo "make demo       localise an event in a bundled clip; writes timetok-demo.png"
+	@echo "make test       the fast tests"
+	@echo "make test-slow  the slow tests, and those that need a GPU"
+	@echo "make check      ruff, mypy --strict, import-linter"
+	@echo "make format     let ruff rewrite the code"
+
+demo: $(READY)
+	@$(BIN)/timetok localize $(QUESTION) --plot timetok-demo.png
+
+test: $(READY)
+	@$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -q -m "slow or gpu" $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ifneq ($(wildcard benchmarks/run.py),)
+.PHONY: bench
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py $(ARGS)
+endif
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist timetok-demo.png
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "timetok needs Python >= 3.11, but '$(PYTHON)' is $$( ($(PYTHON) -V 2>&1 || true) | head -n 1)." >&2; \
+	  echo "Name a newer one:  make PYTHON=python3.12 demo" >&2; exit 1; }
+	@echo "Setting up .venv (the first time: about 6 GB on disk, a few minutes) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -u -m pip install --disable-pip-version-check --progress-bar off -e '.[dev]' 2>&1 \
+	  | tee .venv/install.log | while read -r verb what; do case $$verb in \
+	      Collecting) printf . ;; \
+	      Installing) [[ $$what != collected* ]] || printf '\n  downloaded, now unpacking ...' ;; \
+	    esac; done \
+	  || { printf '\n'; tail -n 30 .venv/install.log >&2; \
+	       echo "Installing failed; the whole log is in .venv/install.log" >&2; exit 1; }
+	@printf ' done.\n'
+	@touch $@

@@ -1,0 +1,49 @@
+"""Every exception timetok raises on purpose.
+
+Each refines the builtin a caller would catch anyway, so ``except ValueError`` keeps working, and each
+message names the argument, what came, what was expected and, where there is one, the remedy.
+"""
+
+
+class TimetokError(Exception):
+    """Base of all errors raised on purpose; the command line turns it into one line and exit status 2."""
+
+
+class ArgumentError(TimetokError, ValueError):
+    """An argument has a value that cannot be used."""
+
+
+class TimeRangeError(ArgumentError):
+    """A timestamp, an index, a span or a duration lies outside what is possible."""
+
+
+class TokenizerError(TimetokError, ValueError):
+    """A tokenizer cannot carry time tokens, or was asked to carry them twice in different ways."""
+
+
+class MalformedAnswerError(TimetokError, ValueError):
+    """Generated ids hold time tokens that do not form spans."""
+
+
+class VideoError(TimetokError, ValueError):
+    """A file is not a video, holds no frame, or cannot be decoded."""
+
+
+class VideoNotFoundError(VideoError, FileNotFoundError):
+    """There is no file at the given path."""
+
+
+class PromptError(TimetokError, ValueError):
+    """A prompt is empty, too long, or its placeholders do not match the videos given."""
+
+
+class SpliceError(TimetokError, RuntimeError):
+    """Visual tokens did not reach the language model."""
+
+
+class ModelFolderError(TimetokError, OSError):
+    """A folder does not hold the model it should."""
+
+
+class DataError(TimetokError, ValueError):
+    """An annotation, prediction or preset file does not follow its schema."""

@@ -1,0 +1,23 @@
+"""Hypothesis profiles, and the rule for tests that need a GPU."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile("ci")  # --hypothesis-profile=thorough chooses the other
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a gpu test where there is no GPU; fail it where TIMETOK_REQUIRE_CUDA=1 promised one."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch  # only a gpu test pays for it
+
+    if torch.cuda.is_available():
+        return
+    if os.environ.get("TIMETOK_REQUIRE_CUDA") == "1":
+        pytest.fail("TIMETOK_REQUIRE_CUDA=1, but torch sees no CUDA device", pytrace=False)
+    pytest.skip("needs a CUDA device")

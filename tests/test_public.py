@@ -1,0 +1,69 @@
+"""The public face: every promised name is there, lazily, and a misspelt one says so."""
+
+import doctest
+import pkgutil
+import runpy
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import timetok
+
+MODULES = [info.name for info in pkgutil.walk_packages(timetok.__path__, "timetok.") if "__main__" not in info.name]
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+NAMES = ["Answer", "SlowFastPooler", "Span", "TimeGrid", "TimeTokenizer", "VideoAdapter", "localize"]
+ROOMS = [
+    "adapter",
+    "codecs",
+    "embeddings",
+    "errors",
+    "lita",
+    "losses",
+    "metrics",
+    "plots",
+    "pooling",
+    "recipes",
+    "timegrid",
+    "tokenizer",
+    "video",
+    "vision",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_name_is_the_object_of_its_room(name: str) -> None:
+    value = getattr(timetok, name)
+    assert value.__name__ == name
+    assert value.__module__.startswith("timetok.")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_room_is_an_attribute(room: str) -> None:
+    assert getattr(timetok, room).__name__ == f"timetok.{room}"
+
+
+def test_dir_and_all_list_every_public_name() -> None:
+    assert set(timetok.__all__) == {"__version__", *NAMES, *ROOMS}
+    assert set(timetok.__all__) <= set(dir(timetok))
+
+
+def test_unknown_name_is_an_attribute_error_that_repeats_it() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'TimeGird'.*TimeGrid"):
+        timetok.TimeGird  # noqa: B018
+    assert not hasattr(timetok, "utils")
+
+
+def test_version_is_a_plain_release_number() -> None:
+    assert [part.isdigit() for part in timetok.__version__.split(".")] == [True, True, True]
+
+
+@pytest.mark.parametrize("module", ["timetok", *MODULES])
+def test_docstring_examples_are_true(module: str) -> None:
+    assert doctest.testmod(import_module(module)).failed == 0
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out
