@@ -1,0 +1,6 @@
+"""Temporal grounding metrics. A number is reproducible only together with the name of its protocol."""
+
+from timetok.metrics.grounding import PROTOCOLS, Prediction, Protocol, Reference, evaluate, iou
+from timetok.metrics.report import Report, SampleScore, Score
+
+__all__ = ["PROTOCOLS", "Prediction", "Protocol", "Reference", "Report", "SampleScore", "Score", "evaluate", "iou"]

@@ -1,0 +1,186 @@
+"""One span per question: IoU, and the named protocols that turn answers into averages."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from timetok.errors import ArgumentError, DataError, TimeRangeError
+from timetok.metrics.report import Report, SampleScore, Score
+from timetok.timegrid import Span
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds parsed from one answer, in the order in which the answer names them.
+
+    Args:
+        question_id: Id of the question answered.
+        seconds: Every timestamp of the answer, neither sorted nor clamped: that is the protocol's business.
+
+    Raises:
+        TimeRangeError: A timestamp is not finite.
+    """
+
+    question_id: str | int
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seconds", tuple(float(moment) for moment in self.seconds))
+        if not all(map(math.isfinite, self.seconds)):
+            raise TimeRangeError(f"seconds of prediction {self.question_id!r} must be finite, got {self.seconds}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The annotated answer to one question.
+
+    Args:
+        question_id: Id of the question, unique in a data set.
+        vid: Id of its video.
+        span: Where the answer lies, in seconds.
+        duration_seconds: Length of the video in seconds.
+        task: Name of the kind of question; reports keep tasks apart.
+
+    Raises:
+        TimeRangeError: The duration is not a positive finite number.
+    """
+
+    question_id: str | int
+    vid: str
+    span: Span
+    duration_seconds: float
+    task: str = "rtl"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.duration_seconds) and self.duration_seconds > 0):
+            raise TimeRangeError(
+                f"duration_seconds of reference {self.question_id!r} must be positive and finite, "
+                f"got {self.duration_seconds!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How answers become numbers. All read the first two timestamps, clamp them to the video and sort them.
+
+    Args:
+        name: What a report says made its numbers.
+        missing: What an answer with fewer than two timestamps counts as: ``"whole-video"`` the span
+            ``[0, duration]``, ``"zero"`` an IoU of 0.
+        average: ``"per-video"`` averages over the questions of each video, then over videos;
+            ``"per-sample"`` over all questions alike.
+    """
+
+    name: str
+    missing: Literal["whole-video", "zero"] = "whole-video"
+    average: Literal["per-video", "per-sample"] = "per-video"
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("lita-rtl"),
+        Protocol("lita-rtl-strict", missing="zero"),
+    )
+}
+
+
+def iou(a: Span, b: Span) -> float:
+    """Intersection over union of two spans, in [0, 1]; 0 where the union has no length.
+
+    Spans that meet have their hull as union, and the others an intersection of 0, so the hull serves for both.
+
+    Args:
+        a: One span.
+        b: The other.
+
+    Example:
+        >>> from timetok.timegrid import Span
+        >>> iou(Span(0, 2), Span(1, 4))
+        0.25
+    """
+    union = max(a.end, b.end) - min(a.start, b.start)
+    intersection = max(0.0, min(a.end, b.end) - max(a.start, b.start))
+    return intersection / union if union > 0 else 0.0
+
+
+def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference], protocol: str = "lita-rtl") -> Report:
+    """Score answers against their references, matched by ``question_id``.
+
+    Args:
+        predictions: One per reference, in any order.
+        references: The annotated answers.
+        protocol: A name from `PROTOCOLS`. ``"lita-rtl"`` gives an answer with fewer than two timestamps the
+            whole video, as LITA's evaluation does; ``"lita-rtl-strict"`` gives it an IoU of 0.
+
+    Returns:
+        mIoU, P@0.5 (``>=``) and parse rate, together, per task and per sample.
+
+    Raises:
+        ArgumentError: There is no such protocol.
+        DataError: There are no references, or question ids are missing, unknown or given twice.
+
+    Source:
+        LITA (arXiv 2403.19046) section 4 and its public evaluation: mean per video, then over videos.
+    """
+    if protocol not in PROTOCOLS:
+        raise ArgumentError(f"protocol must be one of {sorted(PROTOCOLS)}, got {protocol!r}")
+    rules, references = PROTOCOLS[protocol], list(references)
+    answers = _match(list(predictions), references)
+    samples = [_score_sample(answers[reference.question_id], reference, rules) for reference in references]
+    by_task = defaultdict(list)
+    for reference, sample in zip(references, samples, strict=True):
+        by_task[reference.task].append((reference, sample))
+    total = _average(list(zip(references, samples, strict=True)), rules)
+    return Report(
+        miou=total.miou,
+        p_at_05=total.p_at_05,
+        parse_rate=total.parse_rate,
+        num_samples=total.num_samples,
+        num_videos=total.num_videos,
+        protocol=protocol,
+        per_sample=tuple(samples),
+        by_task={task: _average(pairs, rules) for task, pairs in by_task.items()},
+    )
+
+
+def _match(predictions: Sequence[Prediction], references: Sequence[Reference]) -> dict[str | int, Prediction]:
+    if not references:
+        raise DataError("references is empty: expected at least one annotated answer")
+    given = Counter(prediction.question_id for prediction in predictions)
+    wanted = Counter(reference.question_id for reference in references)
+    problems = {
+        "references repeat": [key for key, count in wanted.items() if count > 1],
+        "predictions repeat": [key for key, count in given.items() if count > 1],
+        "predictions lack": [key for key in wanted if key not in given],
+        "references do not know": [key for key in given if key not in wanted],
+    }
+    found = [f"{what} question_id {', '.join(map(repr, keys))}" for what, keys in problems.items() if keys]
+    if found:
+        raise DataError("; ".join(found) + "; expected exactly one prediction for each reference")
+    return {prediction.question_id: prediction for prediction in predictions}
+
+
+def _score_sample(prediction: Prediction, reference: Reference, rules: Protocol) -> SampleScore:
+    parsed = len(prediction.seconds) >= 2
+    if not parsed and rules.missing == "zero":
+        return SampleScore(prediction.question_id, 0.0, parsed)
+    moments = prediction.seconds[:2] if parsed else (0.0, reference.duration_seconds)
+    start, end = sorted(min(max(moment, 0.0), reference.duration_seconds) for moment in moments)
+    return SampleScore(prediction.question_id, iou(Span(start, end), reference.span), parsed)
+
+
+def _average(pairs: Sequence[tuple[Reference, SampleScore]], rules: Protocol) -> Score:
+    groups: dict[str | int, list[float]] = defaultdict(list)
+    for reference, sample in pairs:
+        groups[reference.vid if rules.average == "per-video" else reference.question_id].append(sample.iou)
+    return Score(
+        miou=fmean(fmean(ious) for ious in groups.values()),
+        p_at_05=fmean(fmean(value >= 0.5 for value in ious) for ious in groups.values()),
+        parse_rate=fmean(sample.parsed for _, sample in pairs),
+        num_samples=len(pairs),
+        num_videos=len({reference.vid for reference, _ in pairs}),
+    )

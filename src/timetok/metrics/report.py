@@ -1,0 +1,69 @@
+"""What an evaluation found, for people (``str``) and for files (``to_dict``)."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SampleScore:
+    """Score of one answer.
+
+    Args:
+        question_id: Id of the question.
+        iou: Intersection over union with the reference, in [0, 1].
+        parsed: Whether the answer itself held a span; if not, ``iou`` is what the protocol gives such answers.
+    """
+
+    question_id: str | int
+    iou: float
+    parsed: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """Averages over a set of answers, every share in [0, 1].
+
+    Args:
+        miou: Mean IoU.
+        p_at_05: Share of answers whose IoU reaches 0.5 (P@0.5).
+        parse_rate: Share of answers that held a span; always over samples.
+        num_samples: Answers scored.
+        num_videos: Distinct videos among them.
+    """
+
+    miou: float
+    p_at_05: float
+    parse_rate: float
+    num_samples: int
+    num_videos: int
+
+
+@dataclass(frozen=True)
+class Report(Score):
+    """Outcome of `timetok.metrics.evaluate`; ``str(report)`` is an aligned table.
+
+    Args:
+        protocol: Name of the protocol that made the numbers.
+        per_sample: One score per reference, in the order of the references.
+        by_task: The same averages for each task by itself.
+    """
+
+    protocol: str
+    per_sample: tuple[SampleScore, ...]
+    by_task: dict[str, Score]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, tuples, strings and numbers, ready for ``json.dump``."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, Score]] = [("all", self)]
+        if len(self.by_task) > 1:
+            rows += sorted(self.by_task.items())
+        width = max(len(self.protocol), *(len(name) for name, _ in rows))
+        lines = [f"{self.protocol:<{width}}  {'mIoU':>6}  {'P@0.5':>6}  {'parsed':>6}  {'samples':>7}  {'videos':>6}"]
+        for name, score in rows:
+            shares = "  ".join(f"{share:6.3f}" for share in (score.miou, score.p_at_05, score.parse_rate))
+            lines.append(f"{name:<{width}}  {shares}  {score.num_samples:>7}  {score.num_videos:>6}")
+        return "\n".join(lines)

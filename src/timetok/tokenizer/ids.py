@@ -1,0 +1,64 @@
+"""Ids and texts in the shapes in which callers hold them, without importing torch to recognise a tensor."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timetok.errors import ArgumentError, TimeRangeError
+from timetok.timegrid import Number, Numbers
+
+
+def as_integers(ids: Any) -> NDArray[np.int64]:
+    """Ids of any shape and kind as int64.
+
+    Raises:
+        ArgumentError: They are not integers.
+    """
+    array = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
+    if array.dtype.kind not in "iu" and array.size:
+        raise ArgumentError(f"ids must be integers, got {type(ids).__name__} of {array.dtype}")
+    return array.astype(np.int64)
+
+
+def as_row(ids: Any) -> NDArray[np.int64]:
+    """Ids of one sequence without the negative ones, which are padding.
+
+    Raises:
+        ArgumentError: They are not integers, or not one sequence.
+    """
+    row = as_integers(ids)
+    if row.ndim != 1:
+        raise ArgumentError(f"ids must be one sequence, got shape {row.shape}; use batch_decode or spans for a batch")
+    return row[row >= 0]
+
+
+def is_nested(ids: Any) -> bool:
+    """Whether ids are a batch of sequences, not one sequence."""
+    if hasattr(ids, "ndim"):
+        return bool(ids.ndim > 1)
+    return any(np.ndim(part) > 0 for part in ids[:1])
+
+
+def one_for_each(duration: Number | Numbers | None, count: int) -> list[Any]:
+    """One duration for all, or one for each of ``count`` rows, as a list of that length.
+
+    Raises:
+        TimeRangeError: There are several, but not ``count``.
+    """
+    if duration is None or np.ndim(duration) == 0:
+        return [duration] * count
+    durations = list(duration)  # type: ignore[arg-type]
+    if len(durations) != count:
+        raise TimeRangeError(f"duration: expected one for all or one for each of {count}, got {len(durations)}")
+    return durations
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every string in a nest of lists."""
+    if isinstance(value, str):
+        yield value
+    elif value is not None:
+        for part in value:
+            yield from strings(part)

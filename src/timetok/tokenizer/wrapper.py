@@ -1,0 +1,395 @@
+"""The tokenizer wrapper: seconds into text and ids, ids back into spans."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from timetok.codecs import IndexCodec, MomentCodec, SecondsCodec
+from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
+from timetok.timegrid import Number, Numbers, Span, TimeGrid
+from timetok.tokenizer.ids import as_integers, as_row, is_nested, one_for_each, strings
+from timetok.tokenizer.plain import PlainCopies
+
+SETTINGS_FILE = "time_tokens.json"
+_DEFAULT_T = TimeGrid().num_tokens
+_SECONDS_MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")
+
+
+class TimeTokenizer:
+    """A Hugging Face tokenizer and a way of writing moments; make one with `wrap`.
+
+    Text is trusted or not. In trusted text ``<t12>`` is a time token and, where a duration is given,
+    ``<12.3>`` is a moment in seconds. In untrusted text both are the characters a user typed, and the ids are
+    those the tokenizer gave before it was wrapped.
+
+    Args:
+        tokenizer: The tokenizer, which already has the codec's tokens.
+        codec: How a moment is written.
+
+    Attributes:
+        tokenizer: The wrapped tokenizer itself.
+        codec: How a moment is written.
+        time_token_ids: Ids of the time tokens, contiguous and in the order of time; empty for ``"seconds"``.
+
+    Raises:
+        TokenizerError: A token of the codec is missing, ids are not contiguous, or the tokenizer does not find
+            the tokens when they are glued to text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, codec: MomentCodec) -> None:
+        self.tokenizer, self.codec = tokenizer, codec
+        vocabulary = tokenizer.get_vocab() if codec.tokens else {}
+        missing = [token for token in codec.tokens if token not in vocabulary]
+        if missing:
+            raise TokenizerError(f"tokenizer lacks {missing[0]} and {len(missing) - 1} more; use TimeTokenizer.wrap")
+        self.time_token_ids = tuple(vocabulary[token] for token in codec.tokens)
+        self._written = re.compile("|".join(map(re.escape, codec.tokens)) or r"(?!)")
+        self._copies = PlainCopies(tokenizer, codec.tokens)
+        self._check_ids()
+
+    @classmethod
+    def wrap(
+        cls, hf_tokenizer: PreTrainedTokenizerBase, T: int = 100, *, codec: Literal["index", "seconds"] = "index"
+    ) -> Self:
+        """Put time on a tokenizer, adding tokens to it in place as ``add_tokens`` does. Wrapping twice is harmless.
+
+        Args:
+            hf_tokenizer: Any tokenizer that takes new tokens.
+            T: Number of time tokens, ``<t0>`` to ``<t{T-1}>``; left alone with ``codec="seconds"``.
+            codec: ``"index"`` writes a moment as one of T tokens, ``"seconds"`` as a number in plain text, which
+                needs no token.
+
+        Raises:
+            TokenizerError: The tokenizer takes no new tokens, carries another number of time tokens, or does
+                not find them in text.
+            ArgumentError: There is no such codec, T is below 2, or T is given to a codec without tokens.
+
+        Example:
+            >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
+            >>> tt.spans(ids, duration=60.0)  # doctest: +SKIP
+        """
+        if codec == "seconds":
+            if T != _DEFAULT_T:
+                raise ArgumentError(f"T counts time tokens and codec='seconds' has none: leave it out, got {T!r}")
+            return cls(hf_tokenizer, SecondsCodec())
+        if codec != "index":
+            raise ArgumentError(f"codec must be 'index' or 'seconds', got {codec!r}")
+        chosen = IndexCodec(TimeGrid(T))
+        _add_tokens(hf_tokenizer, chosen)
+        return cls(hf_tokenizer, chosen)
+
+    @property
+    def grid(self) -> TimeGrid:
+        """The marks behind the time tokens.
+
+        Raises:
+            TokenizerError: The codec writes seconds and has no marks.
+        """
+        if not isinstance(self.codec, IndexCodec):
+            raise TokenizerError("grid: codec='seconds' has no marks; wrap with codec='index' for a grid")
+        return self.codec.grid
+
+    def __call__(
+        self, text: str | list[str], duration: Number | Numbers | None = None, *, trusted: bool = True, **hf_kwargs: Any
+    ) -> BatchEncoding:
+        """Tokenise as the wrapped tokenizer does.
+
+        Args:
+            text: One text or a batch.
+            duration: Length of the video in seconds, one for all or one for each text; with it ``<12.3>`` in
+                trusted text is written as a time token.
+            trusted: Whether ``<t12>`` and ``<12.3>`` mean moments; pass False for what a user typed.
+            hf_kwargs: Handed to the wrapped tokenizer's ``__call__``.
+
+        Raises:
+            TimeRangeError: A duration is not positive and finite, or their number differs from the texts'.
+            TokenizerError: Untrusted text holds a time token and the tokenizer has no ``tokenizers`` backend.
+        """
+        tokenizer: PreTrainedTokenizerBase = self.tokenizer
+        if not trusted:
+            typed = "\n".join(strings([text, hf_kwargs.get("text_pair")]))
+            if self._written.search(typed):
+                tokenizer, _ = self._copies.for_text(typed)
+        elif isinstance(text, str):
+            text = self._write(text, duration)
+        else:
+            text = [self._write(one, each) for one, each in zip(text, one_for_each(duration, len(text)), strict=True)]
+        encoded: BatchEncoding = tokenizer(text, **hf_kwargs)
+        return encoded
+
+    def encode_parts(
+        self, parts: Sequence[tuple[str, bool]], duration: Number | None = None, *, add_special_tokens: bool = True
+    ) -> list[int]:
+        """Ids of a text put together from trusted and untrusted parts, tokenised as one string.
+
+        Args:
+            parts: Pairs of text and whether it is trusted, as in
+                ``[("USER: ", True), (question, False), (" ASSISTANT: <t3>", True)]``.
+            duration: Length of the video in seconds; with it ``<12.3>`` in trusted parts is a moment.
+            add_special_tokens: As in transformers.
+
+        Raises:
+            TokenizerError: An untrusted part holds a time token and the tokenizer has no ``tokenizers`` backend.
+        """
+        parts = [(self._write(part, duration) if trusted else part, trusted) for part, trusted in parts]
+        joined = "".join(part for part, _ in parts)
+        own = sum(len(self._written.findall(part)) for part, trusted in parts if trusted)
+        if len(self._written.findall(joined)) == own:  # a count, because a token may straddle two parts
+            return list(self.tokenizer.encode(joined, add_special_tokens=add_special_tokens))
+        plain, renamed = self._copies.for_text(joined)
+        texts = [self._written.sub(lambda mark: renamed[mark[0]], part) if trusted else part for part, trusted in parts]
+        return list(plain.encode("".join(texts), add_special_tokens=add_special_tokens))
+
+    def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
+        """Ids that write the given moments, without any text: one id each where the codec owns tokens.
+
+        Args:
+            seconds: One timestamp or several, in seconds.
+            duration: Length of the video in seconds.
+
+        Raises:
+            TimeRangeError: A value is not a finite number, or the duration is not positive.
+        """
+        if self.time_token_ids:
+            return [self.time_token_ids[index] for index in np.atleast_1d(self.grid.encode(seconds, duration))]
+        moments = np.atleast_1d(np.asarray(seconds, dtype=np.float64)).tolist()
+        written = " ".join(self.codec.format(moment, float(duration)) for moment in moments)
+        return list(self.tokenizer.encode(written, add_special_tokens=False))
+
+    @overload
+    def decode_time(self, ids: int | np.integer[Any], duration: Number) -> float: ...
+    @overload
+    def decode_time(self, ids: Any, duration: Number | Numbers) -> NDArray[np.float64]: ...
+    def decode_time(self, ids: Any, duration: Number | Numbers) -> float | NDArray[np.float64]:
+        """Seconds at which time tokens stand; ids that also hold text are for `times` and `spans`.
+
+        Args:
+            ids: One id, or ids of any shape; for ``codec="seconds"`` the ids of one text.
+            duration: Length of the video in seconds.
+
+        Returns:
+            A float for one id, else a float64 array of the same shape.
+
+        Raises:
+            TimeRangeError: An id is not a time token, or the duration is not positive.
+        """
+        numbers = as_integers(ids)
+        if not self.time_token_ids:
+            return np.array(self.times(np.atleast_1d(numbers), duration), dtype=np.float64)
+        first, last = self.time_token_ids[0], self.time_token_ids[-1]
+        wrong = numbers[(numbers < first) | (numbers > last)]
+        if wrong.size:
+            raise TimeRangeError(
+                f"ids must be time tokens, {first} to {last}, got {wrong.flat[0]}; see spans and times"
+            )
+        return self.grid.decode(numbers - first, duration)
+
+    def to_tokens(self, text: str, duration: Number) -> str:
+        """Write every ``<12.3>`` of a trusted text, a moment in seconds, as the codec does: ``<t20>`` or ``12.3``.
+
+        Args:
+            text: Any text.
+            duration: Length of the video in seconds.
+
+        Raises:
+            TimeRangeError: The duration is not positive and finite.
+        """
+        length = float(TimeGrid(2).decode(1, duration))
+        return _SECONDS_MARK.sub(lambda mark: self.codec.format(float(mark[1]), length), text)
+
+    def decode(self, ids: Any, duration: Number | None = None, *, skip_special_tokens: bool = True) -> str:
+        """Text of ids, its time tokens written in seconds as ``<12.34>``, which `to_tokens` reads.
+
+        Args:
+            ids: Ids of one sequence; negative ones (-100) are left out.
+            duration: Length of the video in seconds; without it time tokens keep their names.
+            skip_special_tokens: As in transformers; time tokens are not special.
+
+        Raises:
+            TimeRangeError: The duration is not positive and finite.
+            TokenizerError: The text holds a literal ``<t12>`` too, and there is no ``tokenizers`` backend.
+        """
+        row = as_row(ids)
+        text = _decode(self.tokenizer, row, skip_special_tokens)
+        marks = row[self._is_time(row)]
+        if duration is None or not marks.size:
+            return text
+        written = iter([f"<{moment:.2f}>" for moment in self.decode_time(marks, duration)])
+        pattern = self._written
+        if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
+            plain, renamed = self._copies.for_text(text)
+            text = _decode(plain, row, skip_special_tokens)
+            pattern = re.compile("|".join(map(re.escape, renamed.values())))
+        return pattern.sub(lambda _: next(written), text)
+
+    def batch_decode(
+        self, ids: Iterable[Any], duration: Number | Numbers | None = None, *, skip_special_tokens: bool = True
+    ) -> list[str]:
+        """`decode` for each row of a batch.
+
+        Args:
+            ids: Rows of ids.
+            duration: Length of the video in seconds, one for all or one for each row.
+            skip_special_tokens: As in transformers.
+
+        Raises:
+            TimeRangeError: A duration is not positive and finite, or their number differs from the rows'.
+        """
+        rows = list(ids)
+        each = one_for_each(duration, len(rows))
+        return [self.decode(row, d, skip_special_tokens=skip_special_tokens) for row, d in zip(rows, each, strict=True)]
+
+    def times(self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0) -> list[float]:
+        """Every moment of one sequence of ids in seconds, in the order in which it is written.
+
+        Args:
+            ids: Ids of one sequence: a list, numpy array or torch tensor. Negative ids (-100) are left out.
+            duration: Length of the video in seconds.
+            prompt_length: Ids to skip at the front: a prompt's own moments are not answers.
+
+        Returns:
+            Seconds, neither sorted nor paired. Moments written as tokens lie within the video; moments
+            written as text are what the text says.
+
+        Raises:
+            ArgumentError: ``prompt_length`` is negative or ``ids`` are not integers.
+            TimeRangeError: The duration is not positive and finite.
+        """
+        if prompt_length < 0:
+            raise ArgumentError(f"prompt_length must not be negative, got {prompt_length!r}")
+        length = float(TimeGrid(2).decode(1, duration))
+        row = as_row(ids[prompt_length:])
+        if not self.time_token_ids:
+            return self.codec.parse(_decode(self.tokenizer, row, True), length)
+        found: list[float] = self.grid.decode(row[self._is_time(row)] - self.time_token_ids[0], length).tolist()
+        return found
+
+    def spans(
+        self,
+        ids: Any,
+        duration: Number | Numbers,
+        *,
+        prompt_length: int = 0,
+        malformed: Literal["drop", "raise", "sort"] = "drop",
+    ) -> list[Any]:
+        """Spans of generated ids: the first moment with the second, the third with the fourth, and so on.
+
+        Args:
+            ids: Ids of one sequence or, nested, of a batch: lists, numpy arrays or torch tensors. Negative ids
+                (-100) are left out.
+            duration: Length of the video in seconds, one for all or one for each row of a batch.
+            prompt_length: Ids to skip at the front of each row: a prompt's own time tokens are not answers.
+            malformed: A pair that ends before it starts is dropped, raises, or is sorted; a last moment
+                without a partner is dropped by ``"drop"`` and ``"sort"``.
+
+        Returns:
+            ``list[Span]``, in the order of the answer; for nested ids nested in the same way.
+
+        Raises:
+            MalformedAnswerError: ``malformed="raise"`` and the moments do not form spans.
+            ArgumentError: ``malformed`` is none of the three, ``prompt_length`` is negative, or ``ids`` are
+                not integers.
+            TimeRangeError: A duration is not positive and finite, or their number differs from the rows'.
+        """
+        if malformed not in ("drop", "raise", "sort"):
+            raise ArgumentError(f"malformed must be 'drop', 'raise' or 'sort', got {malformed!r}")
+        if is_nested(ids):
+            rows = zip(ids, one_for_each(duration, len(ids)), strict=True)
+            return [self.spans(row, one, prompt_length=prompt_length, malformed=malformed) for row, one in rows]
+        moments = self.times(ids, duration, prompt_length=prompt_length)
+        pairs = list(zip(moments[::2], moments[1::2], strict=False))
+        if malformed == "raise" and (len(moments) % 2 or any(start > end for start, end in pairs)):
+            raise MalformedAnswerError(f"ids: expected pairs of moments with start <= end, got {moments} seconds")
+        return [Span(*sorted(pair)) for pair in pairs if malformed == "sort" or pair[0] <= pair[1]]
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the tokenizer's own files and ``time_tokens.json``, which is written last and at once.
+
+        Args:
+            folder: Made if it is not there.
+        """
+        self.tokenizer.save_pretrained(folder)
+        settings = {"codec": "index" if self.time_token_ids else "seconds"} | (
+            {"num_time_tokens": len(self.time_token_ids)} if self.time_token_ids else {}
+        )
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".tmp", delete=False) as file:
+            json.dump(settings, file, indent=2)
+        os.chmod(file.name, 0o644)  # temporary files are readable by their owner only
+        os.replace(file.name, Path(folder) / SETTINGS_FILE)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+        """Load what `save_pretrained` wrote. Loads torch, as every ``AutoTokenizer`` does.
+
+        Raises:
+            ModelFolderError: There is no such folder, or it lacks a readable ``time_tokens.json``.
+        """
+        path = Path(folder) / SETTINGS_FILE
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            codec, count = settings["codec"], settings.get("num_time_tokens", _DEFAULT_T)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ModelFolderError(
+                f"folder must hold what TimeTokenizer.save_pretrained wrote, got {str(folder)!r}: {error}"
+            ) from error
+        from transformers import AutoTokenizer
+
+        return cls.wrap(AutoTokenizer.from_pretrained(os.fspath(folder)), count, codec=codec)
+
+    def _write(self, text: str, duration: Any) -> str:
+        return text if duration is None else self.to_tokens(text, duration)
+
+    def _is_time(self, row: NDArray[np.int64]) -> NDArray[np.bool_]:
+        if not self.time_token_ids:
+            return np.zeros(row.shape, dtype=np.bool_)
+        return (row >= self.time_token_ids[0]) & (row <= self.time_token_ids[-1])
+
+    def _check_ids(self) -> None:
+        ids = self.time_token_ids
+        if not ids:
+            return
+        if ids != tuple(range(ids[0], ids[0] + len(ids))):
+            raise TokenizerError(
+                f"time tokens must have contiguous ids in the order of time, got {ids[0]} to {ids[-1]} for {len(ids)} "
+                "tokens; wrap a tokenizer that does not have some of them yet"
+            )
+        text = f"a{self.codec.tokens[0]}{self.codec.tokens[-1]}b"
+        row = np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
+        if row[self._is_time(row)].tolist() != [ids[0], ids[-1]]:
+            raise TokenizerError(
+                f"tokenizer: {type(self.tokenizer).__name__} does not find the time tokens of {text!r}"
+            )
+
+
+def _add_tokens(tokenizer: PreTrainedTokenizerBase, codec: IndexCodec) -> None:
+    """Add the codec's tokens unless they are there; another number of them is an error."""
+    vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
+    present = 0
+    while codec.template.replace("{}", str(present)) in vocabulary:
+        present += 1
+    if present not in (0, len(wanted)):
+        raise TokenizerError(
+            f"T: the tokenizer already carries {present} time tokens, got {len(wanted)}; use T={present}"
+        )
+    if present:
+        return
+    try:
+        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in wanted])
+    except NotImplementedError as error:
+        raise TokenizerError(
+            f"tokenizer: {type(tokenizer).__name__} takes no new tokens; load the same files with another class, "
+            "or wrap with codec='seconds'"
+        ) from error
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, row: NDArray[np.int64], skip_special_tokens: bool) -> str:
+    return str(tokenizer.decode(row.tolist(), skip_special_tokens=skip_special_tokens))

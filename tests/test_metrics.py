@@ -1,0 +1,128 @@
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oracles import iou_by_counting, lita_rtl
+from timetok.errors import ArgumentError, DataError, TimeRangeError
+from timetok.metrics import PROTOCOLS, Prediction, Reference, evaluate, iou
+from timetok.timegrid import Span
+
+whole_spans = st.tuples(st.integers(0, 12), st.integers(0, 12)).map(sorted).map(tuple)
+
+
+@given(whole_spans, whole_spans)
+def test_iou_is_the_share_of_cells(a, b):
+    assert iou(Span(*a), Span(*b)) == iou(Span(*b), Span(*a)) == iou_by_counting(a, b)
+
+
+@given(st.floats(0, 1e4), st.floats(1e-3, 1e4))
+def test_iou_with_itself_is_one(start, length):
+    assert iou(Span(start, start + length), Span(start, start + length)) == 1.0
+
+
+def test_iou_of_moments_is_zero():
+    assert iou(Span(3, 3), Span(3, 3)) == 0.0
+    assert iou(Span(0, 1), Span(1, 2)) == 0.0
+
+
+def one(seconds, span=(2, 6), duration=8.0, protocol="lita-rtl"):
+    return evaluate([Prediction("q", seconds)], [Reference("q", "v", Span(*span), duration)], protocol)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ((2, 6), 1.0),
+        ((6, 2), 1.0),  # sorted
+        ((2, 6, 0, 1), 1.0),  # only the first two
+        ((-3, 6), 4 / 6),  # clamped to [0, 6]
+        ((4, 99), 2 / 6),  # clamped to [4, 8]
+        ((), 4 / 8),  # the whole video
+        ((3,), 4 / 8),
+        ((3, 3), 0.0),
+    ],
+)
+def test_lita_rtl_reads_two_moments(seconds, expected):
+    assert one(seconds).miou == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize(("seconds", "parsed"), [((), False), ((3,), False), ((2, 6), True)])
+def test_strict_gives_nothing_for_nothing(seconds, parsed):
+    report = one(seconds, protocol="lita-rtl-strict")
+    assert (report.miou, report.parse_rate, report.per_sample[0].parsed) == (float(parsed), float(parsed), parsed)
+
+
+def test_half_counts_as_precise():
+    assert one((0, 8)).miou == 0.5 and one((0, 8)).p_at_05 == 1.0
+
+
+def test_videos_weigh_the_same():
+    references = [Reference(i, "long" if i < 3 else "short", Span(0, 4), 8.0) for i in range(4)]
+    predictions = [Prediction(i, (0, 4) if i < 3 else (4, 8)) for i in reversed(range(4))]
+    report = evaluate(predictions, references)
+    assert (report.miou, report.p_at_05) == (0.5, 0.5)  # not 3/4: one video is right, one is wrong
+    assert (report.num_samples, report.num_videos, report.parse_rate) == (4, 2, 1.0)
+    assert [sample.question_id for sample in report.per_sample] == [0, 1, 2, 3]
+
+
+def test_against_the_slow_version():
+    draw = random.Random(0)
+    rows = []
+    for _ in range(200):
+        duration = draw.uniform(5, 100)
+        seconds = [draw.uniform(-5, duration + 5) for _ in range(draw.randrange(4))]
+        reference = sorted((draw.uniform(0, duration), draw.uniform(0, duration)))
+        rows.append((f"v{draw.randrange(40)}", seconds, tuple(reference), duration))
+    references = [Reference(i, video, Span(*span), duration) for i, (video, _, span, duration) in enumerate(rows)]
+    report = evaluate([Prediction(i, row[1]) for i, row in enumerate(rows)], references)
+    assert (report.miou, report.p_at_05) == pytest.approx(lita_rtl(rows), rel=1e-12)
+
+
+def test_tasks_are_kept_apart():
+    references = [Reference("a", "v", Span(0, 4), 8.0), Reference("b", "v", Span(0, 4), 8.0, task="event_loc")]
+    report = evaluate([Prediction("a", (0, 4)), Prediction("b", ())], references, "lita-rtl-strict")
+    assert report.by_task["rtl"].miou == 1.0 and report.by_task["rtl"].num_samples == 1
+    assert report.by_task["event_loc"].miou == 0.0 and report.by_task["event_loc"].parse_rate == 0.0
+    assert report.miou == 0.5
+
+
+def test_report_for_people_and_files():
+    references = [Reference("a", "v", Span(0, 4), 8.0), Reference("b", "v", Span(0, 4), 8.0, task="event_loc")]
+    report = evaluate([Prediction("a", (0, 4)), Prediction("b", (0, 2))], references)
+    header, total, *tasks = str(report).splitlines()
+    assert header.split() == ["lita-rtl", "mIoU", "P@0.5", "parsed", "samples", "videos"]
+    assert total.split() == ["all", "0.750", "1.000", "1.000", "2", "1"]
+    assert [line.split()[0] for line in tasks] == ["event_loc", "rtl"]
+    assert len({len(line) for line in str(report).splitlines()}) == 1
+    read = json.loads(json.dumps(report.to_dict()))
+    assert read["protocol"] == "lita-rtl" and read["by_task"]["rtl"]["miou"] == 1.0
+    assert read["per_sample"][1] == {"question_id": "b", "iou": 0.5, "parsed": True}
+
+
+def test_ids_must_match():
+    references = [Reference(i, "v", Span(0, 4), 8.0) for i in ("a", "b", "b")]
+    with pytest.raises(DataError) as caught:
+        evaluate([Prediction("c", ()), Prediction("d", ()), Prediction("d", ())], references)
+    for problem in (
+        "references repeat question_id 'b'",
+        "predictions repeat question_id 'd'",
+        "predictions lack question_id 'a', 'b'",
+        "references do not know question_id 'c', 'd'",
+    ):
+        assert problem in str(caught.value)
+    with pytest.raises(DataError, match="references is empty"):
+        evaluate([], [])
+
+
+def test_bad_arguments():
+    with pytest.raises(ArgumentError, match=r"protocol must be one of \['lita-rtl', 'lita-rtl-strict'\], got 'rtl'"):
+        one((1, 2), protocol="rtl")
+    with pytest.raises(TimeRangeError, match="seconds of prediction 'q' must be finite"):
+        Prediction("q", (float("nan"), 1))
+    for duration in (0.0, -1.0, float("inf")):
+        with pytest.raises(TimeRangeError, match="duration_seconds of reference 'q'"):
+            Reference("q", "v", Span(0, 1), duration)
+    assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
