@@ -1,0 +1,301 @@
+"""Figures, one a function: spans over the frames of a video, and a curve.
+
+No figure touches pyplot, so none needs a display or leaves state behind. Colours are from Okabe and Ito's palette,
+told apart by colour-blind readers and, by their lightness and their labels, in black and white.
+"""
+
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
+from numpy.typing import ArrayLike, NDArray
+
+from timetok.errors import ArgumentError
+from timetok.timegrid import Span
+
+_ANSWER, _TRUTH, _INK, _MUTED = "#0072B2", "#E69F00", "#222222", "#666666"
+_DPI = 160
+
+# The timeline's layout, in inches.
+_WIDTH, _LEFT, _RIGHT, _MARGIN, _GAP = 8.0, 0.85, 0.4, 0.25, 0.12
+_LANE, _BAR, _AXIS = 0.42, 0.15, 0.62
+_NUM_SLOTS, _SLOT_HEIGHT = 8, 1.3
+_TITLE_POINTS, _POINTS = 14.0, 11.0
+_LINE_HEIGHT, _LETTER_WIDTH, _BOLD_WIDTH = 1.35, 0.54, 0.64  # of the font size, on average
+_MAX_LANES = 12
+
+
+def timeline(
+    frames_data: ArrayLike,
+    times_seconds: ArrayLike,
+    duration_seconds: float,
+    spans: Sequence[Span],
+    *,
+    question: str,
+    answer: str | None = None,
+    truth: Sequence[Span] | None = None,
+) -> Figure:
+    """Draw where in a video an answer lies: frames, the spans below them, and the question above.
+
+    The video is cut into equal slots; over each stands the frame nearest to its middle, framed in colour when its
+    true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times too;
+    spans too many to be told apart are drawn without labels.
+
+    Args:
+        frames_data: RGB frames, uint8 ``[t 3 h w]``, at least one.
+        times_seconds: Their true times ``[t]``, never decreasing.
+        duration_seconds: Length of the video; the axis runs from 0 to it.
+        spans: The predicted spans; none is drawn as "no span found".
+        question: The title, wrapped; dollar signs stay dollar signs.
+        answer: What the model said, below the title.
+        truth: The true spans, a second row; None leaves the row out.
+
+    Returns:
+        A figure 8 inches wide; see :func:`save`.
+
+    Raises:
+        ArgumentError: The frames are not uint8 ``[t 3 h w]``, the times do not match, or the duration is not positive.
+
+    Example::
+
+        frames = read_frames("clip.mp4")
+        figure = timeline(
+            frames.data, frames.times_seconds, frames.duration_seconds, [Span(3, 5)], question="When does it rain?"
+        )
+        save(figure, "timeline.png")
+    """
+    data, times = _checked(frames_data, times_seconds, duration_seconds)
+    heading = _wrapped(question, _TITLE_POINTS * _BOLD_WIDTH)
+    remark = _wrapped(answer or "", _POINTS * _LETTER_WIDTH)
+    rows = [("answer", _ANSWER, _lanes(spans, duration_seconds))]
+    if truth is not None:
+        rows.append(("truth", _TRUTH, _lanes(truth, duration_seconds)))
+    heading_height = 0.12 + _text_height(heading, _TITLE_POINTS) + _text_height(remark, _POINTS)
+    strip_height = _strip_height(data)
+    rows_height = _LANE * sum(len(lanes) for _, _, lanes in rows) + 0.08 * len(rows)
+    height = heading_height + strip_height + 2 * _GAP + rows_height + _AXIS
+
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    _write_heading(figure, heading, remark, height)
+    top = height - heading_height - _GAP
+    _draw_strip(_axes(figure, top - strip_height, strip_height, duration_seconds), data, times, spans)
+    axes = _axes(figure, _AXIS, rows_height, duration_seconds)
+    _draw_rows(axes, rows)
+    _mark_time(axes, duration_seconds)
+    return figure
+
+
+def curve(steps: ArrayLike, values: ArrayLike, *, ylabel: str) -> Figure:
+    """Draw values over training steps, for instance a loss; the last value is written at its end.
+
+    Args:
+        steps: Horizontal positions ``[n]``, at least one.
+        values: What was measured there ``[n]``; NaN leaves a gap.
+        ylabel: Name of the values, with its unit where it has one.
+
+    Raises:
+        ArgumentError: The two are not one-dimensional, empty, or of different length.
+    """
+    x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
+        raise ArgumentError(f"steps and values must be [n] with n >= 1, got {list(x.shape)} and {list(y.shape)}")
+    figure = Figure(figsize=(6.4, 4.0), dpi=_DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(x, y, color=_ANSWER, linewidth=1.8, marker="o" if len(x) == 1 else None)
+    axes.annotate(f"{y[-1]:.3g}", (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center", color=_ANSWER)
+    axes.set_xlabel("step", fontsize=_POINTS)
+    axes.set_ylabel(ylabel, fontsize=_POINTS, parse_math=False)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(color="#DDDDDD", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure, in the format its suffix names; a reader never sees half a file.
+
+    Args:
+        figure: What to write.
+        path: Where; its folder must exist. An existing file is replaced.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ArgumentError: The suffix names no format matplotlib writes, or the folder does not exist.
+    """
+    path = Path(path)
+    known = sorted(figure.canvas.get_supported_filetypes())
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in known:
+        raise ArgumentError(f"path must end in one of {', '.join(known)}, got {str(path)!r}; for instance timeline.png")
+    if not path.parent.is_dir():
+        raise ArgumentError(f"path must lie in an existing folder, got {str(path)!r}; create it first")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(unfinished, format=kind)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+# -------------------------------------------------------------------------------------------------------- layout
+
+
+def _checked(
+    frames_data: ArrayLike, times_seconds: ArrayLike, duration_seconds: float
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    data, times = np.asarray(frames_data), np.asarray(times_seconds, dtype=np.float64)
+    if data.dtype != np.uint8 or data.ndim != 4 or data.shape[1] != 3 or 0 in data.shape:
+        raise ArgumentError(f"frames_data must be uint8 [t 3 h w], none of them 0, got {data.dtype} {list(data.shape)}")
+    if times.shape != data.shape[:1] or not bool((np.diff(times) >= 0).all()):
+        raise ArgumentError(f"times_seconds must be [{len(data)}] and never decrease, got {times.tolist()}")
+    if not 0 < duration_seconds < float("inf"):
+        raise ArgumentError(f"duration_seconds must be positive and finite, got {duration_seconds!r}")
+    return data, times
+
+
+def _wrapped(text: str, letter_points: float) -> list[str]:
+    columns = int((_WIDTH - 2 * _MARGIN) * 72 / letter_points)
+    return textwrap.wrap(text, columns, max_lines=4, placeholder=" …")
+
+
+def _text_height(lines: list[str], points: float) -> float:
+    return len(lines) * points * _LINE_HEIGHT / 72
+
+
+def _strip_height(data: NDArray[np.uint8]) -> float:
+    slot_width = (_WIDTH - _LEFT - _RIGHT) / min(_NUM_SLOTS, len(data))
+    return min(float(slot_width * data.shape[2] / data.shape[3]), _SLOT_HEIGHT)
+
+
+def _axes(figure: Figure, bottom: float, height: float, duration_seconds: float) -> Axes:
+    total = figure.get_figheight()
+    width = _WIDTH - _LEFT - _RIGHT
+    axes = figure.add_axes((_LEFT / _WIDTH, bottom / total, width / _WIDTH, height / total))
+    axes.set_xlim(0, duration_seconds)
+    axes.set_yticks([])
+    return axes
+
+
+def _label(span: Span, duration_seconds: float) -> str:
+    decimals = 2 if duration_seconds < 10 else 1
+    ends = (span.start, span.end) if span.start < span.end else (span.start,)
+    seconds = " – ".join(f"{end:.{decimals}f}" for end in ends) + " s"
+    clock = " – ".join(_clock(end, duration_seconds) for end in ends)
+    return seconds if duration_seconds < 120 else f"{clock}  ({seconds})"
+
+
+def _clock(seconds: float, duration_seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, of_the_hour = divmod(minutes, 60)
+    return f"{minutes}:{rest:02d}" if duration_seconds < 3600 else f"{hours}:{of_the_hour:02d}:{rest:02d}"
+
+
+# A span's label, where the middle of the label stands, and the span itself; all horizontal places in seconds.
+_Placed = tuple[str, float, Span]
+
+
+def _lanes(spans: Sequence[Span], duration_seconds: float) -> list[list[_Placed]]:
+    """Spread spans over as few lanes as keep bars and labels apart; the first lane that has room takes a span.
+
+    Spans that would fill more than twelve lanes share one, without labels.
+    """
+    seconds_per_inch = duration_seconds / (_WIDTH - _LEFT - _RIGHT)
+    lanes: list[list[_Placed]] = []
+    ends: list[float] = []
+    for span in sorted(spans):
+        label = _label(span, duration_seconds)
+        half = len(label) * _POINTS * _LETTER_WIDTH / 72 / 2 * seconds_per_inch
+        middle = max(half, min((span.start + span.end) / 2, duration_seconds - half))
+        free = next((i for i, end in enumerate(ends) if end <= min(middle - half, span.start)), len(lanes))
+        if free == len(lanes):
+            lanes.append([])
+            ends.append(0.0)
+        lanes[free].append((label, middle, span))
+        ends[free] = max(middle + half, span.end)
+    if len(lanes) > _MAX_LANES:
+        return [[("", 0.0, span) for span in sorted(spans)]]
+    return lanes or [[]]
+
+
+# ------------------------------------------------------------------------------------------------------- drawing
+
+
+def _write_heading(figure: Figure, heading: list[str], remark: list[str], height: float) -> None:
+    style: dict[str, Any] = {"va": "top", "ha": "left", "linespacing": 1.2, "parse_math": False}
+    x, y = _MARGIN / _WIDTH, 1 - 0.1 / height
+    figure.text(x, y, "\n".join(heading), fontsize=_TITLE_POINTS, weight="bold", color=_INK, **style)
+    y -= _text_height(heading, _TITLE_POINTS) / height
+    figure.text(x, y, "\n".join(remark), fontsize=_POINTS, color=_MUTED, **style)
+
+
+def _draw_strip(axes: Axes, data: NDArray[np.uint8], times: NDArray[np.float64], spans: Sequence[Span]) -> None:
+    num_slots = min(_NUM_SLOTS, len(data))
+    duration = axes.get_xlim()[1]
+    slot = duration / num_slots
+    seconds_per_inch = duration / (_WIDTH - _LEFT - _RIGHT)
+    half = min(_strip_height(data) * data.shape[3] / data.shape[2] * seconds_per_inch, slot) / 2 * 0.95
+    for middle in (np.arange(num_slots) + 0.5) * slot:
+        nearest = int(np.abs(times - middle).argmin())
+        extent = (middle - half, middle + half, 0.0, 1.0)
+        axes.imshow(data[nearest].transpose(1, 2, 0), extent=extent, aspect="auto", interpolation="antialiased")
+        if any(span.start <= times[nearest] <= span.end for span in spans):
+            frame = Rectangle((middle - half, 0), 2 * half, 1, fill=False, color=_ANSWER, linewidth=4, clip_on=False)
+            axes.add_patch(frame)
+    axes.set(xlim=(0, duration), ylim=(0, 1))
+    axes.axis("off")
+
+
+def _draw_rows(axes: Axes, rows: list[tuple[str, str, list[list[_Placed]]]]) -> None:
+    top = sum(len(lanes) for _, _, lanes in rows)
+    axes.set_ylim(0, top)
+    for name, color, lanes in rows:
+        axes.text(-0.012, (top - len(lanes) / 2) / axes.get_ylim()[1], name, transform=axes.transAxes, **_row_style())
+        for lane in lanes:
+            top -= 1
+            _draw_lane(axes, top, lane, color)
+        axes.axhline(top, color="#DDDDDD", linewidth=0.8)
+
+
+def _row_style() -> dict[str, Any]:
+    return {"ha": "right", "va": "center", "fontsize": _POINTS, "color": _INK}
+
+
+def _draw_lane(axes: Axes, bottom: float, lane: list[_Placed], color: str) -> None:
+    duration = axes.get_xlim()[1]
+    if not lane:
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": _POINTS}
+        axes.text(duration / 2, bottom + 0.5, "no span found", style="italic", color=_MUTED, **style)
+    for label, middle, span in lane:
+        start, end = (min(max(second, 0), duration) for second in span)
+        width = max(end - start, duration / 250)  # a moment is seen too
+        start = min(start, duration - width)
+        axes.add_patch(Rectangle((start, bottom + 0.1), width, _BAR / _LANE, facecolor=color, edgecolor=_INK, lw=0.8))
+        axes.text(middle, bottom + 0.72, label, ha="center", va="center", fontsize=_POINTS, color=_INK)
+
+
+def _mark_time(axes: Axes, duration_seconds: float) -> None:
+    axes.tick_params(axis="x", labelsize=_POINTS, colors=_INK)
+    axes.spines[["top", "left", "right"]].set_visible(False)
+    unit, length = "seconds", f"{duration_seconds:.4g} s"
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    if duration_seconds >= 120:
+        unit = "minutes:seconds" if duration_seconds < 3600 else "hours:minutes:seconds"
+        length = _clock(duration_seconds, duration_seconds)
+        paces = [15, 30, 60, 120, 300, 600, 900, 1800]
+        pace = next((pace for pace in paces if duration_seconds / pace <= 8), 3600 * -(-duration_seconds // 28800))
+        axes.xaxis.set_major_locator(MultipleLocator(pace))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _clock(second, duration_seconds)))
+    axes.set_xlabel(f"time in {unit}; the video lasts {length}", fontsize=_POINTS, color=_MUTED)

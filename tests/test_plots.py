@@ -1,0 +1,230 @@
+"""What the figures show, read back from their artists and from the files they become."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
+
+from timetok.errors import ArgumentError
+from timetok.plots import curve, save, timeline
+from timetok.timegrid import Span
+
+T, DURATION = 40, 20.0
+DATA = np.broadcast_to(np.arange(T, dtype=np.uint8)[:, None, None, None], (T, 3, 18, 32))  # frame i is grey level i
+TIMES = np.arange(T) * DURATION / T
+
+
+def texts(figure: Figure) -> list[str]:
+    found = [text.get_text() for text in figure.texts]
+    for axes in figure.axes:
+        found += [text.get_text() for text in axes.texts]
+        found.append(axes.get_xlabel())
+    return [text for text in found if text]
+
+
+def bars(figure: Figure) -> list[tuple[float, float]]:
+    """Start and end of each bar below the strip, as drawn."""
+    rectangles = [patch for patch in figure.axes[1].patches if isinstance(patch, Rectangle)]
+    return [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in rectangles]
+
+
+def tick_labels(figure: Figure) -> list[str]:
+    figure.draw_without_rendering()
+    return [label.get_text() for label in figure.axes[1].get_xticklabels()]
+
+
+def overlaps(figure: Figure) -> bool:
+    """Whether two texts cover one another, or one leaves the figure."""
+    figure.draw_without_rendering()
+    everything = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    boxes = [text.get_window_extent() for text in everything if text.get_text()]
+    page = figure.bbox
+    inside = all(page.x0 <= b.x0 and b.x1 <= page.x1 and page.y0 <= b.y0 and b.y1 <= page.y1 for b in boxes)
+    return not inside or any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_timeline_shows_spans_truth_and_question() -> None:
+    figure = timeline(DATA, TIMES, DURATION, [Span(5, 7.25)], question="When?", answer="Then.", truth=[Span(4, 8)])
+    assert {"When?", "Then.", "5.0 – 7.2 s", "4.0 – 8.0 s", "answer", "truth"} <= set(texts(figure))
+    assert bars(figure) == [(5, 7.25), (4, 8)]
+    assert not overlaps(figure)
+
+
+def test_without_truth_there_is_no_second_row() -> None:
+    figure = timeline(DATA, TIMES, DURATION, [Span(5, 7)], question="When?")
+    assert "truth" not in texts(figure)
+
+
+def test_strip_frames_stand_over_their_times() -> None:
+    figure = timeline(DATA, TIMES, DURATION, [Span(6, 9)], question="When?")
+    strip = figure.axes[0]
+    assert strip.get_xlim() == figure.axes[1].get_xlim() == (0, DURATION)
+    middles = [(k + 0.5) * DURATION / 8 for k in range(8)]
+    for image, middle in zip(strip.images, middles, strict=True):
+        left, right, _, _ = image.get_extent()
+        assert (left + right) / 2 == pytest.approx(middle)
+        shown = TIMES[int(np.asarray(image.get_array()).flat[0])]
+        assert abs(shown - middle) <= DURATION / T / 2  # no frame is nearer
+    assert [patch.get_x() < middle for patch, middle in zip(strip.patches, (6.25, 8.75), strict=True)] == [True, True]
+
+
+def test_no_span() -> None:
+    figure = timeline(DATA, TIMES, DURATION, [], question="When?", truth=[Span(1, 2)])
+    assert "no span found" in texts(figure)
+    assert bars(figure) == [(1, 2)]
+
+
+def test_spans_reaching_past_the_video_are_cut_in_the_picture_but_not_in_words() -> None:
+    figure = timeline(DATA, TIMES, DURATION, [Span(18, 23)], question="When?")
+    assert bars(figure) == [(18, 20)]
+    assert "18.0 – 23.0 s" in texts(figure)
+
+
+@pytest.mark.parametrize("moment", [0.0, 3.0, DURATION])
+def test_a_moment_is_visible(moment: float) -> None:
+    figure = timeline(DATA, TIMES, DURATION, [Span(moment, moment)], question="When?")
+    ((start, end),) = bars(figure)
+    assert end > start
+    assert start >= 0
+    assert end <= DURATION
+    assert f"{moment:.1f} s" in texts(figure)
+
+
+def test_labels_of_close_spans_do_not_cover_each_other() -> None:
+    spans = [Span(i * 0.7, i * 0.7 + 1) for i in range(12)] + [Span(0, 0), Span(20, 20), Span(0, 20)]
+    figure = timeline(DATA, TIMES, DURATION, spans, question="When?", answer="Often.", truth=spans[:3])
+    assert len(bars(figure)) == 18
+    assert not overlaps(figure)
+
+
+def test_spans_without_number_do_not_grow_the_figure_without_end() -> None:
+    few = timeline(DATA, TIMES, DURATION, [Span(1, 19)] * 12, question="When?")
+    many = timeline(DATA, TIMES, DURATION, [Span(1, 19)] * 500, question="When?")
+    assert many.get_figheight() < few.get_figheight()
+    assert len(bars(many)) == 500
+
+
+@pytest.mark.parametrize(
+    ("duration", "span", "label", "ticks"),
+    [
+        (2.5, Span(1, 2), "1.00 – 2.00 s", {"0.5", "1.0"}),
+        (119.0, Span(60, 90), "60.0 – 90.0 s", {"20", "40"}),
+        (120.0, Span(60, 90), "1:00 – 1:30  (60.0 – 90.0 s)", {"0:15", "1:45"}),
+        (1500.0, Span(61, 61), "1:01  (61.0 s)", {"5:00", "20:00"}),
+        (7200.0, Span(0, 3725), "0:00:00 – 1:02:05  (0.0 – 3725.0 s)", {"0:15:00", "2:00:00"}),
+        (90000.0, Span(0, 3600), "0:00:00 – 1:00:00  (0.0 – 3600.0 s)", {"4:00:00", "24:00:00"}),
+    ],
+)
+def test_the_axis_suits_the_duration(duration: float, span: Span, label: str, ticks: set[str]) -> None:
+    figure = timeline(DATA, np.linspace(0, duration, T), duration, [span], question="When?")
+    assert label in texts(figure)
+    assert ticks <= set(tick_labels(figure))
+    assert len(tick_labels(figure)) <= 12
+    assert not overlaps(figure)
+
+
+def test_a_long_question_is_wrapped_and_stays_plain_text() -> None:
+    question = "When does the price fall below $5 and then_rise ^ above $10 or \\frac? " * 20
+    figure = timeline(DATA, TIMES, DURATION, [Span(1, 2)], question=question, answer=question)
+    title = texts(figure)[0]
+    assert title.count("\n") == 3
+    assert title.endswith(" …")
+    assert question.startswith(title.split("\n")[0])
+    assert not overlaps(figure)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 8])
+@pytest.mark.parametrize("shape", [(18, 32), (64, 16), (10, 200)])
+def test_any_number_and_shape_of_frames(num_frames: int, shape: tuple[int, int]) -> None:
+    data = np.zeros((num_frames, 3, *shape), np.uint8)
+    figure = timeline(data, np.zeros(num_frames), 3.0, [Span(0, 1)], question="When?")
+    figure.draw_without_rendering()
+    strip = figure.axes[0]
+    assert len(strip.images) == num_frames
+    for image in strip.images:  # undistorted
+        box = image.get_window_extent()
+        assert box.height / box.width == pytest.approx(shape[0] / shape[1], rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("data", "times", "duration", "name"),
+    [
+        (DATA.astype(np.float32), TIMES, DURATION, "frames_data"),
+        (DATA[0], TIMES, DURATION, "frames_data"),
+        (DATA[:, :1], TIMES, DURATION, "frames_data"),
+        (DATA[:0], TIMES[:0], DURATION, "frames_data"),
+        (DATA, TIMES[1:], DURATION, "times_seconds"),
+        (DATA, TIMES[::-1], DURATION, "times_seconds"),
+        (DATA, TIMES, 0.0, "duration_seconds"),
+        (DATA, TIMES, float("nan"), "duration_seconds"),
+    ],
+)
+def test_timeline_names_the_argument_it_refuses(
+    data: np.ndarray, times: np.ndarray, duration: float, name: str
+) -> None:
+    with pytest.raises(ArgumentError, match=f"^{name}"):
+        timeline(data, times, duration, [], question="When?")
+
+
+def test_curve_shows_the_values() -> None:
+    figure = curve([0, 10, 20], [3.0, 2.0, 1.234], ylabel="loss in $")
+    (line,) = figure.axes[0].lines
+    assert np.array_equal(line.get_xydata(), [[0, 3], [10, 2], [20, 1.234]])
+    assert figure.axes[0].get_ylabel() == "loss in $"
+    assert texts(figure) == ["1.23", "step"]
+    figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize(("steps", "values"), [([], []), ([1, 2], [1]), ([[1]], [[1]])])
+def test_curve_names_what_it_refuses(steps: list[object], values: list[object]) -> None:
+    with pytest.raises(ArgumentError, match=r"^steps and values"):
+        curve(steps, values, ylabel="loss")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".pdf", ".svg"])
+def test_save_writes_the_format_of_the_suffix_and_leaves_nothing_else(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"old")
+    assert save(curve([1], [2], ylabel="loss"), str(path)) == path
+    starts = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
+    assert path.read_bytes().startswith(starts[suffix.lower()])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_saved_timeline_is_legible_on_a_phone(tmp_path: Path) -> None:
+    path = save(timeline(DATA, TIMES, DURATION, [Span(1, 2)], question="When?"), tmp_path / "a.png")
+    height, width, _ = imread(io.BytesIO(path.read_bytes())).shape
+    assert width == 1280
+    assert height < width
+
+
+@pytest.mark.parametrize("name", ["a", "a.mp4", "a.", "missing/a.png"])
+def test_save_refuses_what_it_cannot_write(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArgumentError, match=r"^path must"):
+        save(curve([1], [2], ylabel="loss"), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Figure, path: Path, **options: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(curve([1], [2], ylabel="loss"), path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pyplot_is_not_loaded() -> None:
+    check = "import sys, timetok.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
