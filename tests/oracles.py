@@ -1,6 +1,9 @@
 """Slow and obvious versions of what the library computes, written from the formulas alone."""
 
 from fractions import Fraction
+from math import exp, fsum, log
+
+Patches = list[list[list[list[float]]]]
 
 
 def nearest_mark(seconds: float, duration: float, num_tokens: int) -> int:
@@ -34,3 +37,40 @@ def lita_rtl(answers: list[tuple[str, list[float], tuple[float, float], float]])
     mean_ious = [sum(ious) / len(ious) for ious in by_video.values()]
     precisions = [sum(1 for value in ious if value >= 0.5) / len(ious) for ious in by_video.values()]
     return sum(mean_ious) / len(mean_ious), sum(precisions) / len(precisions)
+
+
+def slow_frames(num_frames: int, num_slow: int) -> list[int]:
+    """``round(linspace(0, t - 1, n))`` in exact rationals, ties to even."""
+    return [round(Fraction(i * (num_frames - 1), max(num_slow - 1, 1))) for i in range(num_slow)]
+
+
+def slowfast(video: Patches, *, fast: bool, num_slow: int, side: int) -> list[list[float]]:
+    """LITA's pooling of one video, indexed ``[frame][row][column][channel]``: a list of tokens, one sum at a time."""
+
+    def mean(cells: list[list[float]]) -> list[float]:
+        return [sum(channel) / len(cells) for channel in zip(*cells, strict=True)]
+
+    tokens = [mean([cell for row in frame for cell in row]) for frame in video] if fast else []
+    for index in slow_frames(len(video), num_slow):
+        frame = video[index]
+        for top in range(0, len(frame) - side + 1, side):
+            for left in range(0, len(frame[0]) - side + 1, side):
+                tokens.append(mean([frame[top + y][left + x] for y in range(side) for x in range(side)]))
+    return tokens
+
+
+def soft_time_loss(
+    logits: list[list[list[float]]], labels: list[list[int]], ids: list[int], sigma: float, count: int | None = None
+) -> float:
+    """Mean over targets of -sum(q log p): q is one-hot, or a Gaussian over the time ids for a time target."""
+    losses = []
+    for scores_of_row, labels_of_row in zip(logits, labels, strict=True):
+        for scores, target in zip(scores_of_row[:-1], labels_of_row[1:], strict=True):
+            if target == -100:
+                continue
+            log_sum = log(fsum(exp(score) for score in scores))
+            q = {target: 1.0}
+            if target in ids and sigma:
+                q = {k: exp(-((target - k) ** 2) / (2 * sigma**2)) for k in ids}
+            losses.append(-fsum(weight * (scores[k] - log_sum) for k, weight in q.items()) / fsum(q.values()))
+    return fsum(losses) / (count or max(len(losses), 1))

@@ -20,6 +20,7 @@ HEAVY = ("torch", "transformers", "timm", "triton", "av", "matplotlib", "acceler
 # room: the heavy packages it may bring along; torch brings triton, transformers' models bring accelerate
 MAY_LOAD: dict[str, set[str]] = {
     "errors": set(),
+    "atomic": set(),
     "timegrid": set(),
     "codecs": set(),
     "metrics": set(),

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from numpy.typing import ArrayLike, NDArray
 
+from timetok.atomic import replacing
 from timetok.errors import ArgumentError
 from timetok.timegrid import Span
 
@@ -135,19 +137,23 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
         ArgumentError: The suffix names no format matplotlib writes, or the folder does not exist.
     """
     path = Path(path)
-    known = sorted(figure.canvas.get_supported_filetypes())
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in known:
-        raise ArgumentError(f"path must end in one of {', '.join(known)}, got {str(path)!r}; for instance timeline.png")
-    if not path.parent.is_dir():
-        raise ArgumentError(f"path must lie in an existing folder, got {str(path)!r}; create it first")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(unfinished, format=kind)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    check_path(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix.lower().removeprefix("."))
     return path
+
+
+def check_path(path: Path) -> None:
+    """Refuse what ``save`` would refuse, before there is a figure.
+
+    Raises:
+        ArgumentError: The suffix names no format matplotlib writes, or the folder does not exist.
+    """
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise ArgumentError(f"path must end in one of {', '.join(known)}, got {str(path)!r}; for instance timeline.png")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ArgumentError(f"path must be a file in an existing folder, got {str(path)!r}; create the folder first")
 
 
 # -------------------------------------------------------------------------------------------------------- layout

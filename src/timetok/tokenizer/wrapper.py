@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, overload
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from timetok.atomic import write_json
 from timetok.codecs import IndexCodec, MomentCodec, SecondsCodec
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
@@ -321,10 +321,7 @@ class TimeTokenizer:
         settings = {"codec": "index" if self.time_token_ids else "seconds"} | (
             {"num_time_tokens": len(self.time_token_ids)} if self.time_token_ids else {}
         )
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".tmp", delete=False) as file:
-            json.dump(settings, file, indent=2)
-        os.chmod(file.name, 0o644)  # temporary files are readable by their owner only
-        os.replace(file.name, Path(folder) / SETTINGS_FILE)
+        write_json(Path(folder) / SETTINGS_FILE, settings)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:

@@ -1,0 +1,21 @@
+"""The pieces on a causal LM: pooled frames, projected, put where the prompt has placeholders.
+
+The LM stays itself: a hook on its *current* input embedding swaps the rows at placeholder ids for visual
+tokens while a call lasts. Nothing is subclassed, and masks, caches and generation are the LM's own.
+"""
+
+from timetok.adapter.prompts import VIDEO_TOKEN, VideoCollator, VideoPrompts, pad_left, video_token_id
+from timetok.adapter.splice import splice
+from timetok.adapter.video_adapter import VideoAdapter
+from timetok.adapter.video_lm import VideoLM
+
+__all__ = [
+    "VIDEO_TOKEN",
+    "VideoAdapter",
+    "VideoCollator",
+    "VideoLM",
+    "VideoPrompts",
+    "pad_left",
+    "splice",
+    "video_token_id",
+]

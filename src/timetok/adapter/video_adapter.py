@@ -1,0 +1,224 @@
+"""``VideoAdapter``: a ``VideoLM`` that brings its tokenizer, and can be saved without the LM.
+
+Shapes: t frames, p patches, e vision width, d language width.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, BatchEncoding, PreTrainedModel
+
+from timetok.adapter.prompts import VideoPrompts
+from timetok.adapter.video_lm import Order, ProjectorName, VideoLM, embedding_weight
+from timetok.errors import ArgumentError, ModelFolderError
+from timetok.pooling import SlowFastPooler
+from timetok.tokenizer import TimeTokenizer
+
+_SETTINGS, _WEIGHTS, _PREFIX = "adapter_config.json", "adapter.safetensors", "projector."
+
+
+class VideoAdapter(VideoLM):
+    r"""Time tokens, a pooler and a projector on a causal LM.
+
+    Args:
+        lm: A causal LM whose embedding has a row for every time token.
+        tt: Its tokenizer, wrapped.
+        vision_dim: Width e of the features that come in.
+        pooler: As in ``VideoLM``.
+        projector: As in ``VideoLM``.
+        order: As in ``VideoLM``.
+        time_markers: As in ``VideoLM``.
+
+    Attributes:
+        processor: Prompts and features → batches; no weights, picklable.
+
+    Raises:
+        ArgumentError: The LM's embedding is too small; the message names the call that grows it.
+
+    >>> tt = TimeTokenizer.wrap(tokenizer, T=100)                           # doctest: +SKIP
+    >>> embeddings.resize(lm, tt.time_token_ids)                            # doctest: +SKIP
+    >>> adapter = VideoAdapter(lm, tt, vision_dim=1024)                     # doctest: +SKIP
+    >>> batch = adapter.prepare(["USER: <video>\nWhen? ASSISTANT:"], videos=[features])  # doctest: +SKIP
+    >>> adapter.generate(**batch, max_new_tokens=8)                         # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tt: TimeTokenizer,
+        *,
+        vision_dim: int,
+        pooler: SlowFastPooler | None = None,
+        projector: ProjectorName | nn.Module = "linear",
+        order: Order = "pool-first",
+        time_markers: bool = False,
+    ) -> None:
+        _check_rows(lm, tt)
+        pooler = pooler or SlowFastPooler()
+        processor = VideoPrompts(tt, pooler.plan)
+        super().__init__(
+            lm,
+            vision_dim=vision_dim,
+            video_token_id=processor.video_token_id,
+            time_token_ids=tt.time_token_ids,
+            pooler=pooler,
+            projector=projector,
+            order=order,
+            time_markers=time_markers,
+        )
+        self.processor = processor
+        self._settings = {
+            "vision_dim": vision_dim,
+            "projector": projector if isinstance(projector, str) else None,
+            "order": order,
+            "time_markers": time_markers,
+            "pooler": pooler.to_dict(),
+        }
+
+    def prepare(
+        self,
+        text: Sequence[str] | str,
+        *,
+        videos: Sequence[Tensor] = (),
+        durations: Sequence[float] | None = None,
+        trusted: bool = True,
+    ) -> BatchEncoding:
+        """Prompts and features → what ``forward`` and ``generate`` take; see ``VideoPrompts``."""
+        return self.processor(text, videos=videos, durations=durations, trusted=trusted)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, adapter_only: bool = True) -> None:
+        """Write the adapter: projector and time rows (safetensors), settings, tokenizer.
+
+        Files take their names only when all are complete, the settings last.
+
+        Args:
+            folder: Made where missing.
+            adapter_only: False writes the language model too, into ``folder/lm``.
+
+        Raises:
+            ArgumentError: The language model is to be written, and peft has changed its layers.
+        """
+        if not adapter_only and hasattr(self.lm, "peft_config"):
+            raise ArgumentError(
+                "adapter_only: False writes the language model, which holds peft layers; merge them first "
+                "(merge_and_unload), or keep adapter_only=True and save the peft model beside it"
+            )
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path, prefix=".part-") as name:
+            part = Path(name)
+            self.processor.tt.save_pretrained(part)
+            if not adapter_only:
+                self.lm.save_pretrained(part / "lm")
+            (part / _WEIGHTS).write_bytes(save(self._tensors()))  # save_file makes files only the owner can read
+            (part / _SETTINGS).write_text(json.dumps(self._settings, indent=1) + "\n", encoding="utf-8")
+            _move_files(part, path, last=_SETTINGS)
+
+    @torch.no_grad()
+    def _tensors(self) -> dict[str, Tensor]:
+        """What adapter.safetensors holds."""
+        ids = list(self.time_token_ids)
+        rows = {name: weight[ids] for name, weight in _time_rows(self.lm, ids)}
+        state = self.projector.state_dict(prefix=_PREFIX)
+        return {name: tensor.contiguous() for name, tensor in (state | rows).items()}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        lm: PreTrainedModel | None = None,
+        projector: nn.Module | None = None,
+    ) -> Self:
+        """Read back what ``save_pretrained`` wrote.
+
+        Args:
+            folder: Where it is.
+            lm: The language model, whose time rows are overwritten; None reads ``folder/lm``.
+            projector: Needed where the saved adapter had a projector of its own class.
+
+        Raises:
+            ModelFolderError: A file is missing or not readable.
+            ArgumentError: The LM has no rows for the time tokens or does not fit the saved ones, or the
+                projector cannot be rebuilt.
+        """
+        path = Path(folder)
+        _check_folder(path, with_lm=lm is None)
+        try:
+            settings: dict[str, Any] = json.loads((path / _SETTINGS).read_text(encoding="utf-8"))
+            tensors = load_file(path / _WEIGHTS)
+            saved, pooler = settings.pop("projector"), SlowFastPooler(**settings.pop("pooler"))
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ModelFolderError(f"folder: {str(path)!r} holds no readable adapter: {error}") from error
+        kind = saved if projector is None else projector
+        if kind is None:
+            raise ArgumentError("projector: the saved adapter had a projector of its own class; pass one of that class")
+        if lm is None:
+            lm = AutoModelForCausalLM.from_pretrained(path / "lm")
+        adapter = cls(lm, TimeTokenizer.from_pretrained(path), projector=kind, pooler=pooler, **settings)
+        state = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
+        for tensor in list(state.values())[:1]:
+            adapter.projector.to(tensor.dtype)
+        adapter.projector.load_state_dict(state)
+        _load_rows(lm, adapter.time_token_ids, tensors)
+        return adapter
+
+
+def _check_rows(lm: PreTrainedModel, tt: TimeTokenizer) -> None:
+    rows = len(embedding_weight(lm))
+    if tt.time_token_ids and max(tt.time_token_ids) >= rows:
+        raise ArgumentError(
+            f"lm: its embedding has {rows} rows, but time tokens reach id {max(tt.time_token_ids)}; "
+            "call timetok.embeddings.resize(lm, tt.time_token_ids) first"
+        )
+
+
+def _check_folder(path: Path, *, with_lm: bool) -> None:
+    missing = [name for name in (_SETTINGS, _WEIGHTS) if not (path / name).is_file()]
+    if with_lm and not (path / "lm").is_dir():
+        missing.append("lm/ (or pass lm=)")
+    if missing:
+        raise ModelFolderError(f"folder: {str(path)!r} is no saved adapter, it lacks {', '.join(missing)}")
+
+
+def _time_rows(lm: PreTrainedModel, ids: Sequence[int]) -> list[tuple[str, Tensor]]:
+    """The matrices that hold time rows: one where input and output are tied, else two, none without ids."""
+    if not ids:
+        return []
+    matrices = [("time_rows.input", embedding_weight(lm))]
+    head: Any = lm.get_output_embeddings()
+    if head is not None and head.weight is not matrices[0][1]:
+        matrices.append(("time_rows.output", head.weight))
+    return matrices
+
+
+@torch.no_grad()
+def _load_rows(lm: PreTrainedModel, ids: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
+    """Overwrite the LM's time rows with the saved ones."""
+    for name, weight in _time_rows(lm, ids):
+        if not isinstance(weight, nn.Parameter):
+            raise ArgumentError("lm: its embedding is wrapped by peft; load the adapter first, then wrap the LM")
+        if name not in tensors or tensors[name].shape != (len(ids), weight.shape[1]):
+            came = list(tensors[name].shape) if name in tensors else "none"
+            raise ArgumentError(
+                f"lm: it needs {name} of shape {[len(ids), weight.shape[1]]}, the folder has {came}; "
+                "pass a language model of the width and with the tied or untied head the adapter was saved with"
+            )
+        weight[list(ids)] = tensors[name].to(weight)
+
+
+def _move_files(part: Path, folder: Path, *, last: str) -> None:
+    """Move every file of ``part`` to its place under ``folder``, each at once, replacing what is there."""
+    files = sorted((file for file in part.rglob("*") if file.is_file()), key=lambda file: file.name == last)
+    for file in files:
+        target = folder / file.relative_to(part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, target)

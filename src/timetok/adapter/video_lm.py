@@ -1,0 +1,230 @@
+"""A pooler and a projector in front of a causal LM: tensors and ids only, no tokenizer.
+
+Shapes: b batch, m videos, t frames, p patches, e vision width, d language width, n visual tokens, s sequence.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from timetok.adapter.splice import splice
+from timetok.errors import ArgumentError, PromptError
+from timetok.pooling import SlowFastPooler
+from timetok.timegrid import TimeGrid
+
+Order = Literal["pool-first", "project-first"]
+ProjectorName = Literal["linear", "mlp2x_gelu"]
+
+
+def build_projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) -> nn.Module:
+    """A projector by name: ``linear`` is LITA's, ``mlp2x_gelu`` is LLaVA-1.5's; a module stays itself.
+
+    Raises:
+        ArgumentError: The name is not known.
+    """
+    if isinstance(kind, nn.Module):
+        return kind
+    if kind == "linear":
+        return nn.Linear(vision_dim, lm_dim)
+    if kind == "mlp2x_gelu":
+        return nn.Sequential(nn.Linear(vision_dim, lm_dim), nn.GELU(), nn.Linear(lm_dim, lm_dim))
+    raise ArgumentError(f"projector: expected 'linear', 'mlp2x_gelu' or a module, got {kind!r}")
+
+
+class VideoLM(nn.Module):
+    """A pooler and a projector in front of a causal LM; knows ids, no tokenizer.
+
+    Args:
+        lm: Any causal LM of transformers.
+        vision_dim: Width e of the features that come in.
+        video_token_id: Id that stands for one visual token.
+        time_token_ids: Ids of the time tokens, in the order of time; needed for ``time_markers`` only.
+        pooler: ``[b t p e]`` → ``[b n e]``.
+        projector: ``"linear"``, ``"mlp2x_gelu"`` or a module e → d.
+        order: Pool before or after projecting. The two agree for a linear projector, and pooling
+            first is cheaper; an MLP that was trained after the other order needs that order.
+        time_markers: Add the embedding of a frame's time token to its fast token. Not LITA's; see Source.
+
+    Raises:
+        ArgumentError: ``projector`` or ``order`` is not known, or markers are asked for without fast or time tokens.
+
+    Source: arXiv 2403.19046 §3.3; markers as in LLaVA-ST (arXiv 2501.08282).
+    """
+
+    lm: PreTrainedModel
+    pooler: SlowFastPooler
+    projector: nn.Module
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        *,
+        vision_dim: int,
+        video_token_id: int,
+        time_token_ids: Sequence[int] = (),
+        pooler: SlowFastPooler | None = None,
+        projector: ProjectorName | nn.Module = "linear",
+        order: Order = "pool-first",
+        time_markers: bool = False,
+    ) -> None:
+        super().__init__()
+        if order not in ("pool-first", "project-first"):
+            raise ArgumentError(f"order: expected 'pool-first' or 'project-first', got {order!r}")
+        self.lm = lm
+        self.pooler = pooler or SlowFastPooler()
+        self.projector = build_projector(projector, vision_dim, embedding_weight(lm).shape[1])
+        self.video_token_id, self.order = video_token_id, order
+        self.time_token_ids, self.time_markers = tuple(time_token_ids), time_markers
+        if time_markers and not (self.pooler.plan.fast and self.time_token_ids):
+            raise ArgumentError("time_markers: markers need fast tokens and time_token_ids")
+
+    def visual_tokens(self, features: Tensor) -> Tensor:
+        """Pool and project: ``[m t p e]`` or ``[m t h w e]`` → ``[m n d]``."""
+        first, second = self.projector, self.pooler
+        if self.order == "pool-first":
+            first, second = second, first
+        tokens: Tensor = second(first(features))
+        return self._marked(tokens, features.shape[1]) if self.time_markers else tokens
+
+    def _marked(self, tokens: Tensor, num_frames: int) -> Tensor:
+        """The fast tokens, which come first, with the embedding of the time token nearest to their frame."""
+        grid = TimeGrid(len(self.time_token_ids))
+        marks = grid.encode(list(range(num_frames)), max(num_frames - 1, 1))
+        ids = torch.tensor([self.time_token_ids[k] for k in marks], device=tokens.device)
+        fast, slow = tokens.split([num_frames, tokens.shape[1] - num_frames], dim=1)
+        return torch.cat([fast + self.lm.get_input_embeddings()(ids), slow], dim=1)
+
+    @contextmanager
+    def spliced(self, input_ids: Tensor, video_features: Tensor | Sequence[Tensor] | None) -> Iterator[None]:
+        """A context in which the LM, called on ``input_ids``, sees the videos.
+
+        Args:
+            input_ids: ``[b s]`` with one placeholder per visual token.
+            video_features: ``[m t p e]`` in the order of the placeholders, a list of ``[t p e]`` where
+                videos differ in length, or None for text alone.
+
+        Raises:
+            PromptError: The placeholders of a row do not fit whole videos.
+            SpliceError: The LM was called in a way in which the videos did not reach it.
+        """
+        counts = (input_ids == self.video_token_id).sum(1).tolist()
+        if video_features is None or len(video_features) == 0:
+            if any(counts):
+                raise PromptError(f"video_features: none given, but rows hold {counts} placeholders")
+            yield
+            return
+        if isinstance(video_features, Tensor):
+            videos = list(self.visual_tokens(video_features.to(input_ids.device)))
+        else:  # BatchEncoding.to leaves a list of tensors where it was
+            videos = [self.visual_tokens(video.unsqueeze(0).to(input_ids.device))[0] for video in video_features]
+        with splice(self.lm, _by_row(videos, counts), self.video_token_id):
+            yield
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        video_features: Tensor | Sequence[Tensor] | None = None,
+        labels: Tensor | None = None,
+        **lm_kwargs: Any,
+    ) -> Any:
+        """The LM's own forward, with the videos in place.
+
+        Args:
+            input_ids: ``[b s]``.
+            attention_mask: ``[b s]``.
+            video_features: As in ``spliced``.
+            labels: ``[b s]``; placeholders and padding become -100.
+            **lm_kwargs: Passed to the LM's forward.
+
+        Returns:
+            The LM's output.
+
+        Raises:
+            PromptError: As ``spliced``.
+            SpliceError: As ``spliced``.
+        """
+        if labels is not None:
+            ignored = input_ids == self.video_token_id
+            if attention_mask is not None and attention_mask.ndim == 2:
+                ignored = ignored | (attention_mask == 0)
+            lm_kwargs["labels"] = labels.masked_fill(ignored, -100)
+        with self.spliced(input_ids, video_features):
+            return self.lm(input_ids=input_ids, attention_mask=attention_mask, **lm_kwargs)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        video_features: Tensor | Sequence[Tensor] | None = None,
+        **generate_kwargs: Any,
+    ) -> Any:
+        """The LM's own ``generate``: prompt and new ids, ``[b s+new]``.
+
+        Args:
+            input_ids: ``[b s]``, padded on the left.
+            attention_mask: ``[b s]``.
+            video_features: As in ``spliced``.
+            **generate_kwargs: Passed to the LM's ``generate``.
+
+        Raises:
+            PromptError: As ``spliced``.
+            SpliceError: As ``spliced``.
+            ArgumentError: A repetition penalty is asked for, and the LM has no score for the placeholder.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        options = self._without_placeholder(generate_kwargs)
+        generate: Any = self.lm.generate
+        with self.spliced(input_ids, video_features):
+            return generate(input_ids=input_ids, attention_mask=attention_mask, **options)
+
+    def _without_placeholder(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Options of ``generate`` under which no answer holds the placeholder, for which no video would be left."""
+        given = options.get("generation_config")
+        config = self.lm.generation_config if given is None else copy.deepcopy(given)
+        penalty = options.get("repetition_penalty", config.repetition_penalty)
+        if penalty not in (None, 1.0) and self.video_token_id >= len(embedding_weight(self.lm)):
+            raise ArgumentError(
+                f"repetition_penalty: {penalty} scales the score of every prompt id, and the placeholder, "
+                f"id {self.video_token_id}, has none; call timetok.embeddings.resize(lm, [{self.video_token_id}]) first"
+            )
+        banned = [*(options.get("suppress_tokens", config.suppress_tokens) or []), self.video_token_id]
+        if given is None or "suppress_tokens" in options:
+            return options | {"suppress_tokens": banned}
+        config.suppress_tokens = banned  # transformers frowns on a config with options beside it
+        return options | {"generation_config": config}
+
+
+def embedding_weight(lm: PreTrainedModel) -> Tensor:
+    """The input embedding's matrix ``[v d]``, with peft's trained rows in place where it is wrapped."""
+    embedding: Any = lm.get_input_embeddings()
+    weight: Tensor = embedding.weight
+    return weight
+
+
+def _by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+    """Deal videos out to prompts so that each prompt's placeholders are used up exactly."""
+    rows, rest = [], list(videos)
+    for row, count in enumerate(counts):
+        mine: list[Tensor] = []
+        while sum(map(len, mine)) < count and rest:
+            mine.append(rest.pop(0))
+        if sum(map(len, mine)) != count:
+            sizes = [len(video) for video in videos]
+            raise PromptError(
+                f"input_ids: row {row} holds {count} placeholders, which whole videos do not fill; "
+                f"visual tokens by video: {sizes}"
+            )
+        rows.append(torch.cat(mine) if mine else videos[0][:0])
+    if rest:
+        raise PromptError(f"video_features: {len(videos)} videos given, {len(videos) - len(rest)} have placeholders")
+    return rows

@@ -1,0 +1,215 @@
+"""The command line: ``timetok localize | train | evaluate | info``.
+
+What a user got wrong is one line on stderr and exit status 2, never a traceback; a fault of ours keeps its own.
+Rooms are imported by the command that needs them, so that ``--help`` answers at once.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from timetok import __version__
+from timetok.errors import ArgumentError, TimetokError
+
+if TYPE_CHECKING:
+    from timetok.lita.answer import Answer
+    from timetok.timegrid import Span
+    from timetok.video import Frames
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: As on the command line, without the program's name; ``sys.argv`` if None.
+
+    Returns:
+        The exit status: 0, or 2 for a user's mistake, or 130 after an interrupt.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are folders here; a typo must not become a download
+    try:
+        options = _parser().parse_args(arguments)
+        options.run(options)
+    except (TimetokError, OSError) as error:  # OSError: no permission, a full disk
+        print(f"timetok: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("timetok: interrupted; a training run continues where it was when it is run again", file=sys.stderr)
+        return 130
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line like any other mistake: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentError(f"{message}; see {self.prog} --help")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="timetok", description="When does it happen? Spans in seconds from videos.")
+    parser.add_argument("--version", action="version", version=f"timetok {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    localize = commands.add_parser("localize", help="ask when something happens in a video")
+    localize.add_argument("video", nargs="?", metavar="VIDEO", help="a video file")
+    localize.add_argument("question", nargs="?", metavar="QUESTION", help='such as "When is the red circle visible?"')
+    localize.add_argument("--sample", action="store_true", help="use the bundled clip and its question")
+    localize.add_argument("--model", metavar="DIR", help="a LITA folder (default: the bundled model of shapes)")
+    localize.add_argument("--json", action="store_true", help="print JSON")
+    localize.add_argument("--plot", metavar="FILE", help="draw the answer under a strip of frames (png, svg, pdf)")
+    localize.set_defaults(run=_localize)
+
+    train = commands.add_parser("train", help="train from a preset; run again to resume")
+    train.add_argument("preset", metavar="PRESET|FILE.toml")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    train.add_argument("--out", metavar="DIR", help="where everything goes (default: runs/PRESET)")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="score a model on annotated questions")
+    evaluate.add_argument("model", metavar="MODEL", help="a LITA folder, or 'tiny' for the bundled model")
+    evaluate.add_argument("data", metavar="DATA", help="an evaluation file in LITA's layout, or a folder of them")
+    evaluate.add_argument("--protocol", default="lita-rtl", metavar="NAME")
+    evaluate.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+    evaluate.add_argument("--json", metavar="FILE", help="write the report with every sample")
+    evaluate.set_defaults(run=_evaluate)
+
+    info = commands.add_parser("info", help="versions and what is at hand")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _localize(options: argparse.Namespace) -> None:
+    if options.sample == bool(options.video or options.question):
+        raise ArgumentError("VIDEO, QUESTION: give both, or --sample alone")
+    if options.video and options.question is None:
+        raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
+    if options.plot:
+        _check_plot(Path(options.plot))
+    from timetok.lita.answer import Localizer
+    from timetok.lita.sample import load_sample
+
+    sample = load_sample() if options.sample else None
+    video, question = (sample.path, sample.question) if sample else (options.video, options.question)
+    _quiet()
+    localizer = Localizer.load(options.model)
+    localizer.check_question(question)
+    frames = localizer.processor.read(video)
+    answer = localizer.localize(frames, question)
+    truth = sample.span if sample else None
+    if options.plot:
+        _plot(frames, question, answer, truth, options.plot)
+    if options.json:
+        print(json.dumps({"video": str(video), "question": question, **answer.to_dict()}))
+    else:
+        _tell(question, answer, truth, options.plot)
+
+
+def _check_plot(path: Path) -> None:
+    from timetok.plots import check_path
+
+    try:
+        check_path(path)
+    except ArgumentError as error:
+        raise ArgumentError(f"--plot: {error}") from error
+
+
+def _plot(frames: "Frames", question: str, answer: "Answer", truth: "Span | None", path: str) -> None:
+    from timetok.plots import save, timeline
+
+    figure = timeline(
+        frames.data.numpy(),
+        frames.times_seconds.numpy(),
+        frames.duration_seconds,
+        answer.spans,
+        question=question,
+        answer=answer.text,
+        truth=[truth] if truth else None,
+    )
+    save(figure, path)
+
+
+def _tell(question: str, answer: "Answer", truth: "Span | None", plot: str | None) -> None:
+    print(f"question: {question}\nanswer:   {answer.text}")
+    for span, confidence in zip(answer.spans, answer.confidences or [None] * len(answer.spans), strict=True):
+        likely = "" if confidence is None else f"   (probability of these two marks: {confidence:.2f})"
+        print(f"span:     {span.start:.2f} s to {span.end:.2f} s of {answer.duration_seconds:.2f} s{likely}")
+    if not answer.spans:
+        print("span:     none; the answer holds no well-formed span")
+    if truth:
+        print(f"truth:    {truth.start:.2f} s to {truth.end:.2f} s")
+    if plot:
+        print(f"timeline: {plot}")
+    if truth:
+        print('next:     timetok localize YOUR.mp4 "When is the red circle visible?"   # it knows shapes only')
+        print("          timetok train shapes                                          # how it was trained")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from timetok.recipes.preset import load_preset
+
+    preset = load_preset(options.preset, options.changes)
+    out = Path(options.out or Path("runs") / Path(options.preset).stem)
+    if find_spec("accelerate") is None:
+        raise TimetokError("training needs accelerate, which is not installed: pip install 'timetok[train]'")
+    from timetok.recipes.train import train
+
+    print(f"model:    {train(preset, out)}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from timetok.metrics import PROTOCOLS
+
+    if options.protocol not in PROTOCOLS:
+        raise ArgumentError(f"--protocol: expected one of {', '.join(sorted(PROTOCOLS))}, got {options.protocol!r}")
+    if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
+        raise ArgumentError(f"--json: expected a file in an existing folder, got {options.json!r}")
+    from timetok.atomic import write_json
+    from timetok.lita.answer import Localizer
+    from timetok.recipes.evaluate import evaluate_model, read_questions
+
+    questions = read_questions(options.data)
+    _quiet()
+    localizer = Localizer.load(None if options.model == "tiny" else options.model)
+    report = evaluate_model(localizer, questions, protocol=options.protocol, batch_size=options.batch_size)
+    print(report)
+    if options.json:
+        write_json(Path(options.json), report.to_dict())
+
+
+def _info(_: argparse.Namespace) -> None:
+    rows: dict[str, Any] = {"timetok": __version__, "python": platform.python_version()}
+    for package in ("torch", "transformers", "timm", "triton", "av", "numpy", "accelerate", "peft"):
+        try:
+            rows[package] = version(package)
+        except PackageNotFoundError:
+            rows[package] = "not installed"
+    import torch
+
+    rows["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print("\n".join(f"{name:13s} {value}" for name, value in rows.items()))
+
+
+def _quiet() -> None:
+    """Answers go to stdout; the progress of loading a small model is only noise."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""The whole flow in one call: a video and a question in, spans in seconds out.
+
+Shapes: b batch, t frames, p patches, e vision width.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import BatchFeature
+
+from timetok.errors import ModelFolderError, PromptError
+from timetok.lita.configuration import LitaConfig
+from timetok.lita.modeling import LitaForConditionalGeneration
+from timetok.lita.processing import LitaProcessor, Video
+from timetok.timegrid import Span
+from timetok.video import Frames
+
+TINY_MODEL = Path(__file__).parent / "tiny"
+"""The bundled model: it knows coloured shapes and nothing else."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said about a video.
+
+    Attributes:
+        text: The answer, with seconds where the model wrote time tokens.
+        spans: The well-formed spans in it, in seconds; empty where there are none.
+        confidences: One a span: the product of the probabilities of its two time tokens. Empty for
+            models that write seconds as text.
+        times_seconds: Every moment in the answer, in order, whether or not it belongs to a span.
+        duration_seconds: Of the video.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+    confidences: tuple[float, ...]
+    times_seconds: tuple[float, ...]
+    duration_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+class Localizer:
+    """A LITA model with its processor, ready to be asked.
+
+    Args:
+        model: Is put in evaluation mode.
+        processor: The processor saved with it.
+    """
+
+    def __init__(self, model: LitaForConditionalGeneration, processor: LitaProcessor) -> None:
+        self.model, self.processor = model, processor
+        model.train(False)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str] | None = None, *, dtype: torch.dtype = torch.float32) -> Self:
+        """Load a LITA folder, or the bundled model.
+
+        Args:
+            folder: Where it is; None for the bundled model.
+            dtype: Of the weights in memory, whatever the file holds.
+
+        Raises:
+            ModelFolderError: The folder is missing or holds no LITA.
+        """
+        path = Path(folder) if folder is not None else TINY_MODEL
+        if not (path / "config.json").is_file():
+            raise ModelFolderError(f"model: expected a folder with a config.json, got {str(path)!r}")
+        try:
+            kind = LitaConfig.get_config_dict(path)[0].get("model_type")
+            if kind != LitaConfig.model_type:
+                raise ModelFolderError(f"it holds a {kind!r}, expected a {LitaConfig.model_type!r}")
+            loaded: Any = LitaForConditionalGeneration.from_pretrained(
+                path,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # to name them in one line
+                output_loading_info=True,
+            )
+            model, info = loaded
+            if wrong := [*info["missing_keys"], *info["mismatched_keys"]]:  # now random numbers
+                raise ModelFolderError(f"{len(wrong)} weights are missing or of another size, such as {wrong[0]}")
+            processor = LitaProcessor.from_pretrained(path, local_files_only=True)
+        except Exception as error:  # a foreign file can break a library anywhere; the cause stays attached
+            raise ModelFolderError(f"model: {str(path)!r} cannot be loaded: {_first_line(error)}") from error
+        return cls(model, processor)
+
+    @torch.inference_mode()
+    def encode(self, frames: Frames) -> Tensor:
+        """Features of one video, to be asked about any number of times: ``[t p e]``."""
+        pixels = self.processor.frame_transform(frames.data).to(self.model.device)
+        features: Tensor = self.model.encode_video(pixels.unsqueeze(0))[0]
+        return features
+
+    def check_question(self, question: str, *, max_new_tokens: int = 48) -> None:
+        """Refuse, before any decoding, a question that cannot be asked.
+
+        Args:
+            question: As in ``ask``.
+            max_new_tokens: As in ``ask``.
+
+        Raises:
+            PromptError: As in ``ask``.
+        """
+        self._batch([question], [1.0], max_new_tokens)
+
+    def _batch(self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int) -> BatchFeature:
+        prompts = [
+            self.processor.prompt(question, duration_seconds=duration)
+            for question, duration in zip(questions, durations, strict=True)
+        ]
+        batch = self.processor.encode_text(prompts, trusted=False)
+        length = batch["input_ids"].shape[1]
+        context = getattr(self.model.config.text_config, "max_position_embeddings", None)  # some models have no bound
+        if context is not None and length + max_new_tokens > context:
+            raise PromptError(
+                f"question: {length} tokens with the video, but {context - max_new_tokens} fit the model beside "
+                f"an answer of {max_new_tokens}; ask a shorter one"
+            )
+        return batch
+
+    @torch.inference_mode()
+    def ask(
+        self,
+        features: Sequence[Tensor],
+        questions: Sequence[str],
+        durations: Sequence[float],
+        *,
+        max_new_tokens: int = 48,
+    ) -> list[Answer]:
+        """Answer a batch of questions, greedily.
+
+        Args:
+            features: One ``[t p e]`` a question.
+            questions: Untrusted text: a literal ``<t12>`` in it stays plain characters.
+            durations: Seconds, one a question.
+            max_new_tokens: Bound on the length of each answer.
+
+        Raises:
+            PromptError: A question is empty, holds ``<video>``, or does not fit the context.
+        """
+        batch = self._batch(questions, durations, max_new_tokens)
+        output = self.model.generate(
+            **batch.to(self.model.device),
+            video_features=torch.stack(list(features)).to(self.model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        new = output.sequences[:, batch["input_ids"].shape[1] :]
+        steps = [
+            logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in zip(output.logits, new.T, strict=True)
+        ]
+        chosen = torch.cat(steps, dim=1)
+        return [self._answer(*row) for row in zip(new.tolist(), chosen.tolist(), durations, strict=True)]
+
+    def _answer(self, ids: list[int], probabilities: list[float], duration: float) -> Answer:
+        tt = self.processor.tt
+        own = set(tt.time_token_ids)
+        marks = [(token, likely) for token, likely in zip(ids, probabilities, strict=True) if token in own]
+        pairs = zip(marks[::2], marks[1::2], strict=False)
+        return Answer(
+            text=tt.decode(ids, duration).strip(),
+            spans=tuple(tt.spans(ids, duration)),
+            confidences=tuple(p * q for (start, p), (end, q) in pairs if tt.spans([start, end], duration)),
+            times_seconds=tuple(tt.times(ids, duration)),
+            duration_seconds=duration,
+        )
+
+    def localize(self, video: Video, question: str, *, max_new_tokens: int = 48) -> Answer:
+        """Read, encode, ask; see ``localize``."""
+        self.check_question(question, max_new_tokens=max_new_tokens)
+        frames = self.processor.read(video)
+        return self.ask([self.encode(frames)], [question], [frames.duration_seconds], max_new_tokens=max_new_tokens)[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: str | None) -> Localizer:
+    return Localizer.load(folder)
+
+
+def localize(
+    video: Video, question: str, model: str | os.PathLike[str] | Localizer | None = None, *, max_new_tokens: int = 48
+) -> Answer:
+    """Ask a model when something happens in a video.
+
+    Args:
+        video: Path of a video file, or ``Frames``.
+        question: Untrusted text.
+        model: A LITA folder, a ``Localizer``, or None for the bundled model, which knows coloured shapes only.
+            The folder named last stays loaded.
+        max_new_tokens: Bound on the length of the answer.
+
+    Returns:
+        The answer; ``spans`` is empty where the model gave no well-formed span.
+
+    Raises:
+        VideoError: The file is no video.
+        PromptError: The question is empty or too long.
+        ModelFolderError: The folder holds no LITA.
+
+    >>> localize("clip.mp4", "When is the red circle visible?").spans  # doctest: +SKIP
+    (Span(start=3.2, end=7.9),)
+    """
+    if not isinstance(model, Localizer):
+        model = _loaded(None if model is None else str(model))
+    return model.localize(video, question, max_new_tokens=max_new_tokens)

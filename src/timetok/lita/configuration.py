@@ -1,0 +1,59 @@
+"""What a LITA is made of, as a Hugging Face configuration."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+
+class LitaConfig(PreTrainedConfig):
+    """Configuration of ``LitaForConditionalGeneration``.
+
+    Attributes:
+        text_config: Configuration of the causal LM; a dict with ``model_type`` or a config object.
+        vision: Arguments of ``FrameEncoder`` (``name``, ``image_size``, ``layer``, ``model_args``).
+        transform: Arguments of ``FrameTransform`` (``mean``, ``std``, ``crop``).
+        pooler: Arguments of ``SlowFastPooler``.
+        projector: ``"linear"`` or ``"mlp2x_gelu"``.
+        order: ``"pool-first"`` or ``"project-first"``.
+        num_frames: Frames read from each video.
+        num_time_tokens: T, the marks a duration is divided by.
+        codec: How moments are written: ``"index"`` tokens or ``"seconds"`` as text.
+        time_token_ids: Ids of the time tokens, in the order of time; empty without them.
+        video_token_id: Id of the placeholder of one visual token.
+        time_markers: Add each frame's time-token embedding to its fast token; not LITA's.
+        tie_word_embeddings: Always that of ``text_config``; what is passed here is ignored.
+
+    Source: arXiv 2403.19046; keys ``num_time_tokens``, ``time_token_ids`` and ``num_frames`` as in its code.
+
+    >>> LitaConfig(text_config={"model_type": "qwen2", "hidden_size": 64}).text_config.hidden_size
+    64
+    """
+
+    model_type = "lita"
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012  # hands dtype and attn_implementation on to the LM
+
+    text_config: Any = None
+    vision: Any = None  # a dict once built, as are the next two
+    transform: Any = None
+    pooler: Any = None
+    projector: Any = "linear"
+    order: Any = "pool-first"
+    num_frames: int = 100
+    num_time_tokens: int = 100
+    codec: str = "index"
+    time_token_ids: Any = None
+    video_token_id: int = -1
+    time_markers: bool = False
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill in LITA's published parts and turn ``text_config`` into an object."""
+        if not isinstance(self.text_config, PreTrainedConfig):
+            text = dict(self.text_config or {})
+            self.text_config = AutoConfig.for_model(text.pop("model_type", "llama"), **text)
+        self.vision = dict(self.vision or {"name": "vit_large_patch14_clip_quickgelu_224", "layer": -2})
+        self.transform = dict(self.transform or {})
+        self.pooler = dict(self.pooler or {})
+        self.time_token_ids = list(self.time_token_ids or [])
+        self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]

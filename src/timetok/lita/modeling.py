@@ -1,0 +1,148 @@
+"""LITA as a ``PreTrainedModel``: a frozen frame encoder in front of a ``VideoLM``.
+
+Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame, p patches, e vision width.
+"""
+
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+
+from timetok.adapter import VideoLM
+from timetok.errors import ArgumentError
+from timetok.lita.configuration import LitaConfig
+from timetok.pooling import SlowFastPooler
+from timetok.vision import FrameEncoder
+
+# What transformers asks of the outer model about the LM inside it, which it looks for among direct children only.
+_ASKED_OF_THE_LM = (
+    "_no_split_modules",
+    "_skip_keys_device_placement",
+    "_keep_in_fp32_modules",
+    "_keep_in_fp32_modules_strict",
+    "_keys_to_ignore_on_load_missing",
+    "_keys_to_ignore_on_load_unexpected",
+)
+
+
+class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Frames and a question in, text with time tokens out.
+
+    Args:
+        config: What to build; weights are random until ``from_pretrained``.
+
+    Source: arXiv 2403.19046.
+    """
+
+    config_class = LitaConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("video", "text")  # type: ignore[assignment]
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: LitaConfig) -> None:
+        super().__init__(config)
+        self.vision = FrameEncoder(**config.vision)
+        self.vision.requires_grad_(False)
+        lm = AutoModelForCausalLM.from_config(config.text_config)
+        self.model = VideoLM(
+            lm,
+            vision_dim=self.vision.width,
+            video_token_id=config.video_token_id,
+            time_token_ids=config.time_token_ids,
+            pooler=SlowFastPooler(**config.pooler),
+            projector=config.projector,
+            order=config.order,
+            time_markers=config.time_markers,
+        )
+        for name in _ASKED_OF_THE_LM:
+            setattr(self, name, getattr(lm, name, None))
+        self._tied_weights_keys = {f"model.lm.{k}": f"model.lm.{v}" for k, v in lm.all_tied_weights_keys.items()}
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
+        compute = getattr(module, "init_non_persistent_buffers", None)
+        if callable(compute):  # timm's name for what no file holds: after loading, it must be computed again
+            compute()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embedding."""
+        return cast(nn.Module, self.model.lm.get_input_embeddings())
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return cast(nn.Module, self.model.lm.get_output_embeddings())
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``, except that the frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        self.vision.eval()
+        return self
+
+    @torch.no_grad()
+    def encode_video(self, pixel_values_videos: Tensor) -> Tensor:
+        """Frames → patch features, ``[m t c s s]`` → ``[m t p e]``."""
+        features: Tensor = self.vision(pixel_values_videos.to(next(self.vision.parameters()).dtype))
+        return features
+
+    def _features(self, pixels: Tensor | None, features: Tensor | None) -> Tensor | None:
+        if pixels is not None and features is not None:
+            raise ArgumentError("pixel_values_videos, video_features: pass one of the two, got both")
+        if pixels is not None:
+            features = self.encode_video(pixels)
+        return None if features is None else features.to(next(self.model.projector.parameters()).dtype)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        video_features: Tensor | None = None,
+        labels: Tensor | None = None,
+        **lm_kwargs: Any,
+    ) -> Any:
+        """The language model's forward with the videos in place.
+
+        Args:
+            input_ids: ``[b s]`` with one placeholder per visual token.
+            attention_mask: ``[b s]``.
+            pixel_values_videos: ``[m t c s s]``, as ``LitaProcessor`` gives them.
+            video_features: ``[m t p e]`` from ``encode_video``, instead of pixels.
+            labels: ``[b s]``, -100 where nothing is learned; placeholders and padding become -100.
+            **lm_kwargs: Passed to the language model.
+
+        Raises:
+            ArgumentError: Both pixels and features were given.
+            PromptError: Placeholders and videos do not match.
+        """
+        return self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            video_features=self._features(pixel_values_videos, video_features),
+            labels=labels,
+            **lm_kwargs,
+        )
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]  # what it adds is keyword-only
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        video_features: Tensor | None = None,
+        **generate_kwargs: Any,
+    ) -> Any:
+        """Prompt and new ids; arguments as in ``forward``, the rest as in transformers' ``generate``."""
+        self.model.lm.generation_config = self.generation_config  # from_pretrained puts it on the outer model only
+        return self.model.generate(
+            input_ids,
+            attention_mask=attention_mask,
+            video_features=self._features(pixel_values_videos, video_features),
+            **generate_kwargs,
+        )

@@ -1,0 +1,249 @@
+"""Videos and text → what the model takes, and its ids → spans in seconds.
+
+Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame.
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from timetok.adapter import VIDEO_TOKEN, pad_left, video_token_id
+from timetok.errors import ArgumentError, PromptError
+from timetok.pooling import SlowFastPlan
+from timetok.timegrid import Span
+from timetok.tokenizer import TimeTokenizer
+from timetok.video import Frames, read_frames
+from timetok.vision import FrameTransform
+
+Video = str | PathLike[str] | Frames
+Array = torch.Tensor | NDArray[np.uint8]
+
+
+class LitaProcessor(ProcessorMixin):
+    """Reads videos, resizes frames, expands placeholders, tokenises; parses answers.
+
+    Args:
+        tokenizer: Any Hugging Face tokenizer; time tokens and ``<video>`` are added where missing.
+        num_frames: Frames read from each video.
+        num_time_tokens: T.
+        codec: ``"index"`` or ``"seconds"``.
+        transform: Arguments of ``FrameTransform``.
+        pooler: Arguments of ``SlowFastPlan``.
+        grid: Patch rows and columns of the encoder.
+        chat_template: As in transformers.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        num_frames: int = 100,
+        num_time_tokens: int = 100,
+        codec: Literal["index", "seconds"] = "index",
+        transform: dict[str, Any] | None = None,
+        pooler: dict[str, Any] | None = None,
+        grid: Sequence[int] = (16, 16),
+        chat_template: str | None = None,
+    ) -> None:
+        self.num_frames, self.num_time_tokens, self.codec = num_frames, num_time_tokens, codec
+        self.transform, self.pooler, self.grid = dict(transform or {}), dict(pooler or {}), list(grid)
+        self.video_token = VIDEO_TOKEN
+        self.video_token_id = video_token_id(tokenizer)
+        self.tt = TimeTokenizer.wrap(tokenizer, num_time_tokens, codec=codec)
+        super().__init__(tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
+
+    @property
+    def num_video_tokens(self) -> int:
+        """Visual tokens of one video."""
+        return len(SlowFastPlan(**self.pooler).token_frames(self.num_frames, (self.grid[0], self.grid[1])))
+
+    def prompt(self, question: str, *, duration_seconds: float | None = None, video: bool = True) -> str:
+        """One user turn in LITA's conversation format, ready for the answer.
+
+        Args:
+            question: What is asked.
+            duration_seconds: Told to models that answer in seconds of text, which could not know it.
+            video: Whether the placeholder line comes first.
+
+        Raises:
+            PromptError: The question is empty or holds ``<video>`` or another control token, which would not
+                stay characters; or a seconds model is not told the duration.
+
+        Source: LITA's code (Vicuna v1 roles; the placeholder line first). The sentence is ours.
+        """
+        if not question.strip():
+            raise PromptError("question: expected a question about the video, got an empty text")
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(f"question: expected text, got bytes that are not UTF-8 in {question!r}") from error
+        if control := self._control_tokens(question):
+            raise PromptError(
+                f"question: holds {', '.join(control)}, which the model would not read as characters; rephrase it"
+            )
+        if self.codec == "seconds" and video:
+            if duration_seconds is None:
+                raise PromptError("duration_seconds: needed where times are written as text")
+            question = f"The video lasts {duration_seconds:.1f} seconds. {question}"
+        return f"USER: {VIDEO_TOKEN}\n{question} ASSISTANT:" if video else f"USER: {question} ASSISTANT:"
+
+    def _control_tokens(self, question: str) -> list[str]:
+        """Special tokens that the tokenizer finds in a text; its stand-in for unknown characters is harmless."""
+        found = set(self.tokenizer(question, add_special_tokens=False)["input_ids"]) - {self.tokenizer.unk_token_id}
+        added = self.tokenizer.added_tokens_decoder
+        return [token.content for key, token in added.items() if key in found and token.special]
+
+    def conversation(self, turns: Sequence[tuple[str, str]], duration_seconds: float) -> tuple[list[int], list[int]]:
+        """Questions and answers about one video → ids and labels; only answers are learned.
+
+        Each prompt is tokenised alone, so that it has the ids it will have when the answer is asked for.
+
+        Args:
+            turns: Question and answer, trusted: ``<12.3>`` is a moment.
+            duration_seconds: Of the video.
+
+        Returns:
+            ids and labels of the same length; labels are -100 outside answers.
+        """
+        ids: list[int] = []
+        labels: list[int] = []
+        for k, (question, answer) in enumerate(turns):
+            asked = self._expand(self.prompt(question, duration_seconds=duration_seconds, video=k == 0))
+            prompt = self.tt(asked, duration_seconds, add_special_tokens=k == 0)["input_ids"]
+            reply = self.tt(f" {answer}", duration_seconds, add_special_tokens=False)["input_ids"]
+            reply = [*reply, self.tokenizer.eos_token_id]
+            ids += [*prompt, *reply]
+            labels += [-100] * len(prompt) + reply
+        return ids, labels
+
+    def _expand(self, prompt: str) -> str:
+        return prompt.replace(VIDEO_TOKEN, VIDEO_TOKEN * self.num_video_tokens)
+
+    def read(self, video: Video) -> Frames:
+        """Frames of one video: ``num_frames`` of them, spread evenly, both ends included.
+
+        Args:
+            video: A path; or ``Frames``, of which some are picked, or repeated, where their number differs.
+
+        Raises:
+            VideoError: The file is not a video.
+        """
+        if not isinstance(video, Frames):
+            return read_frames(video, num_frames=self.num_frames)
+        if len(video) == self.num_frames:
+            return video
+        picked = self._spread(len(video))
+        return Frames(video.data[picked], video.times_seconds[picked], video.duration_seconds)
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        videos: Sequence[Video | Array] = (),
+        *,
+        durations: Sequence[float] | None = None,
+        trusted: bool = True,
+        return_tensors: Literal["pt"] = "pt",
+    ) -> BatchFeature:
+        """Videos and text → a batch.
+
+        Args:
+            text: Prompts; the k-th ``<video>`` of the batch stands for ``videos[k]``.
+            videos: Paths, ``Frames``, or bare uint8 arrays ``[t c h w]`` (torch or numpy) of frames spread evenly
+                over the video, of which ``num_frames`` are picked.
+            durations: Seconds, one a video. Files and ``Frames`` know their own; for bare arrays it is needed
+                where a prompt names a moment as ``<12.3>``, which otherwise stays plain characters.
+            trusted: False keeps a literal ``<t12>`` or ``<12.3>`` in the text as plain characters.
+            return_tensors: Only ``"pt"``.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` ``[b s]``; ``pixel_values_videos`` ``[m t c s s]``.
+
+        Raises:
+            PromptError: Placeholders and videos differ in number, or a prompt is empty.
+            VideoError: A file is not a video.
+            ArgumentError: An array is not uint8 ``[t 3 h w]``, or durations and videos differ in number.
+        """
+        if return_tensors != "pt":
+            raise ArgumentError(f"return_tensors: expected 'pt', got {return_tensors!r}")
+        prompts, videos = ([text] if isinstance(text, str) else list(text)), list(videos)
+        asked = [prompt.count(VIDEO_TOKEN) for prompt in prompts]
+        if sum(asked) != len(videos):
+            raise PromptError(f"text: {VIDEO_TOKEN} by row is {asked}, but {len(videos)} videos came")
+        if durations is not None and len(durations) != len(videos):
+            raise ArgumentError(f"durations: expected one a video, got {len(durations)} for {len(videos)} videos")
+        _check_prompts(prompts)
+        clips = [self._pixels(video) for video in videos]
+        seconds = iter(durations if durations is not None else [own for _, own in clips])
+        by_row = [next(seconds) if count else None for count in asked]
+        batch = self.encode_text(prompts, durations=by_row, trusted=trusted)
+        if clips:
+            batch["pixel_values_videos"] = torch.stack([pixels for pixels, _ in clips])
+        return batch
+
+    def encode_text(
+        self, prompts: Sequence[str], *, durations: Sequence[float | None] | None = None, trusted: bool = True
+    ) -> BatchFeature:
+        """Prompts alone → ``input_ids`` and ``attention_mask`` ``[b s]``, placeholders expanded, padded on the left.
+
+        Args:
+            prompts: Each with at most one ``<video>``.
+            durations: Seconds, one a prompt; needed for ``<12.3>``.
+            trusted: False keeps a literal ``<t12>`` as plain characters.
+
+        Raises:
+            PromptError: A prompt is empty or holds ``<video>`` twice.
+            ArgumentError: Durations and prompts differ in number.
+        """
+        _check_prompts(prompts)
+        seconds = [None] * len(prompts) if durations is None else list(durations)
+        if len(seconds) != len(prompts):
+            raise ArgumentError(f"durations: expected one a prompt, got {len(seconds)} for {len(prompts)} prompts")
+        rows = [
+            self.tt(self._expand(prompt), duration, trusted=trusted)["input_ids"]
+            for prompt, duration in zip(prompts, seconds, strict=True)
+        ]
+        return BatchFeature(dict(pad_left(rows, self.tokenizer)))
+
+    @property
+    def frame_transform(self) -> FrameTransform:
+        """The resizing in front of the encoder."""
+        return FrameTransform(**self.transform)
+
+    def _pixels(self, video: Video | Array) -> tuple[torch.Tensor, float | None]:
+        """What the encoder reads, ``[t c s s]``, and the video's own duration, which bare arrays do not know."""
+        if not isinstance(video, torch.Tensor | np.ndarray):
+            frames = self.read(video)
+            return self.frame_transform(frames.data), frames.duration_seconds
+        if 0 in video.shape or video.ndim != 4:
+            raise ArgumentError(f"videos: expected uint8 [t 3 h w], none of them 0, got {list(video.shape)}")
+        return self.frame_transform(torch.as_tensor(video[self._spread(len(video))])), None
+
+    def _spread(self, num_available: int) -> NDArray[np.int64]:
+        return np.round(np.linspace(0, num_available - 1, self.num_frames)).astype(np.int64)  # as read_frames
+
+    def post_process_spans(self, ids: Any, durations: Sequence[float], *, prompt_length: int = 0) -> list[list[Span]]:
+        """Generated ids ``[b s]`` → the spans of each row, in seconds.
+
+        Args:
+            ids: What ``generate`` returned.
+            durations: Seconds, one a row.
+            prompt_length: Where the answers start; a prompt's own time tokens are not answers.
+
+        Raises:
+            ArgumentError: ``durations`` and rows differ in number.
+        """
+        if len(durations) != len(ids):
+            raise ArgumentError(f"durations: expected one a row, got {len(durations)} for {len(ids)} rows")
+        return [self.tt.spans(row, d, prompt_length=prompt_length) for row, d in zip(ids, durations, strict=True)]
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise PromptError(f"text: expected prompts that are not empty, got {list(prompts)}")
+    twice = [k for k, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
+    if twice:
+        raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")

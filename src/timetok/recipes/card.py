@@ -1,0 +1,91 @@
+"""What is written beside a trained model: how it came to be, as JSON, as a curve and as a model card."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from timetok import __version__, plots
+
+_CARD = """---
+license: apache-2.0
+library_name: timetok
+tags: [video, temporal-grounding, LITA]
+---
+# {name}
+
+A LITA (arXiv 2403.19046) of {parameters:,} parameters, trained from scratch on synthetic clips of coloured shapes by
+
+    timetok train shapes
+
+**It knows** when one of {num_pairs} coloured shapes (circles, squares, triangles, crosses, rings) is visible in a clip
+of a few seconds to a few minutes, and which came first, last, before or after another. **It knows nothing else**: no
+people, no objects, no speech, no other wording than a few dozen question forms.
+
+| | |
+|---|---|
+| steps | {steps} of {batch} conversations |
+| time | {minutes:.0f} minutes of language-model training on {device} |
+| loss | {first:.3f} at the start, {last:.3f} at the end (`curve.png`) |
+| seed | {seed} |
+| versions | {versions} |
+| differs from LITA's defaults | time markers: {markers}; soft time targets: sigma = {sigma} |
+
+The preset, whole, is in `training.json`. Scores, baselines and the command that measured them are in the README of
+timetok.
+"""
+
+
+def write_card(
+    folder: Path,
+    preset: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+    *,
+    minutes: float,
+    parameters: int,
+    num_pairs: int,
+    num_threads: int,
+) -> None:
+    """Write ``training.json``, ``curve.png`` and ``README.md`` into a model folder.
+
+    Args:
+        folder: The model's.
+        preset: What it was trained from.
+        log: The Trainer's.
+        minutes: Time of the language-model stage; of the last part, where it was interrupted.
+        parameters: Number of them.
+        num_pairs: Coloured shapes in the training clips.
+        num_threads: CPU threads used.
+    """
+    points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
+    steps, losses = [step for step, _ in points], [loss for _, loss in points]
+    versions = {name: version(name) for name in ("torch", "transformers", "timm", "accelerate")}
+    versions = {"timetok": __version__, **versions, "python": platform.python_version()}
+    facts = {
+        "steps": preset["trainer"]["max_steps"],
+        "minutes": round(minutes, 1),
+        "device": f"{num_threads} CPU threads ({platform.machine()})",
+        "parameters": parameters,
+        "versions": versions,
+    }
+    content = {**facts, "preset": dict(preset), "curve": points}
+    (folder / "training.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    plots.save(plots.curve(steps, losses, ylabel="training loss"), folder / "curve.png")
+    card = _CARD.format(
+        name="The bundled tiny LITA of shapes",
+        parameters=parameters,
+        num_pairs=num_pairs,
+        steps=facts["steps"],
+        batch=preset["trainer"]["per_device_train_batch_size"],
+        minutes=minutes,
+        device=facts["device"],
+        first=losses[0],
+        last=losses[-1],
+        seed=preset["data"]["seed"],
+        versions=", ".join(f"{name} {number}" for name, number in versions.items()),
+        markers="on" if preset["model"]["time_markers"] else "off",
+        sigma=preset["loss"]["sigma"],
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,156 @@
+"""Stage two: features of every clip, computed once by the frozen encoder, and cuts of clips drawn from them.
+
+A cut is what a shorter file of the same recording would show: some of its frames, its own duration, its
+events clipped. A few thousand clips give more different cuts than a training run can use.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from timetok.atomic import replacing
+from timetok.lita import LitaProcessor
+from timetok.recipes.shapes import ClipRecord, cut
+from timetok.recipes.tasks import Event, Turn, sample_turns
+from timetok.video import read_frames
+from timetok.vision import FrameEncoder, FrameTransform
+
+_SHORTEST_EVENT = 0.05  # of a cut: what is shown for less is too easily missed to be asked about
+_FEWEST_FRAMES = 30
+
+
+@dataclass(frozen=True)
+class CachedClip:
+    """Features of one clip.
+
+    Attributes:
+        features: float16 ``[frames p e]``.
+        fps: Frames a second of the cached frames.
+        events: What the clip shows.
+    """
+
+    features: Tensor
+    fps: float
+    events: tuple[Event, ...]
+
+
+def cache_features(
+    records: Sequence[ClipRecord],
+    encoder: FrameEncoder,
+    transform: FrameTransform,
+    path: Path,
+    *,
+    frames_per_clip: int,
+) -> None:
+    """Encode every clip into one safetensors file; does nothing where the file exists.
+
+    Args:
+        records: The clips.
+        encoder: Frozen.
+        transform: The resizing in front of it.
+        path: The file; it appears only when complete.
+        frames_per_clip: Longer clips keep every k-th frame, k whole.
+    """
+    if path.exists():
+        return
+    clips = {}
+    for record in tqdm(records, desc="features of all frames"):
+        stride = -(-record.num_frames // frames_per_clip)
+        pixels = transform(read_frames(record.path, num_frames=record.num_frames).data[::stride])
+        with torch.inference_mode():
+            clips[record.vid] = encoder(pixels.unsqueeze(0))[0].half().contiguous()
+    with replacing(path) as partial:
+        save_file(clips, partial)
+
+
+def load_features(records: Sequence[ClipRecord], path: Path) -> list[CachedClip]:
+    """Read back what ``cache_features`` wrote, in the order of ``records``."""
+    clips = []
+    with safe_open(path, framework="pt") as file:
+        for record in records:
+            features = file.get_tensor(record.vid)
+            stride = -(-record.num_frames // len(features))
+            clips.append(CachedClip(features, record.fps / stride, record.events))
+    return clips
+
+
+def draw_cut(clip: CachedClip, rng: np.random.Generator, num_frames: int) -> tuple[Tensor, float, tuple[Event, ...]]:
+    """A random cut of a clip, sampled as a file of its own would be.
+
+    Returns:
+        Features ``[num_frames p e]``, the duration in seconds, and the events of the cut.
+    """
+    total = len(clip.features)
+    for _ in range(20):
+        length = total if rng.random() < 0.3 else int(rng.integers(min(_FEWEST_FRAMES, total), total + 1))
+        start = int(rng.integers(0, total - length + 1))
+        duration = length / clip.fps
+        events = cut(clip.events, start / clip.fps, (start + length) / clip.fps)
+        if events and all(event.span.duration_seconds >= _SHORTEST_EVENT * duration for event in events):
+            break
+    else:
+        start, length, duration, events = 0, total, total / clip.fps, clip.events
+    picked = start + np.round(np.linspace(0, length - 1, num_frames)).astype(np.int64)
+    return clip.features[torch.from_numpy(picked)], duration, events
+
+
+class Conversations(Dataset[dict[str, Any]]):
+    """Sample i is a cut and questions about it, drawn from (seed, i) alone, so that any run can resume anywhere.
+
+    Args:
+        clips: Cached clips.
+        processor: Writes prompts and moments.
+        num_samples: Length of the data set.
+        seed: Of everything drawn.
+        turns: Questions a cut.
+        rates: Task name → how often it is drawn, relative to the others.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[CachedClip],
+        processor: LitaProcessor,
+        *,
+        num_samples: int,
+        seed: int,
+        turns: int,
+        rates: Mapping[str, float],
+    ) -> None:
+        self.clips, self.processor, self.num_samples = clips, processor, num_samples
+        self.seed, self.turns, self.rates = seed, turns, dict(rates)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, index])
+        turns: list[Turn] = []
+        while not turns:  # a cut may show nothing that can be asked about
+            clip = self.clips[int(rng.integers(len(self.clips)))]
+            features, duration, events = draw_cut(clip, rng, self.processor.num_frames)
+            turns = sample_turns(events, duration, rng, self.turns, self.rates)
+        ids, labels = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
+        return {"input_ids": ids, "labels": labels, "video_features": features}
+
+
+def collate(rows: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> dict[str, Tensor]:
+    """Samples → a batch, padded on the right; a causal model then needs no mask, which is faster on a CPU."""
+    longest = max(len(row["input_ids"]) for row in rows)
+
+    def padded(name: str, value: int) -> Tensor:
+        return torch.tensor([row[name] + [value] * (longest - len(row[name])) for row in rows])
+
+    return {
+        "input_ids": padded("input_ids", pad_token_id),
+        "labels": padded("labels", -100),
+        "video_features": torch.stack([row["video_features"] for row in rows]).float(),
+    }

@@ -1,0 +1,78 @@
+"""Presets: TOML files beside this one, or a user's own, with ``key=value`` changes on top."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from timetok.errors import DataError
+
+_FOLDER = Path(__file__).parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names that ship with timetok."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a preset and apply changes.
+
+    Args:
+        name: A shipped name, or the path of a TOML file.
+        changes: ``key=value`` with dotted keys and TOML values (a bare word is a string);
+            ``smoke=true`` applies the preset's ``[smoke]`` table.
+
+    Raises:
+        DataError: There is no such preset, it is no TOML, or a change names no key of it.
+
+    >>> load_preset("shapes", ["trainer.max_steps=10"])["trainer"]["max_steps"]
+    10
+    """
+    path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+    try:
+        preset = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"preset: expected one of {preset_names()} or a .toml file, got {name!r}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"preset: {path.name} is not TOML: {error}") from error
+    smoke = preset.pop("smoke", {})
+    for change in changes:
+        key, sign, text = change.partition("=")
+        if not sign or not all(key.split(".")):
+            raise DataError(f"--set: expected key=value, got {change!r}")
+        value = _value(text)
+        if key != "smoke":
+            _assign(preset, key.split("."), value)
+        elif not isinstance(value, bool):
+            raise DataError(f"--set: expected smoke=true or smoke=false, got {change!r}")
+        elif value:
+            _merge(preset, smoke)
+    return preset
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _assign(preset: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Tables are the preset's; what stands in them is checked by whatever takes it as arguments."""
+    table: Any = preset
+    for key in keys[:-1]:
+        table = table.get(key) if isinstance(table, dict) else None
+    if not isinstance(table, dict) or (table is preset and keys[0] not in preset):
+        raise DataError(f"--set: the preset has no {'.'.join(keys)!r}; it has the tables {', '.join(sorted(preset))}")
+    if isinstance(table.get(keys[-1]), dict) and not isinstance(value, dict):
+        raise DataError(f"--set: {'.'.join(keys)!r} is a table; set one of {', '.join(table[keys[-1]])} in it")
+    table[keys[-1]] = value
+
+
+def _merge(preset: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(preset.get(key), dict):
+            _merge(preset[key], value)
+        else:
+            preset[key] = value

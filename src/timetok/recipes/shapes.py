@@ -1,0 +1,371 @@
+"""Synthetic videos: coloured shapes that appear, move, overlap and leave, before moving backgrounds.
+
+`draw_scene` decides everything from a seed, `render_frames` paints frames, `write_clip` and `write_dataset` make
+H.264 files with annotations in LITA's layouts, `read_scenes` and `cut` give them back to a training loop.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from timetok.atomic import replacing, write_json
+from timetok.errors import ArgumentError, DataError
+from timetok.recipes.painting import (
+    RGB,
+    Background,
+    Pixels,
+    Track,
+    centres,
+    draw_background,
+    draw_distractor,
+    draw_motion,
+    paint_frames,
+)
+from timetok.recipes.tasks import COLOUR_NAMES, HELD_OUT, SHAPES, TASKS, Event, Turn, caption, sample_turns
+from timetok.timegrid import Span
+
+__all__ = [
+    "COLOURS", "HELD_OUT", "SHAPES", "ClipRecord", "Event", "Scene", "cut", "draw_scene",
+    "read_scenes", "render", "render_frames", "write_clip", "write_dataset",
+]  # fmt: skip
+
+Split: TypeAlias = Literal["train", "test", "shifted"]
+
+COLOURS: dict[str, RGB] = {
+    "red": (220, 40, 40),
+    "green": (40, 180, 60),
+    "blue": (45, 80, 230),
+    "yellow": (235, 220, 40),
+    "purple": (170, 40, 200),
+    "white": (240, 240, 240),
+}
+_SPLIT_NUMBERS: dict[Split, int] = {"train": 0, "test": 1, "shifted": 2}
+_PAIRS = [(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES]
+_GAP = 0.03  # starts are at least this share of the duration apart
+_MOST_VISIBLE = 3
+_MOST_COVERED = 0.15  # of the time a shape is visible
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything there is to know about one clip; equal seeds and options give equal scenes.
+
+    Attributes:
+        seed: what it was drawn from.
+        duration_seconds: ``num_frames / fps``.
+        fps: frames a second.
+        width: pixels.
+        height: pixels.
+        num_frames: frame i stands at ``i / fps``.
+        events: what is visible when, sorted by start.
+        tracks: how events and distractors move, in drawing order.
+        background: what is behind them.
+    """
+
+    seed: int
+    duration_seconds: float
+    fps: int
+    width: int
+    height: int
+    num_frames: int
+    events: tuple[Event, ...]
+    tracks: tuple[Track, ...]
+    background: Background
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """One clip of a written dataset: where it lies, how long it is and what is visible in it."""
+
+    vid: str
+    path: Path
+    duration_seconds: float
+    fps: int
+    num_frames: int
+    events: tuple[Event, ...]
+
+
+def draw_scene(
+    seed: int,
+    split: Split = "train",
+    *,
+    duration_seconds: float | None = None,
+    fps: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> Scene:
+    """Draw one scene: 2 to 5 events, distractors and a background.
+
+    ``train`` and ``test`` share one distribution and no seed; ``shifted`` is longer, has other frame rates and
+    sizes, and shows at least one pair of `HELD_OUT`, which the others never show.
+
+    Args:
+        seed: any non-negative integer.
+        split: which distribution and which stream of seeds.
+        duration_seconds: at least 3 s; drawn where None, as are the next two. Rounded to whole frames.
+        fps: frames a second.
+        size: width and height in pixels, even, at least 64.
+
+    Raises:
+        ArgumentError: an argument is outside these bounds.
+
+    Example:
+        >>> scene = draw_scene(3, "test", duration_seconds=10.0, fps=8)
+        >>> scene.num_frames
+        80
+    """
+    if split not in _SPLIT_NUMBERS or seed < 0:
+        raise ArgumentError(f"got seed {seed}, split {split!r}; expected seed >= 0, split in {sorted(_SPLIT_NUMBERS)}")
+    rng = np.random.default_rng([seed, _SPLIT_NUMBERS[split]])
+    drawn_seconds, drawn_fps, drawn_size = _draw_format(rng, split)
+    duration_seconds = drawn_seconds if duration_seconds is None else duration_seconds
+    fps, size = drawn_fps if fps is None else fps, drawn_size if size is None else size
+    width, height = size
+    if duration_seconds < 3 or fps < 2 or min(size) < 64 or width % 2 or height % 2:
+        raise ArgumentError(f"got {duration_seconds} s, {fps} fps, size {size}; expected >= 3 s, >= 2 fps, even >= 64")
+    num_frames = round(duration_seconds * fps)
+    pairs, times = _draw_events(rng, num_frames, fps, hidden_pairs=split == "shifted")
+    tracks = _draw_tracks(rng, pairs, times, fps, size)
+    events = [Event(*pair, Span(start / fps, stop / fps)) for pair, (start, stop) in zip(pairs, times, strict=True)]
+    distractors = [draw_distractor(rng, num_frames, min(size)) for _ in range(rng.integers(4))]
+    background = draw_background(rng, size)
+    return Scene(
+        seed, num_frames / fps, fps, width, height, num_frames, tuple(events), (*distractors, *tracks), background
+    )
+
+
+def render(scene: Scene, index: int) -> Pixels:
+    """Paint frame `index`: uint8 [h w 3]."""
+    frame: Pixels = render_frames(scene, [index])[0]
+    return frame
+
+
+def render_frames(scene: Scene, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
+    """Paint some frames, in any order: uint8 [t h w 3].
+
+    Raises:
+        ArgumentError: an index is not in ``0 .. num_frames - 1``.
+    """
+    index = np.asarray(indices, dtype=np.int64)
+    if index.size and not (index.min() >= 0 and index.max() < scene.num_frames):
+        raise ArgumentError(f"indices reach from {index.min()} to {index.max()}; expected 0 .. {scene.num_frames - 1}")
+    return paint_frames(scene.tracks, scene.background, index, fps=scene.fps, size=(scene.width, scene.height))
+
+
+def write_clip(scene: Scene, path: str | Path) -> None:
+    """Write a scene as an H.264 mp4 (yuv420p); the file appears under its name only when it is complete."""
+    options = {"preset": "veryfast", "crf": str(20 + scene.seed % 7), "g": str(2 * scene.fps), "threads": "1"}
+    with replacing(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(scene.fps), options=options)
+        stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
+        for first in range(0, scene.num_frames, 32):
+            for pixels in render_frames(scene, range(first, min(first + 32, scene.num_frames))):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def write_dataset(
+    folder: str | Path, *, num_clips: int, split: Split, seed: int, workers: int = 1, progress: bool = True
+) -> None:
+    """Write clips and their annotations; an interrupted call continues where it stopped.
+
+    First the JSON: ``scenes.json`` (what `read_scenes` reads) and, in LITA's layouts, ``dvc.json``, ``rtl.json`` and
+    ``event_loc.json`` (evaluation, one question a clip), ``vidqa.json``. Then ``videos/{split}_{k:05d}.mp4``.
+
+    Args:
+        folder: made where missing; one folder holds one split and seed.
+        num_clips: how many clips; a later call may ask for more.
+        split: as in `draw_scene`.
+        seed: non-negative; the same seed gives the same bytes of JSON and the same pixels.
+        workers: processes that encode.
+        progress: show a bar.
+
+    Raises:
+        DataError: the folder holds clips of another seed or split.
+    """
+    folder = Path(folder)
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    scenes = {f"{split}_{k:05d}": draw_scene(seed * 1_000_000 + k, split) for k in range(num_clips)}
+    entries = {vid: _scene_entry(scene) for vid, scene in scenes.items()}
+    _refuse_other_clips(folder, entries)
+    write_json(folder / "scenes.json", entries)
+    for name, content in _annotations(scenes, _SPLIT_NUMBERS[split]).items():
+        write_json(folder / name, content)
+    paths = {vid: folder / "videos" / f"{vid}.mp4" for vid in scenes}
+    missing = [vid for vid, path in paths.items() if not path.exists()]
+    with tqdm(total=num_clips, initial=num_clips - len(missing), desc="clips", disable=not progress) as bar:
+        for _ in _write_clips([(scenes[vid], paths[vid]) for vid in missing], workers):
+            bar.update()
+
+
+def read_scenes(folder: str | Path) -> dict[str, ClipRecord]:
+    """Read back what `write_dataset` wrote: video id → record.
+
+    Raises:
+        DataError: there is no ``scenes.json``, or it does not follow its schema.
+    """
+    folder = Path(folder)
+    records = {}
+    for vid, entry in _read_entries(folder).items():
+        try:
+            events = tuple(Event(e["colour"], e["shape"], Span(e["start"], e["end"])) for e in entry["events"])
+            numbers = float(entry["duration"]), int(entry["fps"]), int(entry["num_frames"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{folder}/scenes.json: {vid!r} does not follow the schema ({error!r})") from error
+        records[vid] = ClipRecord(vid, folder / "videos" / f"{vid}.mp4", *numbers, events)
+    return records
+
+
+def cut(record_events: Sequence[Event], start_seconds: float, stop_seconds: float) -> tuple[Event, ...]:
+    """The events of a sub-clip: shifted to its begin, clipped to its ends, unseen ones left out.
+
+    Raises:
+        ArgumentError: the sub-clip has no positive length or begins before the clip.
+
+    Example:
+        >>> cut([Event("red", "circle", Span(1.0, 6.0))], 2.0, 5.0)[0].span
+        Span(start=0.0, end=3.0)
+    """
+    if not 0 <= start_seconds < stop_seconds:
+        raise ArgumentError(f"sub-clip is [{start_seconds}, {stop_seconds}]; expected 0 <= start < stop")
+    kept = []
+    for event in record_events:
+        start, end = max(event.span.start, start_seconds), min(event.span.end, stop_seconds)
+        if end - start > 1e-6:
+            kept.append(Event(event.colour, event.shape, Span(start - start_seconds, end - start_seconds)))
+    return tuple(kept)
+
+
+def _draw_format(rng: np.random.Generator, split: Split) -> tuple[float, int, tuple[int, int]]:
+    if split == "shifted":
+        sizes, fps, seconds = [(176, 144), (208, 112)], [5, 15], (90.0, 180.0)
+    else:
+        sizes, fps, seconds = [(160, 120), (128, 128), (192, 108)] * 5 + [(320, 240)], [6, 8, 10, 12], (5.0, 90.0)
+    duration = float(np.exp(rng.uniform(*np.log(seconds))))
+    return duration, fps[rng.integers(len(fps))], sizes[rng.integers(len(sizes))]
+
+
+def _draw_events(
+    rng: np.random.Generator, num_frames: int, fps: int, *, hidden_pairs: bool
+) -> tuple[list[tuple[str, str]], list[tuple[int, int]]]:
+    """Unique pairs, and when each is visible as frames [start, stop), sorted by start."""
+    num = int(rng.integers(2, 6))
+    allowed = [pair for pair in _PAIRS if hidden_pairs or pair not in HELD_OUT]
+    pairs = [allowed[i] for i in rng.choice(len(allowed), num, replace=False)]
+    if hidden_pairs and not HELD_OUT & set(pairs):
+        pairs[rng.integers(num)] = sorted(HELD_OUT)[rng.integers(len(HELD_OUT))]
+    shortest, longest = max(int(np.ceil(0.08 * num_frames)), int(np.ceil(0.6 * fps))), int(0.45 * num_frames)
+    while True:
+        lengths = rng.integers(shortest, longest + 1, num)
+        # a little over the ends, so that some events touch the begin or the end of the clip
+        starts = rng.uniform(-0.07, 1.07, num) * (num_frames - lengths)
+        starts = np.sort(np.clip(np.rint(starts).astype(int), 0, num_frames - lengths))
+        stops = np.minimum(starts + lengths, num_frames)
+        crowd = [int(((starts <= start) & (stops > start)).sum()) for start in starts]
+        long_enough = (stops - starts >= shortest).all()
+        if long_enough and np.diff(starts).min() >= _GAP * num_frames and max(crowd) <= _MOST_VISIBLE:
+            return pairs, [(int(a), int(b)) for a, b in zip(starts, stops, strict=True)]
+
+
+def _draw_tracks(
+    rng: np.random.Generator,
+    pairs: Sequence[tuple[str, str]],
+    times: Sequence[tuple[int, int]],
+    fps: int,
+    size: tuple[int, int],
+) -> list[Track]:
+    """Sizes and motions with which no shape is covered for long, nor at its begin or end."""
+    while True:
+        tracks: list[Track] = []
+        for (colour, shape), (start, stop) in zip(pairs, times, strict=True):
+            radius, angle = float(rng.uniform(0.11, 0.2)) * min(size), float(rng.uniform(-0.4, 0.4))
+            for _ in range(40):
+                track = Track(shape, COLOURS[colour], radius, angle, start, stop, draw_motion(rng))
+                if all(_covered(track, other, fps, size) <= _MOST_COVERED for other in tracks):
+                    tracks.append(track)
+                    break
+        if len(tracks) == len(pairs):
+            return tracks
+
+
+def _covered(a: Track, b: Track, fps: int, size: tuple[int, int]) -> float:
+    """The larger share of a track's time spent too close to the other, plus 1 where one appears or leaves so."""
+    frames = np.arange(max(a.start_index, b.start_index), min(a.stop_index, b.stop_index))
+    if not len(frames):
+        return 0.0
+    apart = np.hypot(*(centres(a, frames / fps, size) - centres(b, frames / fps, size)).T)
+    close = apart < 0.8 * (a.radius + b.radius)
+    shortest = min(a.stop_index - a.start_index, b.stop_index - b.start_index)
+    return float(close.sum() / shortest + (close[0] or close[-1]))
+
+
+def _write_clips(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Iterator[None]:
+    """Write clips, one item for each that is done."""
+    if workers <= 1 or len(jobs) <= 1:
+        yield from itertools.starmap(write_clip, jobs)
+        return
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(write_clip, *zip(*jobs, strict=True))
+
+
+def _scene_entry(scene: Scene) -> dict[str, Any]:
+    events = [
+        {"name": e.name, "colour": e.colour, "shape": e.shape, "start": e.span.start, "end": e.span.end}
+        for e in scene.events
+    ]
+    sizes = {"num_frames": scene.num_frames, "width": scene.width, "height": scene.height}
+    return {"duration": scene.duration_seconds, "fps": scene.fps, **sizes, "events": events}
+
+
+def _annotations(scenes: dict[str, Scene], split_number: int) -> dict[str, Any]:
+    """File name → content, in LITA's layouts."""
+    files: dict[str, Any] = {"dvc.json": {}, "rtl.json": [], "event_loc.json": [], "vidqa.json": []}
+    for vid, scene in scenes.items():
+        rng = np.random.default_rng([scene.seed, split_number, 1])
+        seconds, events = scene.duration_seconds, scene.events
+        files["dvc.json"][vid] = {
+            "duration": seconds,
+            "timestamps": [[event.span.start, event.span.end] for event in events],
+            "sentences": [caption(event) for event in events],
+        }
+        for task in ("rtl", "event_loc"):
+            turn = TASKS[task](events, seconds, rng)
+            files[f"{task}.json"] += [_eval_entry(vid, turn, seconds)] if turn else []
+        turns = sample_turns(events, seconds, rng, 3, {"vidqa": 1.0})
+        files["vidqa.json"].append({"video": vid, "QA": [{"q": t.question, "a": t.answer} for t in turns]})
+    return files
+
+
+def _eval_entry(vid: str, turn: Turn, seconds: float) -> dict[str, Any]:
+    asked = {"question": turn.question, "answer": turn.answer, "task": turn.task}
+    return {"vid": vid, **asked, "duration": seconds, "question_id": f"{vid}_{turn.task}"}
+
+
+def _refuse_other_clips(folder: Path, entries: dict[str, Any]) -> None:
+    if not (folder / "scenes.json").exists():
+        return
+    earlier = _read_entries(folder)
+    common = earlier.keys() & entries.keys()
+    if (earlier and entries and not common) or any(earlier[vid] != entries[vid] for vid in common):
+        raise DataError(f"{folder} holds clips of another seed or split; choose another folder, or remove it")
+
+
+def _read_entries(folder: Path) -> dict[str, Any]:
+    path = folder / "scenes.json"
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); expected what write_dataset writes") from error
+    if not isinstance(entries, dict):
+        raise DataError(f"{path} holds a {type(entries).__name__}; expected an object of clips")
+    return entries

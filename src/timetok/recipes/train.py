@@ -1,0 +1,219 @@
+"""The recipe from an empty folder to a model: clips, tokenizer, frame encoder, features, language model.
+
+Each stage leaves its result in the output folder and is skipped where that exists; the two training stages
+resume from their checkpoints. A run that was interrupted ends at the weights of one that was not.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
+
+from timetok.atomic import replacing, write_json
+from timetok.errors import DataError
+from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
+from timetok.losses import SoftTimeLoss
+from timetok.recipes.card import write_card
+from timetok.recipes.encoder import SEEN_PAIRS, train_encoder
+from timetok.recipes.features import Conversations, cache_features, collate, load_features
+from timetok.recipes.hf import fit
+from timetok.recipes.shapes import ClipRecord, read_scenes, write_dataset
+from timetok.recipes.tasks import corpus
+from timetok.vision import FrameEncoder, FrameTransform
+
+Preset = Mapping[str, Any]
+
+
+def build_tokenizer(*, seed: int = 0, vocab_size: int = 640) -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on the wordings of the tasks: small, and able to spell any question."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator((f"USER: {text} ASSISTANT:" for text in corpus(4000, seed=seed)), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
+
+
+def build_processor(preset: Preset, grid: tuple[int, int]) -> LitaProcessor:
+    """The processor of a preset, its tokenizer trained on the tasks' wordings."""
+    model = preset["model"]
+    return LitaProcessor(
+        build_tokenizer(seed=preset["data"]["seed"]),
+        num_frames=model["num_frames"],
+        num_time_tokens=model["num_time_tokens"],
+        codec=model["codec"],
+        transform=preset["transform"],
+        pooler=model["pooler"],
+        grid=grid,
+    )
+
+
+def build_model(preset: Preset, processor: LitaProcessor) -> LitaForConditionalGeneration:
+    """A LITA with random weights, sized by the preset."""
+    tokenizer = processor.tokenizer
+    config = LitaConfig(
+        text_config={
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": None,
+            **preset["lm"],
+        },
+        vision=dict(preset["vision"]),
+        transform=dict(preset["transform"]),
+        time_token_ids=list(processor.tt.time_token_ids),
+        video_token_id=processor.video_token_id,
+        **preset["model"],
+        **{"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id},
+    )
+    return LitaForConditionalGeneration(config)
+
+
+def training_arguments(folder: Path, preset: Preset, settings: Mapping[str, Any]) -> TrainingArguments:
+    """``TrainingArguments`` of one stage, on the seed of the data.
+
+    Raises:
+        DataError: transformers does not know a setting, or refuses its value.
+    """
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            seed=preset["data"]["seed"],
+            report_to=[],
+            save_total_limit=2,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            **settings,
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(f"trainer: transformers' TrainingArguments refuses {dict(settings)}: {error}") from error
+    if not isinstance(arguments.max_steps, int) or arguments.max_steps < 1:
+        raise DataError(f"trainer.max_steps: expected a whole number of at least 1, got {arguments.max_steps!r}")
+    return arguments
+
+
+def trained_encoder(preset: Preset, records: list[ClipRecord], out: Path) -> FrameEncoder:
+    """Stage one: the frame encoder, trained or read back from ``out/encoder.safetensors``."""
+    set_seed(preset["data"]["seed"])
+    encoder, path = FrameEncoder(**preset["vision"]), out / "encoder.safetensors"
+    if path.exists():
+        encoder.load_state_dict(load_file(path))
+        return encoder.eval()
+    settings = preset["encoder"]
+    train_encoder(
+        records,
+        encoder,
+        FrameTransform(**preset["transform"]),
+        training_arguments(out / "encoder", preset, settings["trainer"]),
+        frames_per_clip=settings["frames_per_clip"],
+    )
+    with replacing(path) as partial:
+        save_file(encoder.state_dict(), partial)
+    return encoder
+
+
+def train(preset: Preset, out: Path) -> Path:
+    """Run every stage of a shapes preset.
+
+    Args:
+        preset: As ``load_preset`` gives it.
+        out: Folder of everything the run makes; run again with the same folder to resume.
+
+    Returns:
+        The folder of the trained model, ``out/model``.
+
+    Raises:
+        DataError: The folder holds a run of another preset, or a setting is refused.
+    """
+    arguments = training_arguments(out / "lm", preset, preset["trainer"])
+    training_arguments(out / "encoder", preset, preset["encoder"]["trainer"])  # refused now, not after an hour
+    _claim(out, preset)
+    if (out / "model").exists():
+        return out / "model"
+    data = preset["data"]
+    clips = Path(data.get("folder") or out / "clips")
+    write_dataset(clips, num_clips=data["num_clips"], split="train", seed=data["seed"], workers=data.get("workers", 2))
+    records = list(read_scenes(clips).values())
+    cache = Path(data.get("cache") or out)
+    cache.mkdir(parents=True, exist_ok=True)
+    encoder = trained_encoder(preset, records, cache)
+    features = cache / "features.safetensors"
+    frames = preset["features"]["frames_per_clip"]
+    cache_features(records, encoder, FrameTransform(**preset["transform"]), features, frames_per_clip=frames)
+
+    set_seed(data["seed"])
+    processor = build_processor(preset, encoder.grid)
+    model = build_model(preset, processor)
+    model.vision.load_state_dict(encoder.state_dict())
+    started = time.monotonic()
+    log = fit(
+        model,
+        conversations(preset, load_features(records, features), processor, arguments),
+        arguments,
+        collate=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
+        loss=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
+    )
+    minutes = (time.monotonic() - started) / 60
+    return save_model(preset, model, processor, log, out / "model", minutes=minutes)
+
+
+def save_model(
+    preset: Preset,
+    model: LitaForConditionalGeneration,
+    processor: LitaProcessor,
+    log: Sequence[Mapping[str, Any]],
+    folder: Path,
+    *,
+    minutes: float,
+) -> Path:
+    """Write model, processor and card; the folder appears only when it is complete.
+
+    Weights are stored as float16, which halves the file and changes no answer worth the name.
+    """
+    nn.Module.half(model)
+    with replacing(folder) as partial_folder:
+        model.save_pretrained(partial_folder)
+        processor.save_pretrained(partial_folder)
+        write_card(
+            partial_folder,
+            preset,
+            log,
+            minutes=minutes,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            num_pairs=len(SEEN_PAIRS),
+            num_threads=torch.get_num_threads(),
+        )
+    return folder
+
+
+def conversations(preset: Preset, clips: Any, processor: LitaProcessor, arguments: TrainingArguments) -> Dataset[Any]:
+    """The training set of stage two: as many samples as the run will see, each drawn once."""
+    data = preset["data"]
+    samples = arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps
+    return Conversations(
+        clips, processor, num_samples=samples, seed=data["seed"], turns=data["turns"], rates=data["rates"]
+    )
+
+
+def _claim(out: Path, preset: Preset) -> None:
+    """Refuse to mix two presets in one folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "preset.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != preset:
+        raise DataError(f"out: {str(out)!r} holds a run of another preset; choose another folder or remove it")
+    write_json(path, preset)

@@ -1,0 +1,148 @@
+"""Tasks: their answers are true, unambiguous, and in the formats the readers expect."""
+
+import re
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from timetok.errors import ArgumentError
+from timetok.recipes.tasks import COLOUR_NAMES, HELD_OUT, SHAPES, TASKS, Event, corpus, sample_turns
+from timetok.timegrid import Span
+
+DURATION = 30.0
+EVENTS = (
+    Event("red", "circle", Span(1.0, 9.0)),
+    Event("blue", "square", Span(4.5, 12.25)),
+    Event("white", "circle", Span(20.0, 30.0)),
+)
+TIMES = r"<(\d+\.\d\d)> <(\d+\.\d\d)>"
+
+
+def turns_of(task, events=EVENTS, num=60):
+    return [TASKS[task](events, DURATION, np.random.default_rng(seed)) for seed in range(num)]
+
+
+@st.composite
+def clips(draw):
+    """Distinct pairs with starts on a coarse grid, so that ties happen."""
+    pairs = draw(st.lists(st.tuples(st.sampled_from(COLOUR_NAMES), st.sampled_from(SHAPES)), max_size=5, unique=True))
+    starts = [draw(st.integers(0, 6)) for _ in pairs]
+    return [Event(*pair, Span(float(start), start + 2.5)) for pair, start in zip(pairs, starts, strict=True)]
+
+
+def asked_for(question, events):
+    """Brute force: every event the words of a reasoning question could mean."""
+    start = {event.name: event.span.start for event in events}
+    if "first" in question:
+        return [e for e in events if all(e.span.start <= other for other in start.values())]
+    if "last" in question:
+        return [e for e in events if all(e.span.start >= other for other in start.values())]
+    relation, name = re.search(r"right (after|before) the (\w+ \w+)", question).groups()
+    sign = 1 if relation == "after" else -1
+    gaps = [sign * (e.span.start - start[name]) for e in events]
+    candidates = [gap for e, gap in zip(events, gaps, strict=True) if gap >= 0 and e.name != name]
+    return [e for e, gap in zip(events, gaps, strict=True) if e.name != name and gap == min(candidates)]
+
+
+@given(clips(), st.integers(0, 1000))
+def test_reasoning_questions_have_one_answer(events, seed):
+    turn = TASKS["rtl"](events, DURATION, np.random.default_rng(seed))
+    starts = sorted(event.span.start for event in events)
+    if turn is None:
+        assert len(events) < 2 or (starts[0] == starts[1] and starts[-1] == starts[-2])
+        return
+    (answer,) = asked_for(turn.question, events)
+    assert turn.span == answer.span
+    assert turn.answer.startswith(f"<{answer.span.start:.2f}> <{answer.span.end:.2f}> The {answer.name} is the ")
+
+
+def test_reasoning_covers_all_relations():
+    questions = " ".join(turn.question for turn in turns_of("rtl"))
+    assert all(word in questions for word in ("first", "last", "right after", "right before"))
+
+
+def test_event_localisation_answers_with_the_span_only():
+    for turn in turns_of("event_loc"):
+        (event,) = (event for event in EVENTS if event.name in turn.question)
+        assert re.fullmatch(TIMES, turn.answer)
+        assert turn.span == event.span
+        assert turn.answer == f"<{event.span.start:.2f}> <{event.span.end:.2f}>"
+    assert len({turn.question for turn in turns_of("event_loc", EVENTS[:1], 200)}) == 3 * 3
+
+
+def test_a_shape_shown_twice_is_not_asked_for():
+    twice = (*EVENTS[:2], Event("red", "circle", Span(15.0, 18.0)))
+    assert all("blue square" in turn.question for turn in turns_of("event_loc", twice))
+    assert turns_of("rtl", twice, 5) == [None] * 5
+
+
+def test_dense_captioning_lists_all_in_order():
+    turn = turns_of("dvc", EVENTS[::-1], 1)[0]
+    wanted = "<1.00> <9.00> A red circle is visible. <4.50> <12.25> A blue square is visible. "
+    assert turn.answer == wanted + "<20.00> <30.00> A white circle is visible."
+    assert turn.span is None
+
+
+def test_short_answers_are_true():
+    for turn in turns_of("vidqa", num=300):
+        if turn.question.startswith("How many"):
+            assert turn.answer == "three"
+        elif turn.question.startswith("What colour"):
+            assert (turn.answer, "square" in turn.question) == ("blue", True)
+        elif turn.question.startswith("Which"):
+            assert turn.answer == ("red circle" if "first" in turn.question else "white circle")
+        else:
+            assert turn.answer == ("yes" if any(event.name in turn.question for event in EVENTS) else "no")
+        assert turn.task == "vidqa"
+        assert "<" not in turn.answer
+
+
+def test_yes_and_no_are_balanced_and_held_out_pairs_never_denied():
+    answers = [turn for turn in turns_of("vidqa", num=2000) if turn.answer in ("yes", "no")]
+    counts = Counter(turn.answer for turn in answers)
+    assert abs(counts["yes"] - counts["no"]) < 4 * np.sqrt(len(answers))  # four standard deviations of a fair coin
+    denied = " ".join(turn.question for turn in answers if turn.answer == "no")
+    assert not any(f"{colour} {shape}" in denied for colour, shape in HELD_OUT)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_tasks_are_deterministic_and_quiet_without_events(task):
+    assert turns_of(task) == turns_of(task)
+    empty = TASKS[task]([], DURATION, np.random.default_rng(0))
+    assert empty is None or empty.answer == "zero"
+
+
+@given(clips(), st.integers(0, 1000), st.integers(0, 6))
+def test_a_conversation_repeats_nothing(events, seed, num_turns):
+    rates = dict.fromkeys(TASKS, 1.0)
+    turns = sample_turns(events, DURATION, np.random.default_rng(seed), num_turns, rates)
+    assert turns == sample_turns(events, DURATION, np.random.default_rng(seed), num_turns, rates)
+    spans = [turn.span for turn in turns if turn.span is not None]
+    assert len(turns) <= num_turns
+    assert len({turn.question for turn in turns}) == len(turns)
+    assert len(set(spans)) == len(spans)
+    assert "dvc" not in [turn.task for turn in turns[:-1]]
+
+
+def test_rates_choose_the_tasks():
+    turns = sample_turns(EVENTS, DURATION, np.random.default_rng(0), 3, {"event_loc": 2.0, "rtl": 0.0})
+    assert [turn.task for turn in turns] == ["event_loc"] * 3
+
+
+@pytest.mark.parametrize("rates", [{}, {"rtl": 0.0}, {"rtl": -1.0, "dvc": 2.0}, {"imgqa": 1.0}, {"rtl": float("nan")}])
+def test_useless_rates_are_refused(rates):
+    with pytest.raises(ArgumentError, match="rates"):
+        sample_turns(EVENTS, DURATION, np.random.default_rng(0), 1, rates)
+
+
+def test_the_corpus_is_small_varied_and_repeatable():
+    texts = list(corpus(2000, seed=1))
+    assert texts[:50] == list(islice(corpus(2000, seed=1), 50))
+    assert len(texts) == 2000
+    words = set(re.findall(r"[A-Za-z]+", " ".join(texts)))
+    assert set(COLOUR_NAMES) | set(SHAPES) <= words
+    assert len(words) < 120

@@ -1,0 +1,170 @@
+"""The recipe, run for real on a handful of clips: it learns, it resumes to the same bytes, it refuses a mix-up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from timetok.cli import main
+from timetok.errors import DataError
+from timetok.lita.answer import Localizer
+from timetok.recipes.encoder import frame_targets, visible
+from timetok.recipes.evaluate import evaluate_model, read_questions
+from timetok.recipes.features import CachedClip, draw_cut
+from timetok.recipes.preset import load_preset
+from timetok.recipes.tasks import Event
+from timetok.recipes.train import build_processor, build_tokenizer, train
+from timetok.timegrid import Span
+
+FEW = (
+    "smoke=true",
+    "data.num_clips=8",
+    "data.workers=1",
+    "encoder.trainer.max_steps=8",
+    "encoder.trainer.save_steps=4",
+)
+LAST = ("trainer.max_steps=12", "trainer.save_steps=4", "trainer.per_device_train_batch_size=4")
+
+
+def command(out: Path, *changes: str) -> list[str]:
+    sets = [part for change in changes for part in ("--set", change)]
+    return [sys.executable, "-m", "timetok.cli", "train", "shapes", "--out", str(out), *sets]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    subprocess.run(command(out, *FEW, *LAST), check=True, capture_output=True)
+    return out
+
+
+def run_killed_at(checkpoint: Path, arguments: list[str]) -> None:
+    """Start a run and kill it as soon as a checkpoint is complete."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (checkpoint / "trainer_state.json").exists():
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_loss_falls_and_the_card_says_how(whole_run: Path) -> None:
+    facts = json.loads((whole_run / "model" / "training.json").read_text())
+    losses = [loss for _, loss in facts["curve"]]
+    assert losses[-1] < losses[0] - 0.5
+    assert facts["steps"] == 12 and facts["preset"]["trainer"]["max_steps"] == 12
+    assert "knows nothing else" in (whole_run / "model" / "README.md").read_text()
+    assert (whole_run / "model" / "curve.png").stat().st_size > 1000
+    assert (whole_run / "model" / "model.safetensors").stat().st_size <= 5_000_000
+
+
+def test_the_trained_folder_answers_and_is_scored(whole_run: Path) -> None:
+    localizer = Localizer.load(whole_run / "model")
+    questions = read_questions(whole_run / "clips")
+    report = evaluate_model(localizer, questions[:6], batch_size=4)
+    assert report.num_samples == 6
+    assert 0 <= report.miou <= 1
+
+
+@pytest.mark.parametrize(("stage", "step"), [("encoder", 4), ("lm", 8)])
+def test_a_killed_run_resumes_to_the_same_weights(whole_run: Path, tmp_path: Path, stage: str, step: int) -> None:
+    clips = f"data.folder={str(whole_run / 'clips')!r}"
+    cache = () if stage == "encoder" else (f"data.cache={str(whole_run)!r}",)
+    arguments = command(tmp_path, *FEW, *LAST, clips, *cache)
+    run_killed_at(tmp_path / stage / f"checkpoint-{step}", arguments)
+    assert not (tmp_path / "model").exists()
+    subprocess.run(arguments, check=True, capture_output=True)
+    expected = load_file(whole_run / "model" / "model.safetensors")
+    found = load_file(tmp_path / "model" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_another_preset_in_the_same_folder_is_refused(whole_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(whole_run, *FEW, *LAST, "loss.sigma=2.0")[3:]) == 2
+    assert "another preset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("nosuch", (), "nosuch"),
+        ("missing.toml", (), "missing.toml"),
+        ("shapes", ("lr",), "key=value"),
+        ("shapes", ("nosuch.key=1",), "nosuch"),
+        ("shapes", ("nosuch=1",), "nosuch"),
+        ("shapes", ("=1",), "key=value"),
+        ("shapes", ("trainer=1",), "is a table"),
+        ("shapes", ("smoke=maybe",), "smoke"),
+    ],
+)
+def test_bad_presets_are_refused(name: str, changes: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_preset(name, changes)
+
+
+@pytest.mark.parametrize("change", ["trainer.max_stepz=3", "trainer.max_steps=ten", "encoder.trainer.nosuch=1"])
+def test_a_bad_setting_of_the_trainer_is_refused_at_once(tmp_path: Path, change: str) -> None:
+    with pytest.raises(DataError, match="trainer"):
+        train(load_preset("shapes", [change]), tmp_path)
+    assert not (tmp_path / "clips").exists()
+
+
+def test_changes_are_toml_values_and_bare_words() -> None:
+    preset = load_preset("shapes", ["trainer.learning_rate=1e-4", "model.pooler={fast=false}", "vision.name=resnet18"])
+    assert preset["trainer"]["learning_rate"] == 1e-4
+    assert preset["model"]["pooler"] == {"fast": False}
+    assert preset["vision"]["name"] == "resnet18"
+
+
+def test_only_answers_are_learned_and_prompts_keep_their_ids() -> None:
+    processor = build_processor(load_preset("shapes"), (4, 4))
+    turns = [("When is the red circle visible?", "<1.00> <4.00>"), ("How many shapes appear?", "two")]
+    ids, labels = processor.conversation(turns, 10.0)
+    learned = processor.tokenizer.decode([label for label in labels if label != -100])
+    assert learned.split("</s>")[:2] == [" <t10> <t40>", " two"]
+    assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
+    prompt = processor.encode_text([processor.prompt(turns[0][0])])["input_ids"][0].tolist()
+    assert ids[: len(prompt)] == prompt
+    assert ids.count(processor.video_token_id) == processor.num_video_tokens == 100 + 16
+
+
+def test_the_tokenizer_spells_anything() -> None:
+    text = "Où est le cercle? 日本 <t5>"
+    tokenizer = build_tokenizer()
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_a_cut_is_what_a_file_of_that_part_would_show() -> None:
+    fps, total = 10.0, 200
+    features = torch.arange(total, dtype=torch.float16).view(total, 1, 1)
+    clip = CachedClip(features, fps, (Event("red", "circle", Span(5.0, 12.0)),))
+    for seed in range(50):
+        picked, duration, events = draw_cut(clip, np.random.default_rng(seed), 100)
+        frames = picked.flatten().numpy()
+        first, count = frames[0], round(duration * fps)
+        assert frames[-1] == first + count - 1
+        expected = np.round(np.linspace(0, count - 1, 100)) + first
+        assert np.array_equal(frames, expected)
+        assert len(events) == 1
+        shown = (events[0].span.start + first / fps, events[0].span.end + first / fps)
+        assert shown == pytest.approx((max(5.0, first / fps), min(12.0, first / fps + duration)))
+        assert events[0].span.duration_seconds >= 0.05 * duration
+
+
+def test_targets_say_what_is_on_screen() -> None:
+    events = (Event("red", "circle", Span(1.0, 2.0)), Event("blue", "ring", Span(1.5, 3.0)))
+    times = np.array([0.5, 1.0, 1.5, 2.0, 3.0])
+    assert visible(events, times).tolist() == [[False, True, True, False, False], [False, False, True, True, False]]
+    assert frame_targets(events, times).sum(1).tolist() == [0, 3, 6, 3, 0]

@@ -1,0 +1,286 @@
+"""The command line: what it prints, and that every mistake of a user is one line and exit status 2."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from timetok.cli import main
+from timetok.lita import LitaForConditionalGeneration
+from timetok.lita.answer import TINY_MODEL
+from tiny_lita import CONTEXT, build, save, saying, write_clip
+
+QUESTION = "When is the red circle visible?"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save(tmp_path_factory.mktemp("lita") / "model"))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4"))
+
+
+@pytest.fixture(autouse=True)
+def settings_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands are processes of their own: what they set for themselves must not reach the next test."""
+    from transformers.utils import logging
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    level = logging.get_verbosity()
+    yield
+    logging.set_verbosity(level)
+    logging.enable_progress_bar()
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put ids into the model's mouth: time tokens by their index, everything else is left out."""
+    tt = build()[1].tt
+
+    def put(*marks: int) -> None:
+        generate = saying([[tt.time_token_ids[k] for k in marks] or [9]])
+        monkeypatch.setattr(LitaForConditionalGeneration, "generate", lambda _, **inputs: generate(**inputs))
+
+    return put
+
+
+def refused(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line a mistake gets."""
+    capfd.readouterr()
+    assert main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("timetok: ") and err.endswith("\n") and err.count("\n") == 1, err
+    return err
+
+
+# -------------------------------------------------------------------------------------------------------- answers
+
+
+def test_localize_prints_spans_in_seconds(model: str, clip: str, says: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    says(0, 19, 7, 3)  # of 20 marks in 2 s; the second pair runs backwards
+    assert main(["localize", clip, QUESTION, "--model", model]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert f"question: {QUESTION}\n" in out
+    assert "span:     0.00 s to 2.00 s of 2.00 s   (probability of these two marks: 0.25)" in out
+    assert out.count("span:") == 1
+
+
+@pytest.mark.parametrize("marks", [(), (4,), (9, 2)], ids=["no moment", "one moment", "backwards"])
+def test_no_well_formed_span_is_said_so(
+    marks: tuple[int, ...], model: str, clip: str, says: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    says(*marks)
+    assert main(["localize", clip, QUESTION, "--model", model]) == 0
+    assert "span:     none" in capfd.readouterr().out
+    assert main(["localize", clip, QUESTION, "--model", model, "--json"]) == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert (answer["spans"], answer["confidences"]) == ([], [])
+
+
+@pytest.mark.parametrize("plot", [[], ["--plot"]])
+def test_json_is_one_line(
+    plot: list[str], model: str, clip: str, says: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    says(0, 19)
+    picture = tmp_path / "timeline.png"
+    options = [*plot, str(picture)] if plot else []
+    assert main(["localize", clip, QUESTION, "--model", model, "--json", *options]) == 0
+    out, err = capfd.readouterr()
+    assert err == "" and out.count("\n") == 1
+    answer = json.loads(out)
+    assert answer["video"] == clip and answer["question"] == QUESTION
+    assert answer["spans"] == [{"start": 0.0, "end": pytest.approx(2.0)}]
+    assert answer["duration_seconds"] == pytest.approx(2.0)
+    assert picture.is_file() == bool(plot)
+
+
+def test_a_time_token_in_a_question_is_plain_text(model: str, clip: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["localize", clip, "What is <t12>?", "--model", model, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["question"] == "What is <t12>?"
+
+
+def test_evaluate_scores_a_model(
+    model: str, clip: str, says: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(Path(clip).read_bytes())
+    entry = {"vid": "a", "question": QUESTION, "answer": "<0.00> <1.00>", "duration": 2.0, "question_id": 0}
+    (tmp_path / "rtl.json").write_text(json.dumps([entry]))
+    says(0, 19)
+    report = tmp_path / "report.json"
+    assert main(["evaluate", model, str(tmp_path / "rtl.json"), "--json", str(report)]) == 0
+    assert "lita-rtl" in capfd.readouterr().out
+    assert json.loads(report.read_text())["miou"] == pytest.approx(0.5)  # one of two seconds
+
+
+def test_info_names_versions(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    out = capfd.readouterr().out
+    for name in ("timetok", "python", "torch", "transformers", "device"):
+        assert re.search(rf"^{name} +\S", out, re.MULTILINE)
+
+
+def test_help_and_version_are_no_mistakes(capfd: pytest.CaptureFixture[str]) -> None:
+    for option in ("--help", "--version"):
+        with pytest.raises(SystemExit, match="0"):
+            main([option])
+        assert "timetok" in capfd.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------------------- videos
+
+
+def truncated(path: Path) -> None:
+    whole = write_clip(path).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def text(path: Path) -> None:
+    path.write_text("no video at all\n")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def no_frames(path: Path) -> None:
+    write_clip(path, num_frames=0)
+
+
+def sound(path: Path) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(16000))
+
+
+@pytest.mark.parametrize("make", [None, text, truncated, empty, no_frames, sound, Path.mkdir])
+def test_a_bad_video_is_one_line(make: Any, model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    video = tmp_path / "broken.mp4"
+    if make is not None:
+        make(video)
+    assert "broken.mp4" in refused(capfd, "localize", str(video), QUESTION, "--model", model)
+
+
+# ---------------------------------------------------------------------------------------- questions and arguments
+
+
+@pytest.mark.parametrize("question", ["", "  ", "Is <video> there?", "</s>", "red " * CONTEXT, "\udcff"])
+def test_a_bad_question_is_one_line(question: str, model: str, clip: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "question" in refused(capfd, "localize", clip, question, "--model", model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "COMMAND"),
+        (["dance"], "dance"),
+        (["localize"], "VIDEO"),
+        (["localize", "clip.mp4"], "QUESTION"),
+        (["localize", "clip.mp4", QUESTION, "--sample"], "--sample"),
+        (["localize", "clip.mp4", QUESTION, "--plots", "x.png"], "--plots"),
+        (["train"], "PRESET"),
+        (["train", "circles"], "circles"),
+        (["train", "circles.toml"], "circles"),
+        (["train", "shapes", "--set", "smoke"], "--set"),
+        (["train", "shapes", "--set", "nothing.here=1"], "--set"),
+        (["evaluate", "model"], "DATA"),
+        (["evaluate", "model", "data", "--protocol", "guess"], "lita-rtl"),
+        (["evaluate", "model", "data", "--batch-size", "0"], "--batch-size"),
+        (["evaluate", "model", "data", "--json", "missing/report.json"], "--json"),
+        (["evaluate", "model", "missing.json"], "missing.json"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told in refused(capfd, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("plot", ["timeline.gif3", "timeline", "missing/timeline.png", "folder.png"])
+def test_a_plot_that_cannot_be_written_is_refused_before_the_work(
+    plot: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    assert "--plot" in refused(capfd, "localize", "missing.mp4", QUESTION, "--model", "missing", "--plot", plot)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[1]", '[{"vid": "a"}]', "\udcff"])
+def test_unreadable_data_is_one_line(
+    content: str, model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "rtl.json"
+    data.write_bytes(content.encode(errors="surrogateescape"))
+    assert "rtl.json" in refused(capfd, "evaluate", model, str(data))
+
+
+def test_training_without_accelerate_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert "pip install 'timetok[train]'" in refused(capfd, "train", "shapes", "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- models
+
+
+@pytest.mark.parametrize("config", [None, "", "{", "[1]", '{"model_type": "llama"}', '{"model_type": "lita"}'])
+def test_a_folder_without_a_model_is_one_line(
+    config: str | None, clip: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    assert "folder" in refused(capfd, "localize", clip, QUESTION, "--model", str(folder))
+    folder.mkdir()
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    assert "folder" in refused(capfd, "localize", clip, QUESTION, "--model", str(folder))
+
+
+def test_as_a_process_of_its_own_too(clip: str, tmp_path: Path) -> None:
+    """Nothing else reaches stderr: no log line, no progress bar, no warning of a library."""
+    broken = save(tmp_path / "broken")
+    with (broken / "model.safetensors").open("r+b") as file:
+        file.truncate(5000)
+    command = [sys.executable, "-m", "timetok.cli", "localize", clip, QUESTION, "--model", str(broken)]
+    source = Path(__file__).parent.parent / "src"
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(source)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("timetok: model: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("timetok.cli._info", interrupt)
+    assert main(["info"]) == 130
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(not (TINY_MODEL / "config.json").is_file(), reason="the bundled model is not there yet")
+def test_the_sample_is_answered(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "demo.png"
+    assert main(["localize", "--sample", "--plot", str(picture)]) == 0
+    out, err = capfd.readouterr()
+    assert err == "" and picture.is_file()
+    for row in ("question:", "span:", "truth:", "timeline:", "next:"):
+        assert row in out
