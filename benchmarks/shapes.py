@@ -1,9 +1,9 @@
 """The table of the README: the shapes recipe on fresh clips, beside baselines trained with one equal budget.
 
-    python benchmarks/shapes.py --run runs/shapes                  # trains what is missing, scores, writes the table
+    make bench                                 # or python benchmarks/shapes.py --help; writes the CSV and the table
 
 Every baseline is a model of the bundled one's size on the same frozen frame encoder, trained for the same number
-of conversations. Finished rows are kept: a run that was interrupted goes on with the next row.
+of conversations. Training resumes where it was interrupted; scoring is done again.
 """
 
 import argparse
@@ -12,16 +12,17 @@ import json
 import platform
 import re
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from timetok import __version__
-from timetok.lita.answer import Localizer
+from timetok.atomic import replacing
+from timetok.lita.answer import TINY_MODEL, Localizer
 from timetok.recipes.evaluate import Question, ask_all, encode_videos, read_questions, score
 from timetok.recipes.preset import load_preset
 from timetok.recipes.shapes import write_dataset
@@ -51,7 +52,7 @@ VARIANTS = (
 )
 
 
-def row(name: str, split: str, budget: str, minutes: float | None, questions: list[Question], times: list) -> dict:
+def row(name: str, split: str, budget: str, minutes: float | str, questions: list[Question], times: list) -> dict:
     """Score one model on one split."""
     report = score(questions, times)
     strict = score(questions, times, protocol="lita-rtl-strict")
@@ -65,7 +66,7 @@ def row(name: str, split: str, budget: str, minutes: float | None, questions: li
         "model": name,
         "split": split,
         "budget": budget,
-        "train_minutes": "" if minutes is None else f"{minutes:.1f}",
+        "train_minutes": minutes,
         "miou": f"{report.miou:.4f}",
         "p_at_05": f"{report.p_at_05:.4f}",
         "strict_miou": f"{strict.miou:.4f}",
@@ -85,12 +86,11 @@ def row(name: str, split: str, budget: str, minutes: float | None, questions: li
 def append(rows: list[dict]) -> None:
     """Add rows to the CSV, rewritten whole under a temporary name."""
     done = [old for old in read() if (old["model"], old["split"]) not in {(r["model"], r["split"]) for r in rows}]
-    partial = RESULTS.with_suffix(".part")
-    with partial.open("w", newline="") as file:
+    RESULTS.parent.mkdir(exist_ok=True)
+    with replacing(RESULTS) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows([*done, *rows])
-    partial.replace(RESULTS)
 
 
 def read() -> list[dict]:
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "shapes", help="folder of `timetok train shapes`")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "table", help="clips and baselines")
     parser.add_argument("--clips", type=int, default=300, help="fresh clips a split")
-    parser.add_argument("--steps", type=int, default=600, help="training steps of each baseline")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of each baseline")
     parser.add_argument("--bundled", type=Path, help="the fully trained model (default: the one in the package)")
     parser.add_argument("--only-table", action="store_true", help="rewrite the README from the CSV and stop")
     options = parser.parse_args()
@@ -160,36 +160,39 @@ def main() -> None:
         write_dataset(options.work / split, num_clips=options.clips, split=split, seed=SEED, workers=2)
         questions[split] = read_questions(options.work / split)
         for name, times in guesses(questions[split]).items():
-            append([row(name, split, "none", None, questions[split], times)])
+            append([row(name, split, "none", "", questions[split], times)])
     bundled = Localizer.load(options.bundled)
     videos = {split: encode_videos(bundled, questions[split]) for split in SPLITS}
 
-    def put_to(localizer: Localizer, name: str, budget: str, minutes: float | None) -> None:
+    def put_to(localizer: Localizer, name: str, folder: Path) -> None:
+        facts = json.loads((folder / "training.json").read_text())
         for split in SPLITS:
             answers = ask_all(localizer, questions[split], videos[split])
             times = [answer.times_seconds for answer in answers]
-            append([row(name, split, budget, minutes, questions[split], times)])
+            append([row(name, split, f"{facts['steps']} steps", facts["minutes"], questions[split], times)])
 
-    card = json.loads(
-        ((options.bundled or Path(__import__("timetok").lita.answer.TINY_MODEL)) / "training.json").read_text()
-    )
-    put_to(bundled, "bundled model (LITA + time markers + soft targets)", f"{card['steps']} steps", card["minutes"])
+    put_to(bundled, "bundled model", options.bundled or TINY_MODEL)
+    share_encoder(bundled, options.run)
     shared = (f"data.folder={str(options.run / 'clips')!r}", f"data.cache={str(options.run)!r}")
+    budget = (f"trainer.max_steps={options.steps}", "trainer.save_steps=100", "trainer.warmup_steps=60")
     for variant in VARIANTS:
-        out = options.work / re.sub(r"\W+", "-", variant.name)
-        budget = (
-            f"trainer.max_steps={options.steps}",
-            f"trainer.save_steps={options.steps}",
-            "trainer.warmup_steps=60",
-        )
-        started = time.monotonic()
-        if not (out / "model").exists():
-            train(load_preset("shapes", [*shared, *variant.changes, *budget]), out)
-            (out / "minutes").write_text(str((time.monotonic() - started) / 60))
-        minutes = float((out / "minutes").read_text())
-        put_to(Localizer.load(out / "model"), variant.name, f"{options.steps} steps", minutes)
+        out = options.work / f"{re.sub(r'[^a-z]+', '-', variant.name.lower())}-{options.steps}"
+        model = train(load_preset("shapes", [*shared, *variant.changes, *budget]), out)  # resumes; refuses a mix-up
+        put_to(Localizer.load(model), variant.name, model)
     write_readme()
     print(table())
+
+
+def share_encoder(bundled: Localizer, run: Path) -> None:
+    """Give the baselines the bundled model's frozen encoder, whose features of the fresh clips they are shown."""
+    data = load_preset("shapes")["data"]
+    write_dataset(run / "clips", num_clips=data["num_clips"], split="train", seed=data["seed"], workers=2)
+    ours = bundled.model.vision.state_dict()
+    if not (run / "encoder.safetensors").exists():
+        save_file(ours, run / "encoder.safetensors")
+    found = load_file(run / "encoder.safetensors")
+    if not all(torch.allclose(found[name], ours[name], atol=1e-2, rtol=1e-2) for name in ours):
+        raise SystemExit(f"{run} holds another frame encoder than the bundled model; give another --run")
 
 
 if __name__ == "__main__":

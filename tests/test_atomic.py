@@ -31,10 +31,8 @@ def test_what_was_there_stays_when_the_block_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "old").touch()
     with replacing(folder) as partial:
         partial.mkdir()
         (partial / "new").touch()

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from timetok import adapter as adapter
-    from timetok import atomic as atomic
     from timetok import codecs as codecs
     from timetok import embeddings as embeddings
     from timetok import errors as errors
@@ -39,7 +38,6 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "adapter",
-    "atomic",
     "codecs",
     "embeddings",
     "errors",

@@ -14,7 +14,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path``: it takes that name when the block ends well, and is removed otherwise.
 
     Args:
-        path: The file, or folder, to be written; what is there is replaced.
+        path: What is to be written. A file that is there is replaced; a folder must be new or empty.
 
     >>> with replacing("numbers.txt") as partial:  # doctest: +SKIP
     ...     partial.write_text("1 2 3")
@@ -23,8 +23,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield partial
-        if path.is_dir():
-            shutil.rmtree(path)
         os.replace(partial, path)
     finally:
         if partial.is_dir():

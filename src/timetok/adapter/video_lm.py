@@ -92,7 +92,10 @@ class VideoLM(nn.Module):
         return self._marked(tokens, features.shape[1]) if self.time_markers else tokens
 
     def _marked(self, tokens: Tensor, num_frames: int) -> Tensor:
-        """The fast tokens, which come first, with the embedding of the time token nearest to their frame."""
+        """The fast tokens, which come first, with the embedding of a time token: by the rank of their frame.
+
+        The first frame gets the first mark and the last the last, though it stands one frame before the end.
+        """
         grid = TimeGrid(len(self.time_token_ids))
         marks = grid.encode(list(range(num_frames)), max(num_frames - 1, 1))
         ids = torch.tensor([self.time_token_ids[k] for k in marks], device=tokens.device)

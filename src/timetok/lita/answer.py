@@ -102,7 +102,7 @@ class Localizer:
         features: Tensor = self.model.encode_video(pixels.unsqueeze(0))[0]
         return features
 
-    def check_question(self, question: str, *, max_new_tokens: int = 48) -> None:
+    def check_question(self, question: str, *, max_new_tokens: int = 96) -> None:
         """Refuse, before any decoding, a question that cannot be asked.
 
         Args:
@@ -136,7 +136,7 @@ class Localizer:
         questions: Sequence[str],
         durations: Sequence[float],
         *,
-        max_new_tokens: int = 48,
+        max_new_tokens: int = 96,
     ) -> list[Answer]:
         """Answer a batch of questions, greedily.
 
@@ -179,7 +179,7 @@ class Localizer:
             duration_seconds=duration,
         )
 
-    def localize(self, video: Video, question: str, *, max_new_tokens: int = 48) -> Answer:
+    def localize(self, video: Video, question: str, *, max_new_tokens: int = 96) -> Answer:
         """Read, encode, ask; see ``localize``."""
         self.check_question(question, max_new_tokens=max_new_tokens)
         frames = self.processor.read(video)
@@ -191,12 +191,12 @@ def _first_line(error: Exception) -> str:
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: str | None) -> Localizer:
+def _loaded(folder: Path, changed: float) -> Localizer:
     return Localizer.load(folder)
 
 
 def localize(
-    video: Video, question: str, model: str | os.PathLike[str] | Localizer | None = None, *, max_new_tokens: int = 48
+    video: Video, question: str, model: str | os.PathLike[str] | Localizer | None = None, *, max_new_tokens: int = 96
 ) -> Answer:
     """Ask a model when something happens in a video.
 
@@ -219,5 +219,7 @@ def localize(
     (Span(start=3.2, end=7.9),)
     """
     if not isinstance(model, Localizer):
-        model = _loaded(None if model is None else str(model))
+        folder = (Path(model) if model is not None else TINY_MODEL).resolve()
+        config = folder / "config.json"
+        model = _loaded(folder, config.stat().st_mtime if config.exists() else 0.0)
     return model.localize(video, question, max_new_tokens=max_new_tokens)

@@ -46,7 +46,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: LitaConfig) -> None:
         super().__init__(config)
-        self.vision = FrameEncoder(**config.vision)
+        self.vision = FrameEncoder(**{**config.vision, "pretrained": False})  # weights come from the folder alone
         self.vision.requires_grad_(False)
         lm = AutoModelForCausalLM.from_config(config.text_config)
         self.model = VideoLM(

@@ -14,11 +14,10 @@ license: apache-2.0
 library_name: timetok
 tags: [video, temporal-grounding, LITA]
 ---
-# {name}
+# A tiny LITA of shapes
 
 A LITA (arXiv 2403.19046) of {parameters:,} parameters, trained from scratch on synthetic clips of coloured shapes by
-
-    timetok train shapes
+`timetok train shapes`; the preset, whole, is in `training.json`.
 
 **It knows** when one of {num_pairs} coloured shapes (circles, squares, triangles, crosses, rings) is visible in a clip
 of a few seconds to a few minutes, and which came first, last, before or after another. **It knows nothing else**: no
@@ -27,14 +26,13 @@ people, no objects, no speech, no other wording than a few dozen question forms.
 | | |
 |---|---|
 | steps | {steps} of {batch} conversations |
-| time | {minutes:.0f} minutes of language-model training on {device} |
+| time | {minutes:.0f} minutes of language-model training (its last part, where it was interrupted) on {device} |
 | loss | {first:.3f} at the start, {last:.3f} at the end (`curve.png`) |
 | seed | {seed} |
 | versions | {versions} |
 | differs from LITA's defaults | time markers: {markers}; soft time targets: sigma = {sigma} |
 
-The preset, whole, is in `training.json`. Scores, baselines and the command that measured them are in the README of
-timetok.
+Scores, baselines and the command that measured them are in the README of timetok.
 """
 
 
@@ -46,7 +44,7 @@ def write_card(
     minutes: float,
     parameters: int,
     num_pairs: int,
-    num_threads: int,
+    device: str,
 ) -> None:
     """Write ``training.json``, ``curve.png`` and ``README.md`` into a model folder.
 
@@ -57,7 +55,7 @@ def write_card(
         minutes: Time of the language-model stage; of the last part, where it was interrupted.
         parameters: Number of them.
         num_pairs: Coloured shapes in the training clips.
-        num_threads: CPU threads used.
+        device: What it was trained on.
     """
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
     steps, losses = [step for step, _ in points], [loss for _, loss in points]
@@ -66,15 +64,15 @@ def write_card(
     facts = {
         "steps": preset["trainer"]["max_steps"],
         "minutes": round(minutes, 1),
-        "device": f"{num_threads} CPU threads ({platform.machine()})",
+        "device": device,
         "parameters": parameters,
         "versions": versions,
     }
-    content = {**facts, "preset": dict(preset), "curve": points}
+    data = {key: value for key, value in preset["data"].items() if key not in ("folder", "cache", "workers")}
+    content = {**facts, "preset": {**preset, "data": data}, "curve": points}
     (folder / "training.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     plots.save(plots.curve(steps, losses, ylabel="training loss"), folder / "curve.png")
     card = _CARD.format(
-        name="The bundled tiny LITA of shapes",
         parameters=parameters,
         num_pairs=num_pairs,
         steps=facts["steps"],

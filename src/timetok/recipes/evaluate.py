@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from timetok.lita.answer import Answer, Localizer
 from timetok.metrics import Prediction, Reference, Report, evaluate
 from timetok.timegrid import Span
 
+_NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
 _MOMENT = re.compile(r"<(\d+(?:\.\d+)?)>")
 
 
@@ -66,6 +68,8 @@ def _read_entry(path: Path, index: int, entry: Any) -> Question:
     try:
         moments = [float(text) for text in _MOMENT.findall(entry["answer"])]
         duration, vid = float(entry["duration"]), str(entry["vid"])
+        if len(moments) < 2 or not str(entry["question"] or "").strip():
+            raise DataError("expected a question, and an answer with a start and an end such as <1.50> <4.00>")
         reference = Reference(
             question_id=f"{path.stem}/{entry['question_id']}",
             vid=vid,
@@ -73,7 +77,7 @@ def _read_entry(path: Path, index: int, entry: Any) -> Question:
             duration_seconds=duration,
             task=entry.get("task", path.stem),
         )
-        return Question(entry["question"], _video(path.parent / "videos", vid), reference)
+        return Question(str(entry["question"]), _video(path.parent / "videos", vid), reference)
     except KeyError as error:
         raise DataError(f"{where}: field {error} is missing") from error
     except (TypeError, ValueError) as error:
@@ -81,8 +85,8 @@ def _read_entry(path: Path, index: int, entry: Any) -> Question:
 
 
 def _video(folder: Path, vid: str) -> Path:
-    found = sorted(folder.glob(f"{vid}.*"))
-    if not found:
+    found = sorted(path for path in folder.glob(f"{escape(vid)}.*") if path.suffix not in _NO_VIDEO)
+    if not found or Path(vid).name != vid:
         raise DataError(f"vid {vid!r} has no file in {folder.name}/")
     return found[0]
 

@@ -62,12 +62,12 @@ def cache_features(
     """
     if path.exists():
         return
-    clips = {}
+    clips, device = {}, next(encoder.parameters()).device
     for record in tqdm(records, desc="features of all frames"):
         stride = -(-record.num_frames // frames_per_clip)
-        pixels = transform(read_frames(record.path, num_frames=record.num_frames).data[::stride])
+        pixels = transform(read_frames(record.path, num_frames=record.num_frames).data[::stride]).to(device)
         with torch.inference_mode():
-            clips[record.vid] = encoder(pixels.unsqueeze(0))[0].half().contiguous()
+            clips[record.vid] = encoder(pixels.unsqueeze(0))[0].half().contiguous().cpu()
     with replacing(path) as partial:
         save_file(clips, partial)
 

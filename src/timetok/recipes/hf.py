@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
 def fit(
@@ -30,8 +30,13 @@ def fit(
     Returns:
         The log: one dict per logged step.
     """
-    folder = Path(str(arguments.output_dir))
-    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate, compute_loss_func=loss)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(str(arguments.output_dir))))
     return list(trainer.state.log_history)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest complete checkpoint; the Trainer writes ``trainer_state.json`` last, so a torn one lacks it."""
+    states = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
+    complete = sorted(states, key=lambda state: int(state.parent.name.rpartition("-")[2]))
+    return str(complete[-1].parent) if complete else None

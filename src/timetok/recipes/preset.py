@@ -1,12 +1,13 @@
 """Presets: TOML files beside this one, or a user's own, with ``key=value`` changes on top."""
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from timetok.errors import DataError
 
+_OPTIONAL = {"data": {"folder", "cache", "workers"}}
 _FOLDER = Path(__file__).parent / "presets"
 
 
@@ -32,12 +33,12 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     try:
         preset = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"preset: expected one of {preset_names()} or a .toml file, got {name!r}") from error
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"preset: {path.name} is not TOML: {error}") from error
     smoke = preset.pop("smoke", {})
-    for change in changes:
+    for change in sorted(changes, key=lambda change: not change.startswith("smoke=")):  # what is asked for outlasts it
         key, sign, text = change.partition("=")
         if not sign or not all(key.split(".")):
             raise DataError(f"--set: expected key=value, got {change!r}")
@@ -48,7 +49,28 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
             raise DataError(f"--set: expected smoke=true or smoke=false, got {change!r}")
         elif value:
             _merge(preset, smoke)
+    _check_keys(preset)
     return preset
+
+
+def _check_keys(preset: Mapping[str, Any]) -> None:
+    """Every preset has the keys of shapes.toml; what goes to a library as arguments is checked there."""
+    shipped = tomllib.loads((_FOLDER / "shapes.toml").read_text(encoding="utf-8"))
+    del shipped["smoke"]
+    _same_keys("preset", shipped.keys(), preset.keys())
+    for table in ("data", "encoder", "features", "model", "loss"):
+        if not isinstance(preset[table], dict):
+            raise DataError(f"preset: {table!r} must be a table, got {preset[table]!r}")
+        _same_keys(f"[{table}]", shipped[table].keys(), preset[table].keys(), extra=_OPTIONAL.get(table, set()))
+    for name, number in (("num_clips", preset["data"]["num_clips"]), ("turns", preset["data"]["turns"])):
+        if not isinstance(number, int) or number < 1:
+            raise DataError(f"[data]: {name} must be a whole number of at least 1, got {number!r}")
+
+
+def _same_keys(where: str, wanted: Set[str], found: Set[str], *, extra: Set[str] = frozenset()) -> None:
+    missing, unknown = wanted - found, found - wanted - extra
+    if missing or unknown:
+        raise DataError(f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}; compare shapes.toml")
 
 
 def _value(text: str) -> Any:

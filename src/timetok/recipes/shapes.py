@@ -338,8 +338,10 @@ def _annotations(scenes: dict[str, Scene], split_number: int) -> dict[str, Any]:
             "timestamps": [[event.span.start, event.span.end] for event in events],
             "sentences": [caption(event) for event in events],
         }
-        for task in ("rtl", "event_loc"):
-            turn = TASKS[task](events, seconds, rng)
+        # A shifted clip is asked about the pair no training clip showed; elsewhere there is none.
+        unseen = [event for event in events if (event.colour, event.shape) in HELD_OUT]
+        for task, asked in (("rtl", events), ("event_loc", unseen or events)):
+            turn = TASKS[task](asked, seconds, rng)
             files[f"{task}.json"] += [_eval_entry(vid, turn, seconds)] if turn else []
         turns = sample_turns(events, seconds, rng, 3, {"vidqa": 1.0})
         files["vidqa.json"].append({"video": vid, "QA": [{"q": t.question, "a": t.answer} for t in turns]})

@@ -140,17 +140,17 @@ def train(preset: Preset, out: Path) -> Path:
     Raises:
         DataError: The folder holds a run of another preset, or a setting is refused.
     """
-    arguments = training_arguments(out / "lm", preset, preset["trainer"])
-    training_arguments(out / "encoder", preset, preset["encoder"]["trainer"])  # refused now, not after an hour
-    _claim(out, preset)
+    arguments = _check(preset, out)
+    data = preset["data"]
+    _claim(out / "preset.json", preset)
     if (out / "model").exists():
         return out / "model"
-    data = preset["data"]
-    clips = Path(data.get("folder") or out / "clips")
-    write_dataset(clips, num_clips=data["num_clips"], split="train", seed=data["seed"], workers=data.get("workers", 2))
+    clips, cache = Path(data.get("folder") or out / "clips"), Path(data.get("cache") or out)
+    if "folder" not in data:
+        workers = data.get("workers", 2)
+        write_dataset(clips, num_clips=data["num_clips"], split="train", seed=data["seed"], workers=workers)
     records = list(read_scenes(clips).values())
-    cache = Path(data.get("cache") or out)
-    cache.mkdir(parents=True, exist_ok=True)
+    _claim(cache / "cache.json", {key: preset[key] for key in ("data", "vision", "transform", "encoder", "features")})
     encoder = trained_encoder(preset, records, cache)
     features = cache / "features.safetensors"
     frames = preset["features"]["frames_per_clip"]
@@ -169,7 +169,8 @@ def train(preset: Preset, out: Path) -> Path:
         loss=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
     )
     minutes = (time.monotonic() - started) / 60
-    return save_model(preset, model, processor, log, out / "model", minutes=minutes)
+    device = f"{arguments.device} ({torch.get_num_threads()} CPU threads)"
+    return save_model(preset, model, processor, log, out / "model", minutes=minutes, device=device)
 
 
 def save_model(
@@ -180,10 +181,11 @@ def save_model(
     folder: Path,
     *,
     minutes: float,
+    device: str,
 ) -> Path:
     """Write model, processor and card; the folder appears only when it is complete.
 
-    Weights are stored as float16, which halves the file and changes no answer worth the name.
+    Weights are stored as float16, which halves the file.
     """
     nn.Module.half(model)
     with replacing(folder) as partial_folder:
@@ -196,7 +198,7 @@ def save_model(
             minutes=minutes,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             num_pairs=len(SEEN_PAIRS),
-            num_threads=torch.get_num_threads(),
+            device=device,
         )
     return folder
 
@@ -210,10 +212,25 @@ def conversations(preset: Preset, clips: Any, processor: LitaProcessor, argument
     )
 
 
-def _claim(out: Path, preset: Preset) -> None:
-    """Refuse to mix two presets in one folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "preset.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != preset:
-        raise DataError(f"out: {str(out)!r} holds a run of another preset; choose another folder or remove it")
-    write_json(path, preset)
+def _check(preset: Preset, out: Path) -> TrainingArguments:
+    """Build everything once, so that a bad setting is refused now and not after an hour."""
+    training_arguments(out / "encoder", preset, preset["encoder"]["trainer"])
+    arguments = training_arguments(out / "lm", preset, preset["trainer"])
+    try:
+        FrameTransform(**preset["transform"])
+        processor = build_processor(preset, FrameEncoder(**preset["vision"]).grid)
+        build_model(preset, processor)
+        SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise DataError(f"preset: cannot be built: {error}") from error
+    return arguments
+
+
+def _claim(path: Path, settings: Preset) -> None:
+    """Refuse to mix two settings in one folder; where the clips and the cache lie is no setting."""
+    elsewhere = ("folder", "cache", "workers")
+    wanted = {**settings, "data": {key: value for key, value in settings["data"].items() if key not in elsewhere}}
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != wanted:
+        raise DataError(f"out: {str(path.parent)!r} holds a run of other settings ({path.name}); choose another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, wanted)
