@@ -42,13 +42,13 @@ class Variant:
     changes: tuple[str, ...]
 
 
-PLAIN = ("model.time_markers=false", "loss.sigma=0.0")  # LITA's published choices
+PLAIN = ("model.time_markers=false", "loss.sigma=0.0", "model.opening=''")  # LITA's published choices
 VARIANTS = (
     Variant("LITA defaults", PLAIN),
     Variant("times as digits in text", (*PLAIN, 'model.codec="seconds"')),
     Variant("slow tokens only", (*PLAIN, "model.pooler={fast=false}")),
     Variant("fast tokens only", (*PLAIN, "model.pooler={num_slow_frames=0}")),
-    Variant("LITA + time markers + soft targets", ()),
+    Variant("LITA + time markers + soft targets", ("model.opening=''",)),
 )
 
 
@@ -174,7 +174,10 @@ def main() -> None:
     put_to(bundled, "bundled model", options.bundled or TINY_MODEL)
     share_encoder(bundled, options.run)
     shared = (f"data.folder={str(options.run / 'clips')!r}", f"data.cache={str(options.run)!r}")
-    budget = (f"trainer.max_steps={options.steps}", "trainer.save_steps=100", "trainer.warmup_steps=60")
+    settings = f"max_steps={options.steps}, per_device_train_batch_size=16, learning_rate=1.5e-3, adam_beta2=0.98, "
+    settings += 'lr_scheduler_type="cosine", warmup_steps=60, weight_decay=1e-2, logging_steps=25, save_steps=100'
+    stage = f"describe_first=0.0, num_samples={16 * options.steps}, trainer={{{settings}}}"
+    budget = (f"stages=[{{{stage}}}]",)
     for variant in VARIANTS:
         out = options.work / f"{re.sub(r'[^a-z]+', '-', variant.name.lower())}-{options.steps}"
         model = train(load_preset("shapes", [*shared, *variant.changes, *budget]), out)  # resumes; refuses a mix-up

@@ -56,7 +56,7 @@ def test_the_loss_falls_and_the_card_says_how(whole_run: Path) -> None:
     facts = json.loads((whole_run / "model" / "training.json").read_text())
     losses = [loss for _, loss in facts["curve"]]
     assert losses[-1] < losses[0] - 0.5
-    assert facts["steps"] == 12 and facts["preset"]["trainer"]["max_steps"] == 12
+    assert facts["steps"] == 12 and [stage["trainer"]["max_steps"] for stage in facts["preset"]["stages"]] == [8, 4]
     assert "knows nothing else" in (whole_run / "model" / "README.md").read_text()
     assert (whole_run / "model" / "curve.png").stat().st_size > 1000
     assert (whole_run / "model" / "model.safetensors").stat().st_size <= 5_000_000
@@ -70,7 +70,7 @@ def test_the_trained_folder_answers_and_is_scored(whole_run: Path) -> None:
     assert 0 <= report.miou <= 1
 
 
-@pytest.mark.parametrize(("stage", "step"), [("encoder", 4), ("lm", 8)])
+@pytest.mark.parametrize(("stage", "step"), [("encoder", 4), ("stage-0", 4), ("stage-1", 2)])
 def test_a_killed_run_resumes_to_the_same_weights(whole_run: Path, tmp_path: Path, stage: str, step: int) -> None:
     clips = f"data.folder={str(whole_run / 'clips')!r}"
     cache = () if stage == "encoder" else (f"data.cache={str(whole_run)!r}",)
@@ -78,7 +78,7 @@ def test_a_killed_run_resumes_to_the_same_weights(whole_run: Path, tmp_path: Pat
     run_killed_at(tmp_path / stage / f"checkpoint-{step}", arguments)
     assert not (tmp_path / "model").exists()
     subprocess.run(arguments, check=True, capture_output=True)
-    weights = Path("lm") / "checkpoint-12" / "model.safetensors"  # float32, before they are stored as float16
+    weights = Path("stage-1") / "checkpoint-4" / "model.safetensors"  # float32, before they are stored as float16
     expected, found = load_file(whole_run / weights), load_file(tmp_path / weights)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -101,7 +101,9 @@ def test_another_preset_in_the_same_folder_is_refused(whole_run: Path, capsys: p
         ("shapes", ("data.turns=0",), "turns"),
         ("shapes", ("data.num_clips=ten",), "num_clips"),
         ("shapes", ("=1",), "key=value"),
-        ("shapes", ("trainer=1",), "is a table"),
+        ("shapes", ("lm=1",), "is a table"),
+        ("shapes", ("stages=1",), "stages"),
+        ("shapes", ("stages.7.num_samples=1",), "stages"),
         ("shapes", ("smoke=maybe",), "smoke"),
     ],
 )
@@ -112,8 +114,9 @@ def test_bad_presets_are_refused(name: str, changes: tuple[str, ...], message: s
 
 @pytest.mark.parametrize(
     "change",
-    ["trainer.max_stepz=3", "trainer.max_steps=ten", "encoder.trainer.nosuch=1", "loss.sigma=-1", "model.codec=nosuch",
-     "lm.num_attention_heads=3", "vision.name=nosuch", "transform.crop=nosuch", "model.pooler={fast=1,nosuch=2}"],
+    ["stages.0.trainer.max_stepz=3", "stages.1.trainer.max_steps=ten", "encoder.trainer.nosuch=1", "loss.sigma=-1",
+     "model.codec=nosuch", "lm.num_attention_heads=3", "vision.name=nosuch", "transform.crop=nosuch",
+     "model.pooler={fast=1,nosuch=2}"],
 )  # fmt: skip
 def test_a_bad_setting_is_refused_before_any_work(tmp_path: Path, change: str) -> None:
     with pytest.raises(DataError, match=r"trainer|cannot be built"):
@@ -122,8 +125,10 @@ def test_a_bad_setting_is_refused_before_any_work(tmp_path: Path, change: str) -
 
 
 def test_changes_are_toml_values_and_bare_words() -> None:
-    preset = load_preset("shapes", ["trainer.learning_rate=1e-4", "model.pooler={fast=false}", "vision.name=resnet18"])
-    assert preset["trainer"]["learning_rate"] == 1e-4
+    preset = load_preset(
+        "shapes", ["stages.0.trainer.learning_rate=1e-4", "model.pooler={fast=false}", "vision.name=resnet18"]
+    )
+    assert preset["stages"][0]["trainer"]["learning_rate"] == 1e-4
     assert preset["model"]["pooler"] == {"fast": False}
     assert preset["vision"]["name"] == "resnet18"
 

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature
 
+from timetok.adapter import pad_left
 from timetok.errors import ModelFolderError, PromptError
 from timetok.lita.configuration import LitaConfig
 from timetok.lita.modeling import LitaForConditionalGeneration
@@ -112,22 +112,7 @@ class Localizer:
         Raises:
             PromptError: As in ``ask``.
         """
-        self._batch([question], [1.0], max_new_tokens)
-
-    def _batch(self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int) -> BatchFeature:
-        prompts = [
-            self.processor.prompt(question, duration_seconds=duration)
-            for question, duration in zip(questions, durations, strict=True)
-        ]
-        batch = self.processor.encode_text(prompts, trusted=False)
-        length = batch["input_ids"].shape[1]
-        context = getattr(self.model.config.text_config, "max_position_embeddings", None)  # some models have no bound
-        if context is not None and length + max_new_tokens > context:
-            raise PromptError(
-                f"question: {length} tokens with the video, but {context - max_new_tokens} fit the model beside "
-                f"an answer of {max_new_tokens}; ask a shorter one"
-            )
-        return batch
+        self._check_length(self._prompts([question], [1.0]), max_new_tokens)
 
     @torch.inference_mode()
     def ask(
@@ -140,6 +125,8 @@ class Localizer:
     ) -> list[Answer]:
         """Answer a batch of questions, greedily.
 
+        A processor with an ``opening`` has that asked first; its answer is part of the prompt of the question.
+
         Args:
             features: One ``[t p e]`` a question.
             questions: Untrusted text: a literal ``<t12>`` in it stays plain characters.
@@ -149,9 +136,39 @@ class Localizer:
         Raises:
             PromptError: A question is empty, holds ``<video>``, or does not fit the context.
         """
-        batch = self._batch(questions, durations, max_new_tokens)
+        prompts, opening = self._prompts(questions, durations), self.processor.opening
+        if opening:
+            openings = self._prompts([opening] * len(questions), durations)
+            told, _ = self._generate(openings, features, max_new_tokens)
+            asked = [self.processor.next_turn(question) for question in questions]
+            prompts = [a + b + c for a, b, c in zip(openings, told, asked, strict=True)]
+        answers = zip(*self._generate(prompts, features, max_new_tokens), durations, strict=True)
+        return [self._answer(*answer) for answer in answers]
+
+    def _prompts(self, questions: Sequence[str], durations: Sequence[float]) -> list[list[int]]:
+        texts = [
+            self.processor.prompt(question, duration_seconds=duration)
+            for question, duration in zip(questions, durations, strict=True)
+        ]
+        return self.processor.encode_rows(texts, trusted=False)
+
+    def _check_length(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        length = max(map(len, prompts))
+        context = getattr(self.model.config.text_config, "max_position_embeddings", None)  # some models have no bound
+        if context is not None and length + max_new_tokens > context:
+            raise PromptError(
+                f"question: {length} tokens with the video, but {context - max_new_tokens} fit the model beside "
+                f"an answer of {max_new_tokens}; ask a shorter one"
+            )
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], features: Sequence[Tensor], max_new_tokens: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """New ids of each prompt, up to and with its end, and the probability of each."""
+        self._check_length(prompts, max_new_tokens)
+        batch = pad_left(prompts, self.processor.tokenizer).to(self.model.device)
         output = self.model.generate(
-            **batch.to(self.model.device),
+            **batch,
             video_features=torch.stack(list(features)).to(self.model.device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
@@ -160,11 +177,12 @@ class Localizer:
             output_logits=True,
         )
         new = output.sequences[:, batch["input_ids"].shape[1] :]
-        steps = [
-            logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in zip(output.logits, new.T, strict=True)
-        ]
-        chosen = torch.cat(steps, dim=1)
-        return [self._answer(*row) for row in zip(new.tolist(), chosen.tolist(), durations, strict=True)]
+        steps = zip(output.logits, new.T, strict=True)
+        chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
+        end = self.processor.tokenizer.eos_token_id
+        lengths = [row.index(end) + 1 if end in row else len(row) for row in new.tolist()]
+        ids = [row[:length] for row, length in zip(new.tolist(), lengths, strict=True)]
+        return ids, [row[:length] for row, length in zip(chosen.tolist(), lengths, strict=True)]
 
     def _answer(self, ids: list[int], probabilities: list[float], duration: float) -> Answer:
         tt = self.processor.tt

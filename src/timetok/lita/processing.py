@@ -35,6 +35,7 @@ class LitaProcessor(ProcessorMixin):
         transform: Arguments of ``FrameTransform``.
         pooler: Arguments of ``SlowFastPlan``.
         grid: Patch rows and columns of the encoder.
+        opening: What ``Localizer`` asks before the user's question, such as for a description; None for nothing.
         chat_template: As in transformers.
     """
 
@@ -47,11 +48,12 @@ class LitaProcessor(ProcessorMixin):
         transform: dict[str, Any] | None = None,
         pooler: dict[str, Any] | None = None,
         grid: Sequence[int] = (16, 16),
+        opening: str | None = None,
         chat_template: str | None = None,
     ) -> None:
         self.num_frames, self.num_time_tokens, self.codec = num_frames, num_time_tokens, codec
         self.transform, self.pooler, self.grid = dict(transform or {}), dict(pooler or {}), list(grid)
-        self.video_token = VIDEO_TOKEN
+        self.opening, self.video_token = opening, VIDEO_TOKEN
         self.video_token_id = video_token_id(tokenizer)
         self.tt = TimeTokenizer.wrap(tokenizer, num_time_tokens, codec=codec)
         super().__init__(tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
@@ -198,15 +200,25 @@ class LitaProcessor(ProcessorMixin):
             PromptError: A prompt is empty or holds ``<video>`` twice.
             ArgumentError: Durations and prompts differ in number.
         """
+        return BatchFeature(dict(pad_left(self.encode_rows(prompts, durations, trusted=trusted), self.tokenizer)))
+
+    def encode_rows(
+        self, prompts: Sequence[str], durations: Sequence[float | None] | None = None, *, trusted: bool = True
+    ) -> list[list[int]]:
+        """As ``encode_text``, not padded."""
         _check_prompts(prompts)
         seconds = [None] * len(prompts) if durations is None else list(durations)
         if len(seconds) != len(prompts):
             raise ArgumentError(f"durations: expected one a prompt, got {len(seconds)} for {len(prompts)} prompts")
-        rows = [
-            self.tt(self._expand(prompt), duration, trusted=trusted)["input_ids"]
+        return [
+            list(self.tt(self._expand(prompt), duration, trusted=trusted)["input_ids"])
             for prompt, duration in zip(prompts, seconds, strict=True)
         ]
-        return BatchFeature(dict(pad_left(rows, self.tokenizer)))
+
+    def next_turn(self, question: str) -> list[int]:
+        """Ids of a later question of a conversation, untrusted, to be put behind what was said before."""
+        prompt = self.prompt(question, video=False)
+        return list(self.tt(prompt, trusted=False, add_special_tokens=False)["input_ids"])
 
     @property
     def frame_transform(self) -> FrameTransform:

@@ -62,7 +62,7 @@ def write_card(
     versions = {name: version(name) for name in ("torch", "transformers", "timm", "accelerate")}
     versions = {"timetok": __version__, **versions, "python": platform.python_version()}
     facts = {
-        "steps": preset["trainer"]["max_steps"],
+        "steps": sum(stage["trainer"]["max_steps"] for stage in preset["stages"]),
         "minutes": round(minutes, 1),
         "device": device,
         "parameters": parameters,
@@ -76,7 +76,7 @@ def write_card(
         parameters=parameters,
         num_pairs=num_pairs,
         steps=facts["steps"],
-        batch=preset["trainer"]["per_device_train_batch_size"],
+        batch=preset["stages"][0]["trainer"]["per_device_train_batch_size"],
         minutes=minutes,
         device=facts["device"],
         first=losses[0],

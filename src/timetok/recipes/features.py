@@ -20,7 +20,7 @@ from tqdm import tqdm
 from timetok.atomic import replacing
 from timetok.lita import LitaProcessor
 from timetok.recipes.shapes import ClipRecord, cut
-from timetok.recipes.tasks import Event, Turn, sample_turns
+from timetok.recipes.tasks import Event, Turn, dvc, sample_turns
 from timetok.video import read_frames
 from timetok.vision import FrameEncoder, FrameTransform
 
@@ -113,6 +113,7 @@ class Conversations(Dataset[dict[str, Any]]):
         seed: Of everything drawn.
         turns: Questions a cut.
         rates: Task name → how often it is drawn, relative to the others.
+        describe_first: Share of the conversations that open with a dense caption, which later answers may read.
     """
 
     def __init__(
@@ -124,9 +125,10 @@ class Conversations(Dataset[dict[str, Any]]):
         seed: int,
         turns: int,
         rates: Mapping[str, float],
+        describe_first: float,
     ) -> None:
         self.clips, self.processor, self.num_samples = clips, processor, num_samples
-        self.seed, self.turns, self.rates = seed, turns, dict(rates)
+        self.seed, self.turns, self.rates, self.describe_first = seed, turns, dict(rates), describe_first
 
     def __len__(self) -> int:
         return self.num_samples
@@ -138,6 +140,8 @@ class Conversations(Dataset[dict[str, Any]]):
             clip = self.clips[int(rng.integers(len(self.clips)))]
             features, duration, events = draw_cut(clip, rng, self.processor.num_frames)
             turns = sample_turns(events, duration, rng, self.turns, self.rates)
+        if self.describe_first and rng.random() < self.describe_first and (opening := dvc(events, duration, rng)):
+            turns = [opening, *(turn for turn in turns if turn.task != "dvc")][: self.turns]
         ids, labels = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
         return {"input_ids": ids, "labels": labels, "video_features": features}
 

@@ -27,7 +27,7 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     Raises:
         DataError: There is no such preset, it is no TOML, or a change names no key of it.
 
-    >>> load_preset("shapes", ["trainer.max_steps=10"])["trainer"]["max_steps"]
+    >>> load_preset("shapes", ["stages.0.trainer.max_steps=10"])["stages"][0]["trainer"]["max_steps"]
     10
     """
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
@@ -62,6 +62,10 @@ def _check_keys(preset: Mapping[str, Any]) -> None:
         if not isinstance(preset[table], dict):
             raise DataError(f"preset: {table!r} must be a table, got {preset[table]!r}")
         _same_keys(f"[{table}]", shipped[table].keys(), preset[table].keys(), extra=_OPTIONAL.get(table, set()))
+    if not isinstance(preset["stages"], list) or not preset["stages"]:
+        raise DataError(f"[[stages]]: expected at least one, got {preset['stages']!r}")
+    for stage in preset["stages"]:
+        _same_keys("[[stages]]", shipped["stages"][0].keys(), stage.keys() if isinstance(stage, dict) else set())
     for name, number in (("num_clips", preset["data"]["num_clips"]), ("turns", preset["data"]["turns"])):
         if not isinstance(number, int) or number < 1:
             raise DataError(f"[data]: {name} must be a whole number of at least 1, got {number!r}")
@@ -84,12 +88,18 @@ def _assign(preset: dict[str, Any], keys: list[str], value: Any) -> None:
     """Tables are the preset's; what stands in them is checked by whatever takes it as arguments."""
     table: Any = preset
     for key in keys[:-1]:
-        table = table.get(key) if isinstance(table, dict) else None
+        table = _entry(table, key)
     if not isinstance(table, dict) or (table is preset and keys[0] not in preset):
         raise DataError(f"--set: the preset has no {'.'.join(keys)!r}; it has the tables {', '.join(sorted(preset))}")
     if isinstance(table.get(keys[-1]), dict) and not isinstance(value, dict):
         raise DataError(f"--set: {'.'.join(keys)!r} is a table; set one of {', '.join(table[keys[-1]])} in it")
     table[keys[-1]] = value
+
+
+def _entry(table: Any, key: str) -> Any:
+    if isinstance(table, list):
+        return table[int(key)] if key.isdecimal() and int(key) < len(table) else None
+    return table.get(key) if isinstance(table, dict) else None
 
 
 def _merge(preset: dict[str, Any], changes: Mapping[str, Any]) -> None:

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 
 from timetok.atomic import replacing, write_json
@@ -24,7 +23,7 @@ from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.card import write_card
 from timetok.recipes.encoder import SEEN_PAIRS, train_encoder
-from timetok.recipes.features import Conversations, cache_features, collate, load_features
+from timetok.recipes.features import CachedClip, Conversations, cache_features, collate, load_features
 from timetok.recipes.hf import fit
 from timetok.recipes.shapes import ClipRecord, read_scenes, write_dataset
 from timetok.recipes.tasks import corpus
@@ -59,6 +58,7 @@ def build_processor(preset: Preset, grid: tuple[int, int]) -> LitaProcessor:
         transform=preset["transform"],
         pooler=model["pooler"],
         grid=grid,
+        opening=model["opening"] or None,
     )
 
 
@@ -78,7 +78,7 @@ def build_model(preset: Preset, processor: LitaProcessor) -> LitaForConditionalG
         transform=dict(preset["transform"]),
         time_token_ids=list(processor.tt.time_token_ids),
         video_token_id=processor.video_token_id,
-        **preset["model"],
+        **{key: value for key, value in preset["model"].items() if key != "opening"},
         **{"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id},
     )
     return LitaForConditionalGeneration(config)
@@ -140,7 +140,7 @@ def train(preset: Preset, out: Path) -> Path:
     Raises:
         DataError: The folder holds a run of another preset, or a setting is refused.
     """
-    arguments = _check(preset, out)
+    stages = _check(preset, out)
     data = preset["data"]
     _claim(out / "preset.json", preset)
     if (out / "model").exists():
@@ -161,16 +161,45 @@ def train(preset: Preset, out: Path) -> Path:
     model = build_model(preset, processor)
     model.vision.load_state_dict(encoder.state_dict())
     started = time.monotonic()
-    log = fit(
-        model,
-        conversations(preset, load_features(records, features), processor, arguments),
-        arguments,
-        collate=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
-        loss=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
-    )
+    log = train_stages(preset, model, processor, load_features(records, features), stages)
     minutes = (time.monotonic() - started) / 60
-    device = f"{arguments.device} ({torch.get_num_threads()} CPU threads)"
+    device = f"{stages[0].device} ({torch.get_num_threads()} CPU threads)"
     return save_model(preset, model, processor, log, out / "model", minutes=minutes, device=device)
+
+
+def train_stages(
+    preset: Preset,
+    model: LitaForConditionalGeneration,
+    processor: LitaProcessor,
+    clips: Sequence[CachedClip],
+    stages: Sequence[TrainingArguments],
+) -> list[dict[str, Any]]:
+    """Train the language model stage after stage; a finished stage is only read back from its last checkpoint.
+
+    Returns:
+        The Trainers' logs, one after the other, with steps counted on.
+    """
+    data, log, before = preset["data"], [], 0
+    for number, (stage, arguments) in enumerate(zip(preset["stages"], stages, strict=True)):
+        conversations = Conversations(
+            clips,
+            processor,
+            num_samples=stage["num_samples"],
+            seed=data["seed"] + number,
+            turns=data["turns"],
+            rates=data["rates"],
+            describe_first=stage["describe_first"],
+        )
+        entries = fit(
+            model,
+            conversations,
+            arguments,
+            collate=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
+            loss=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
+        )
+        log += [{**entry, "step": entry["step"] + before} for entry in entries]
+        before += arguments.max_steps
+    return log
 
 
 def save_model(
@@ -203,19 +232,9 @@ def save_model(
     return folder
 
 
-def conversations(preset: Preset, clips: Any, processor: LitaProcessor, arguments: TrainingArguments) -> Dataset[Any]:
-    """The training set of stage two: as many samples as the run will see, each drawn once."""
-    data = preset["data"]
-    samples = arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps
-    return Conversations(
-        clips, processor, num_samples=samples, seed=data["seed"], turns=data["turns"], rates=data["rates"]
-    )
-
-
-def _check(preset: Preset, out: Path) -> TrainingArguments:
+def _check(preset: Preset, out: Path) -> list[TrainingArguments]:
     """Build everything once, so that a bad setting is refused now and not after an hour."""
     training_arguments(out / "encoder", preset, preset["encoder"]["trainer"])
-    arguments = training_arguments(out / "lm", preset, preset["trainer"])
     try:
         FrameTransform(**preset["transform"])
         processor = build_processor(preset, FrameEncoder(**preset["vision"]).grid)
@@ -223,7 +242,8 @@ def _check(preset: Preset, out: Path) -> TrainingArguments:
         SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise DataError(f"preset: cannot be built: {error}") from error
-    return arguments
+    stages = enumerate(preset["stages"])
+    return [training_arguments(out / f"stage-{number}", preset, stage["trainer"]) for number, stage in stages]
 
 
 def _claim(path: Path, settings: Preset) -> None:
