@@ -100,7 +100,7 @@ def test_seconds_as_text_have_no_confidences(monkeypatch: pytest.MonkeyPatch) ->
     tt = localizer.processor.tt
     ids = tt.encode_time([1.5, 4.0], 10.0)
     monkeypatch.setattr(localizer.model, "generate", saying([ids]))
-    (answer,) = localizer.ask([torch.zeros(8, 16, 16)], [QUESTION], [10.0])
+    (answer,) = localizer.ask([torch.zeros(8, 16, 16)], [QUESTION], [10.0], max_new_tokens=48)
     assert answer.spans == (Span(1.5, 4.0),) and answer.confidences == ()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
@@ -240,7 +241,7 @@ def _check(preset: Preset, out: Path) -> list[TrainingArguments]:
         processor = build_processor(preset, FrameEncoder(**preset["vision"]).grid)
         build_model(preset, processor)
         SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         raise DataError(f"preset: cannot be built: {error}") from error
     stages = enumerate(preset["stages"])
     return [training_arguments(out / f"stage-{number}", preset, stage["trainer"]) for number, stage in stages]
