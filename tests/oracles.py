@@ -1,7 +1,7 @@
 """Slow and obvious versions of what the library computes, written from the formulas alone."""
 
 from fractions import Fraction
-from math import exp, fsum, log
+from math import exp, floor, fsum, log
 
 Patches = list[list[list[list[float]]]]
 
@@ -9,6 +9,13 @@ Patches = list[list[list[list[float]]]]
 def nearest_mark(seconds: float, duration: float, num_tokens: int) -> int:
     """The mark nearest to a timestamp, clamped, ties to the even one: exact rational arithmetic throughout."""
     index = round(Fraction(num_tokens - 1) * Fraction(seconds) / Fraction(duration))  # rounds half to even
+    return min(max(index, 0), num_tokens - 1)
+
+
+def rounded_mark(seconds: float, duration: float, steps: int, offset: float, rounding: str, num_tokens: int) -> int:
+    """The mark of a timestamp on a grid of any layout, in exact rationals, away from ties."""
+    place = Fraction(steps) * Fraction(seconds) / Fraction(duration) - Fraction(offset)
+    index = floor(place) if rounding == "floor" else round(place)
     return min(max(index, 0), num_tokens - 1)
 
 

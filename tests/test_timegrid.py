@@ -1,14 +1,16 @@
 import dataclasses
 import pickle
+from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from oracles import mark_seconds, nearest_mark
+from oracles import mark_seconds, nearest_mark, rounded_mark
 from timetok.errors import ArgumentError, TimeRangeError
-from timetok.timegrid import Span, TimeGrid
+from timetok.timegrid import Marks, Rounding, Span, TimeGrid
 
 durations = st.floats(1e-3, 1e5)
 counts = st.integers(2, 2000)
@@ -163,7 +165,7 @@ def test_there_are_at_least_two_marks(bad):
 
 
 def test_choices_are_checked():
-    with pytest.raises(ArgumentError, match="out_of_range must be 'clamp' or 'raise', got 'wrap'"):
+    with pytest.raises(ArgumentError, match=r"out_of_range must be one of \('clamp', 'raise'\), got 'wrap'"):
         TimeGrid(out_of_range="wrap")
 
 
@@ -192,3 +194,89 @@ def test_span():
 def test_span_refuses(ends, message):
     with pytest.raises(TimeRangeError, match=message):
         Span(*ends)
+
+
+LAYOUTS = [(marks, rounding) for marks in get_args(Marks) for rounding in get_args(Rounding)]
+
+
+@pytest.mark.parametrize(("marks", "rounding"), LAYOUTS)
+@given(moments(-0.2, 1.2), counts)
+def test_every_layout_follows_its_formula(marks, rounding, moment, count):
+    seconds, duration = moment
+    steps, offset = {"edges": (count - 1, 0.0), "centres": (count, 0.5), "starts": (count, 0.0)}[marks]
+    exact = steps * seconds / duration - offset
+    assume(abs(2 * exact - np.round(2 * exact)) > 1e-9 * count)  # ties, and what is a rounding error off a mark
+    found = TimeGrid(count, marks=marks, rounding=rounding).encode(seconds, duration)
+    assert found == rounded_mark(seconds, duration, steps, offset, rounding, count)
+
+
+@pytest.mark.parametrize(("marks", "rounding"), LAYOUTS)
+@given(moments(), counts)
+def test_every_layout_is_a_round_trip(marks, rounding, moment, count):
+    seconds, duration = moment
+    grid = TimeGrid(count, marks=marks, rounding=rounding)
+    np.testing.assert_array_equal(grid.encode(grid.sample_times(duration), duration), np.arange(count))
+    error = abs(grid.decode(grid.encode(seconds, duration), duration) - seconds)
+    assert error <= grid.max_error(duration) + 8 * np.spacing(duration)
+
+
+@pytest.mark.parametrize(("marks", "rounding"), LAYOUTS)
+def test_the_largest_error_is_reached(marks, rounding):
+    grid, seconds = TimeGrid(5, marks=marks, rounding=rounding), np.linspace(0, 1, 100_001)
+    worst = np.abs(grid.decode(grid.encode(seconds, 1.0), 1.0) - seconds).max()
+    assert worst == pytest.approx(grid.max_error(1.0), abs=2e-5)
+
+
+def test_half_up_takes_the_later_mark_and_only_at_a_tie():
+    grid = TimeGrid(5, rounding="half-up")
+    assert grid.encode([0.5, 1.5, 2.5, 0.49999999999999994], 4.0).tolist() == [1, 2, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "index", "decoded"),
+    [  # min(round(100 t / d), 99) and k d / 100; int(300 t / d) and k d / 300; round((T - 1) t / d)
+        ("vtimellm", 59.9, 99, 59.4),
+        ("grounded-videollm", 59.9, 299, 59.8),
+        ("grounded-videollm", 60.0, 300, 60.0),
+        ("momentor", 30.0, 150, 60 * 150 / 299),
+        ("llava-st", 59.9, 99, 60.0),
+        ("vila", 20.0, 33, 20.0),
+        ("lita", 20.0, 33, 20.0),
+    ],
+)
+def test_presets_follow_their_systems(name, seconds, index, decoded):
+    grid = TimeGrid.preset(name)
+    assert grid.encode(seconds, 60.0) == index
+    assert grid.decode(index, 60.0) == pytest.approx(decoded)
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ArgumentError, match="name must be one of lita, vila"):
+        TimeGrid.preset("gpt")
+
+
+@given(st.lists(st.floats(-10, 110), min_size=1, max_size=20), counts)
+def test_tensors_equal_arrays(times, count):
+    grid, tensor = TimeGrid(count), torch.tensor(times, dtype=torch.float64)
+    found = grid.encode(tensor, 100.0)
+    assert isinstance(found, torch.Tensor) and found.dtype == torch.int64
+    assert found.tolist() == grid.encode(times, 100.0).tolist()
+    decoded = grid.decode(found, torch.tensor(100.0))
+    assert decoded.dtype == torch.float64
+    assert decoded.tolist() == grid.decode(found.tolist(), 100.0).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_half_precision_tensor_keeps_the_index_of_its_value(dtype):
+    seconds = torch.linspace(0, 59, 500).to(dtype)
+    expected = TimeGrid(1000).encode(seconds.double().tolist(), 61.0)
+    assert TimeGrid(1000).encode(seconds, 61.0).tolist() == expected.tolist()
+
+
+def test_a_tensor_of_one_number_gives_a_tensor():
+    assert TimeGrid().encode(torch.tensor(30.0), 60.0).shape == ()
+    assert TimeGrid().decode(50, torch.tensor([60.0, 99.0])).tolist() == [60.0 * 50 / 99, 50.0]
+
+
+def test_sample_times_broadcast_over_durations():
+    assert TimeGrid(3).sample_times([2.0, 4.0]).tolist() == [[0.0, 1.0, 2.0], [0.0, 2.0, 4.0]]

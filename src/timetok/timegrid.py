@@ -1,22 +1,29 @@
 """Seconds and indices: where the T time marks of a video stand, and how a moment is rounded to one.
 
 The marks are relative to the video, so a duration is an argument of every conversion and never guessed.
-Everything is computed in float64; scalars give Python scalars, lists and arrays give arrays.
+Everything is computed in float64; scalars give Python scalars, lists and arrays give arrays, and torch
+tensors give tensors, though this room never imports torch.
 """
 
 import math
 import reprlib
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from timetok.errors import ArgumentError, TimeRangeError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
 Numbers: TypeAlias = NDArray[Any] | Sequence[Any]
+Marks: TypeAlias = Literal["edges", "centres", "starts"]
+Rounding: TypeAlias = Literal["half-even", "half-up", "floor"]
 OutOfRange: TypeAlias = Literal["clamp", "raise"]
 
 
@@ -59,17 +66,30 @@ class Span:
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """T marks spread evenly over a video: the first at 0 seconds, the last at its end.
+    """T marks spread evenly over a video, by default LITA's: the first at 0 seconds, the last at its end.
 
-    ``index = round_half_even((T - 1) * (seconds / duration))`` and ``seconds = index * duration / (T - 1)``.
+    ``index = round(steps * (seconds / duration) - offset)`` and ``seconds = (index + offset) * duration / steps``,
+    where ``marks`` decides how many steps the video has and where in its step a mark stands:
+
+    ============  =====  ======  ==========================================
+    ``marks``     steps  offset  the T marks
+    ============  =====  ======  ==========================================
+    ``"edges"``   T - 1  0       at both ends and evenly between
+    ``"centres"`` T      1/2     in the middle of each of T equal parts
+    ``"starts"``  T      0       at the begin of each of T equal parts
+    ============  =====  ======  ==========================================
 
     Args:
         num_tokens: T, the number of marks, at least 2.
+        marks: Where they stand.
+        rounding: How a moment between two marks is given one: to the nearest, with ties to the even mark
+            (``"half-even"``, as numpy and Python round) or to the later one (``"half-up"``); or to the one
+            before it (``"floor"``; on it, if it misses it by a rounding error only).
         out_of_range: What happens to a timestamp outside ``[0, duration]`` or an index outside ``[0, T)``:
             ``"clamp"`` moves it to the nearest mark, ``"raise"`` refuses it.
 
     Raises:
-        ArgumentError: ``num_tokens`` is not an integer of at least 2, or ``out_of_range`` is neither choice.
+        ArgumentError: ``num_tokens`` is not an integer of at least 2, or a choice is not one.
 
     Source:
         LITA (arXiv 2403.19046) section 3.2. The paper counts marks from 1, its code and this class from 0.
@@ -85,6 +105,8 @@ class TimeGrid:
     """
 
     num_tokens: int = 100
+    marks: Marks = field(default="edges", kw_only=True)
+    rounding: Rounding = field(default="half-even", kw_only=True)
     out_of_range: OutOfRange = field(default="clamp", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -92,24 +114,59 @@ class TimeGrid:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 2:
             raise ArgumentError(f"num_tokens must be an integer of at least 2, got {value!r}")
         object.__setattr__(self, "num_tokens", int(value))
-        if self.out_of_range not in ("clamp", "raise"):
-            raise ArgumentError(f"out_of_range must be 'clamp' or 'raise', got {self.out_of_range!r}")
+        for name, choices in (("marks", Marks), ("rounding", Rounding), ("out_of_range", OutOfRange)):
+            if getattr(self, name) not in get_args(choices):
+                raise ArgumentError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The grid of a published system: one of ``lita, vila, vtimellm, grounded-videollm, momentor, llava-st``.
+
+        Momentor and LLaVA-ST train on the two marks around a moment; see `timetok.losses.SoftTimeLoss`.
+        VTimeLLM ends spans of dense captions one mark later than this grid decodes them.
+
+        Raises:
+            ArgumentError: There is no such preset.
+
+        Source:
+            The public code of VILA (whose grid is LITA's), VTimeLLM, Grounded-VideoLLM, Momentor and LLaVA-ST.
+
+        Example:
+            >>> TimeGrid.preset("vtimellm").encode(59.9, 60.0)
+            99
+        """
+        if name not in _PRESETS:
+            raise ArgumentError(f"name must be one of {', '.join(_PRESETS)}, got {name!r}")
+        return cls(**_PRESETS[name])
+
+    @property
+    def _steps(self) -> int:
+        return self.num_tokens - (self.marks == "edges")
+
+    @property
+    def _offset(self) -> float:
+        return 0.5 * (self.marks == "centres")
 
     @overload
     def encode(self, seconds: Number, duration: Number) -> int: ...
     @overload
+    def encode(self, seconds: "Tensor", duration: "Number | Numbers | Tensor") -> "Tensor": ...
+    @overload
+    def encode(self, seconds: Number | Numbers, duration: "Tensor") -> "Tensor": ...
+    @overload
     def encode(self, seconds: Numbers, duration: Number | Numbers) -> NDArray[np.int64]: ...
     @overload
     def encode(self, seconds: Number, duration: Numbers) -> NDArray[np.int64]: ...
-    def encode(self, seconds: Number | Numbers, duration: Number | Numbers) -> int | NDArray[np.int64]:
-        """Index of the mark nearest to each timestamp, ties to the even mark.
+    def encode(self, seconds: Any, duration: Any) -> Any:
+        """Index of the mark of each timestamp.
 
         Args:
-            seconds: Timestamps in seconds; a scalar or anything numpy reads as an array of numbers.
+            seconds: Timestamps in seconds: a scalar, anything numpy reads as an array of numbers, or a tensor.
             duration: Length of the video in seconds; broadcasts against ``seconds``.
 
         Returns:
-            Zero-based indices: an ``int`` if both arguments are scalars, else an int64 array.
+            Zero-based indices: an ``int`` if both arguments are scalars, an int64 tensor on the same device if
+            either is a tensor, else an int64 array. Computed in float64 whatever came.
 
         Raises:
             TimeRangeError: A value is not a finite number, a duration is not positive, the shapes do not
@@ -121,26 +178,32 @@ class TimeGrid:
             _refuse("seconds", times, (times < 0) | (times > length), "between 0 and the duration")
         with np.errstate(over="ignore"):  # an overflow is clamped like any other timestamp beyond the end
             marks = np.asarray(times / length)
-            marks *= self.num_tokens - 1
-        np.rint(marks, out=marks)
+            marks *= self._steps
+        marks -= self._offset
+        marks = _ROUND[self.rounding](marks)
         np.clip(marks, 0, self.num_tokens - 1, out=marks)
-        return int(marks) if marks.ndim == 0 else marks.astype(np.int64)
+        return _as_given(marks.astype(np.int64), seconds, duration)
 
     @overload
     def decode(self, index: int | np.integer[Any], duration: Number) -> float: ...
     @overload
+    def decode(self, index: "Tensor", duration: "Number | Numbers | Tensor") -> "Tensor": ...
+    @overload
+    def decode(self, index: int | np.integer[Any] | Numbers, duration: "Tensor") -> "Tensor": ...
+    @overload
     def decode(self, index: Numbers, duration: Number | Numbers) -> NDArray[np.float64]: ...
     @overload
     def decode(self, index: int | np.integer[Any], duration: Numbers) -> NDArray[np.float64]: ...
-    def decode(self, index: int | np.integer[Any] | Numbers, duration: Number | Numbers) -> float | NDArray[np.float64]:
-        """Seconds at which each mark stands; the last one stands exactly at the end of the video.
+    def decode(self, index: Any, duration: Any) -> Any:
+        """Seconds at which each mark stands; with marks at edges the last is exactly the end of the video.
 
         Args:
-            index: Zero-based indices; a scalar or anything numpy reads as an array of integers.
+            index: Zero-based indices: a scalar, anything numpy reads as an array of integers, or a tensor.
             duration: Length of the video in seconds; broadcasts against ``index``.
 
         Returns:
-            Seconds: a ``float`` if both arguments are scalars, else a float64 array.
+            Seconds: a ``float`` if both arguments are scalars, a float64 tensor on the same device if either is
+            a tensor, else a float64 array.
 
         Raises:
             TimeRangeError: An index is not an integer, a duration is not positive and finite, the shapes do
@@ -151,29 +214,87 @@ class TimeGrid:
         last = self.num_tokens - 1
         if self.out_of_range == "raise":
             _refuse("index", marks, (marks < 0) | (marks > last), f"between 0 and {last}")
-        marks = np.clip(marks, 0, last)
+        places = np.clip(marks, 0, last) + self._offset
         # (T - 1) * d / (T - 1) can miss d by a rounding, hence the explicit last mark
-        seconds = np.where(marks == last, length, marks * length / last)
-        return float(seconds) if seconds.ndim == 0 else seconds
+        seconds = np.where(places == self._steps, length, places * length / self._steps)
+        return _as_given(seconds, index, duration)
+
+    def sample_times(self, duration: Number | Numbers) -> NDArray[np.float64]:
+        """Seconds at which all T marks stand: the instants to sample for one frame a mark.
+
+        Args:
+            duration: Length of the video in seconds, scalar or array of shape ``[...]``.
+
+        Returns:
+            float64 ``[... T]``.
+
+        Raises:
+            TimeRangeError: A duration is not a positive finite number.
+
+        Example:
+            >>> TimeGrid(4, marks="centres").sample_times(8.0).tolist()
+            [1.0, 3.0, 5.0, 7.0]
+        """
+        seconds: NDArray[np.float64] = self.decode(np.arange(self.num_tokens), _durations(duration)[..., None])
+        return seconds
 
     @overload
     def max_error(self, duration: Number) -> float: ...
     @overload
     def max_error(self, duration: Numbers) -> NDArray[np.float64]: ...
     def max_error(self, duration: Number | Numbers) -> float | NDArray[np.float64]:
-        """Largest distance in seconds between a timestamp inside the video and its mark: half a step.
+        """Largest distance in seconds between a timestamp inside the video and the mark it is given.
+
+        Half a step where moments go to the nearest mark and a whole step where they go to the one before, or
+        more at an end of the video that has no mark: ``"starts"`` is a whole step away from the last instant.
 
         Args:
             duration: Length of the video in seconds, scalar or array.
 
-        Returns:
-            ``duration / (2 * (T - 1))``, scalar or array as given.
-
         Raises:
             TimeRangeError: A duration is not a positive finite number.
         """
-        error = _durations(duration) / (2 * (self.num_tokens - 1))
+        between = 1.0 if self.rounding == "floor" else 0.5
+        at_the_end = self._steps - (self.num_tokens - 1 + self._offset)
+        error = max(between, self._offset, at_the_end) * _durations(duration) / self._steps
         return float(error) if error.ndim == 0 else error
+
+
+def _half_even(marks: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.rint(marks, out=marks))
+
+
+def _half_up(marks: NDArray[np.float64]) -> NDArray[np.float64]:
+    whole = np.floor(marks)
+    return np.asarray(whole + (marks - whole >= 0.5))  # adding 0.5 first would round 0.49999999999999994 up
+
+
+def _floor(marks: NDArray[np.float64]) -> NDArray[np.float64]:
+    nearest = np.rint(marks)  # what misses a mark by nothing but rounding errors stands on it
+    return np.where(np.abs(marks - nearest) <= 4 * np.spacing(np.maximum(nearest, 1)), nearest, np.floor(marks))
+
+
+_ROUND: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "half-even": _half_even,
+    "half-up": _half_up,
+    "floor": _floor,
+}
+_PRESETS: dict[str, dict[str, Any]] = {
+    "lita": {},
+    "vila": {},
+    "vtimellm": {"marks": "starts"},
+    "grounded-videollm": {"num_tokens": 301, "rounding": "floor"},
+    "momentor": {"num_tokens": 300},
+    "llava-st": {},
+}
+
+
+def _as_given(result: NDArray[Any], *given: Any) -> Any:
+    """As a Python scalar, an array, or a tensor where any argument was one; torch is there if a tensor is."""
+    tensor = next((value for value in given if hasattr(value, "detach")), None)
+    if tensor is not None:
+        return sys.modules["torch"].as_tensor(result, device=tensor.device)
+    return result.item() if result.ndim == 0 else result
 
 
 def _seconds_scalar(name: str, value: object) -> float:
@@ -183,8 +304,11 @@ def _seconds_scalar(name: str, value: object) -> float:
     return float(number)
 
 
-def _numbers(name: str, value: object, kinds: str, expected: str) -> NDArray[Any]:
+def _numbers(name: str, value: Any, kinds: str, expected: str) -> NDArray[Any]:
     """As an array whose dtype kind is one of ``kinds``; numpy would also take strings, None and booleans."""
+    if hasattr(value, "detach"):  # a tensor, which may be of a dtype numpy lacks
+        value = value.detach().cpu()
+        value = (value.double() if value.is_floating_point() else value).numpy()
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:

@@ -61,7 +61,10 @@ class LitaProcessor(ProcessorMixin):
     @property
     def num_video_tokens(self) -> int:
         """Visual tokens of one video."""
-        return len(SlowFastPlan(**self.pooler).token_frames(self.num_frames, (self.grid[0], self.grid[1])))
+        return self._num_tokens(self.num_frames)
+
+    def _num_tokens(self, num_frames: int) -> int:
+        return len(SlowFastPlan(**self.pooler).token_frames(num_frames, (self.grid[0], self.grid[1])))
 
     def prompt(self, question: str, *, duration_seconds: float | None = None, video: bool = True) -> str:
         """One user turn in LITA's conversation format, ready for the answer.
@@ -99,7 +102,9 @@ class LitaProcessor(ProcessorMixin):
         added = self.tokenizer.added_tokens_decoder
         return [token.content for key, token in added.items() if key in found and token.special]
 
-    def conversation(self, turns: Sequence[tuple[str, str]], duration_seconds: float) -> tuple[list[int], list[int]]:
+    def conversation(
+        self, turns: Sequence[tuple[str, str]], duration_seconds: float, *, num_frames: int | None = None
+    ) -> tuple[list[int], list[int]]:
         """Questions and answers about one video → ids and labels; only answers are learned.
 
         Each prompt is tokenised alone, so that it has the ids it will have when the answer is asked for.
@@ -107,6 +112,7 @@ class LitaProcessor(ProcessorMixin):
         Args:
             turns: Question and answer, trusted: ``<12.3>`` is a moment.
             duration_seconds: Of the video.
+            num_frames: Frames that stand for the video, if not the processor's own number.
 
         Returns:
             ids and labels of the same length; labels are -100 outside answers.
@@ -114,7 +120,8 @@ class LitaProcessor(ProcessorMixin):
         ids: list[int] = []
         labels: list[int] = []
         for k, (question, answer) in enumerate(turns):
-            asked = self._expand(self.prompt(question, duration_seconds=duration_seconds, video=k == 0))
+            prompted = self.prompt(question, duration_seconds=duration_seconds, video=k == 0)
+            asked = self._expand(prompted, num_frames)
             prompt = self.tt(asked, duration_seconds, add_special_tokens=k == 0)["input_ids"]
             reply = self.tt(f" {answer}", duration_seconds, add_special_tokens=False)["input_ids"]
             reply = [*reply, self.tokenizer.eos_token_id]
@@ -122,8 +129,8 @@ class LitaProcessor(ProcessorMixin):
             labels += [-100] * len(prompt) + reply
         return ids, labels
 
-    def _expand(self, prompt: str) -> str:
-        return prompt.replace(VIDEO_TOKEN, VIDEO_TOKEN * self.num_video_tokens)
+    def _expand(self, prompt: str, num_frames: int | None = None) -> str:
+        return prompt.replace(VIDEO_TOKEN, VIDEO_TOKEN * self._num_tokens(num_frames or self.num_frames))
 
     def read(self, video: Video) -> Frames:
         """Frames of one video: ``num_frames`` of them, spread evenly, both ends included.

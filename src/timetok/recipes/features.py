@@ -110,6 +110,7 @@ class Conversations(Dataset[dict[str, Any]]):
         clips: Cached clips.
         processor: Writes prompts and moments.
         num_samples: Length of the data set.
+        num_frames: Frames sampled from a cut.
         seed: Of everything drawn.
         turns: Questions a cut.
         rates: Task name → how often it is drawn, relative to the others.
@@ -122,12 +123,13 @@ class Conversations(Dataset[dict[str, Any]]):
         processor: LitaProcessor,
         *,
         num_samples: int,
+        num_frames: int,
         seed: int,
         turns: int,
         rates: Mapping[str, float],
         describe_first: float,
     ) -> None:
-        self.clips, self.processor, self.num_samples = clips, processor, num_samples
+        self.clips, self.processor, self.num_samples, self.num_frames = clips, processor, num_samples, num_frames
         self.seed, self.turns, self.rates, self.describe_first = seed, turns, dict(rates), describe_first
 
     def __len__(self) -> int:
@@ -138,11 +140,12 @@ class Conversations(Dataset[dict[str, Any]]):
         turns: list[Turn] = []
         while not turns:  # a cut may show nothing that can be asked about
             clip = self.clips[int(rng.integers(len(self.clips)))]
-            features, duration, events = draw_cut(clip, rng, self.processor.num_frames)
+            features, duration, events = draw_cut(clip, rng, self.num_frames)
             turns = sample_turns(events, duration, rng, self.turns, self.rates)
         if self.describe_first and rng.random() < self.describe_first and (opening := dvc(events, duration, rng)):
             turns = [opening, *(turn for turn in turns if turn.task != "dvc")][: self.turns]
-        ids, labels = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
+        texts = [(turn.question, turn.answer) for turn in turns]
+        ids, labels = self.processor.conversation(texts, duration, num_frames=self.num_frames)
         return {"input_ids": ids, "labels": labels, "video_features": features}
 
 

@@ -66,9 +66,12 @@ def _check_keys(preset: Mapping[str, Any]) -> None:
         raise DataError(f"[[stages]]: expected at least one, got {preset['stages']!r}")
     for stage in preset["stages"]:
         _same_keys("[[stages]]", shipped["stages"][0].keys(), stage.keys() if isinstance(stage, dict) else set())
-    for name, number in (("num_clips", preset["data"]["num_clips"]), ("turns", preset["data"]["turns"])):
-        if not isinstance(number, int) or number < 1:
-            raise DataError(f"[data]: {name} must be a whole number of at least 1, got {number!r}")
+    counts = {"data.num_clips": preset["data"]["num_clips"]}
+    for number, stage in enumerate(preset["stages"]):
+        counts |= {f"stages.{number}.{name}": stage[name] for name in ("turns", "num_frames", "num_samples")}
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise DataError(f"preset: {name} must be a whole number of at least 1, got {count!r}")
 
 
 def _same_keys(where: str, wanted: Set[str], found: Set[str], *, extra: Set[str] = frozenset()) -> None:

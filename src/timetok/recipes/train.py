@@ -25,7 +25,7 @@ from timetok.losses import SoftTimeLoss
 from timetok.recipes.card import write_card
 from timetok.recipes.encoder import SEEN_PAIRS, train_encoder
 from timetok.recipes.features import CachedClip, Conversations, cache_features, collate, load_features
-from timetok.recipes.hf import fit
+from timetok.recipes.hf import fit, muon
 from timetok.recipes.shapes import ClipRecord, read_scenes, write_dataset
 from timetok.recipes.tasks import corpus
 from timetok.vision import FrameEncoder, FrameTransform
@@ -161,11 +161,28 @@ def train(preset: Preset, out: Path) -> Path:
     processor = build_processor(preset, encoder.grid)
     model = build_model(preset, processor)
     model.vision.load_state_dict(encoder.state_dict())
+    cached = load_features(records, features)
+    whiten(model.model.projector, cached)
     started = time.monotonic()
-    log = train_stages(preset, model, processor, load_features(records, features), stages)
+    log = train_stages(preset, model, processor, cached, stages)
     minutes = (time.monotonic() - started) / 60
     device = f"{stages[0].device} ({torch.get_num_threads()} CPU threads)"
     return save_model(preset, model, processor, log, out / "model", minutes=minutes, device=device)
+
+
+@torch.no_grad()
+def whiten(projector: nn.Module, clips: Sequence[CachedClip]) -> None:
+    """Start a linear projector so that its outputs are uncorrelated and as long as a few token embeddings.
+
+    What all frames share is most of a feature; until it is gone, attention cannot tell frames apart.
+    """
+    weight, bias = projector.get_parameter("weight"), projector.get_parameter("bias")
+    frames = torch.cat([clip.features[::7].float().mean(1) for clip in clips[:400]])
+    variances, directions = torch.linalg.eigh(torch.cov(frames.T))
+    whitening = directions * variances.clamp_min(1e-5 * variances[-1]).rsqrt()
+    turn = torch.linalg.qr(torch.randn(max(weight.shape), max(weight.shape))).Q
+    weight.copy_(0.5 * turn[: len(weight), : weight.shape[1]] @ whitening.T)
+    bias.copy_(-(weight @ frames.mean(0)))
 
 
 def train_stages(
@@ -180,16 +197,13 @@ def train_stages(
     Returns:
         The Trainers' logs, one after the other, with steps counted on.
     """
-    data, log, before = preset["data"], [], 0
+    log, before = [], 0
     for number, (stage, arguments) in enumerate(zip(preset["stages"], stages, strict=True)):
         conversations = Conversations(
             clips,
             processor,
-            num_samples=stage["num_samples"],
-            seed=data["seed"] + number,
-            turns=data["turns"],
-            rates=data["rates"],
-            describe_first=stage["describe_first"],
+            seed=preset["data"]["seed"] + number,
+            **{key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates", "describe_first")},
         )
         entries = fit(
             model,
@@ -197,6 +211,7 @@ def train_stages(
             arguments,
             collate=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
             loss=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
+            optimizer=muon(model, arguments, matrix_learning_rate=stage["matrix_learning_rate"]),
         )
         log += [{**entry, "step": entry["step"] + before} for entry in entries]
         before += arguments.max_steps
