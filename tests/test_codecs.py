@@ -1,8 +1,10 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timetok.codecs import IndexCodec, SecondsCodec
+from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec, format_span
 from timetok.errors import ArgumentError, TimeRangeError
 from timetok.timegrid import Span, TimeGrid
 
@@ -15,8 +17,10 @@ def test_index_tokens():
 
 
 def test_layout_is_the_same():
-    assert IndexCodec(TimeGrid(101)).format_span(Span(3, 17), 100) == "<t3> <t17>"
-    assert SecondsCodec().format_span(Span(12.3, 45), 100) == "12.3 45.0"
+    assert format_span(IndexCodec(TimeGrid(101)), Span(3, 17), 100) == "<t3> <t17>"
+    assert format_span(SecondsCodec(), Span(12.3, 45), 100) == "12.3 45.0"
+    assert format_span(SecondsCodec(unit=" seconds", span="{} to {}"), Span(1, 2)) == "1.0 seconds to 2.0 seconds"
+    assert format_span(ClockCodec(span="from {} to {}"), Span(75, 90)) == "from 01:15 to 01:30"
 
 
 @given(st.integers(2, 500), st.floats(0.1, 1e4), st.data())
@@ -79,3 +83,74 @@ def test_errors():
     for template in ("<t>", "{}", "<t{}", "<{}{}>"):
         with pytest.raises(ArgumentError, match="template must"):
             IndexCodec(template=template)
+
+
+CODECS = [
+    IndexCodec(TimeGrid(300)),
+    IndexCodec(TimeGrid(100), "<{}>", first=1),
+    IndexCodec(TimeGrid(100, marks="starts"), "[{}]", span="{}{}"),
+    SecondsCodec(),
+    SecondsCodec(0, unit=" seconds", span="from {} to {}"),
+    SecondsCodec(2, unit="s", span="{} - {}"),
+    ClockCodec(),
+    ClockCodec(3, hours=True, span="{}-{}"),
+]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(1.0, 9e4))
+def test_every_codec_reads_what_it_writes(codec, a, b, duration):
+    span = Span(*sorted((a * duration, b * duration)))
+    resolution = codec.grid.max_error(duration) if hasattr(codec, "grid") else 0.5 * 10**-codec.decimals
+    found = codec.parse(f"It runs {format_span(codec, span, duration)}, twice.", duration)
+    assert found == pytest.approx([span.start, span.end], abs=resolution * (1 + 1e-9) + 1e-9)
+    again = format_span(codec, Span(*found), duration)
+    assert codec.parse(again, duration) == found  # at its resolution writing and reading is the identity
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(st.floats(-10, 1e5))
+def test_the_pattern_matches_what_is_written_and_is_portable(codec, seconds):
+    assert re.fullmatch(codec.pattern, codec.format(seconds, 9e4))
+    assert not re.search(r"\(\?[^:]|(?<!\\)\((?!\?)", codec.pattern)
+
+
+def test_a_clock_carries():
+    assert ClockCodec().format(59.7) == "01:00"
+    assert ClockCodec(hours=True).format(3599.6) == "01:00:00"
+    assert ClockCodec().format(7200) == "120:00"
+    assert ClockCodec(2).format(-3) == "00:00.00"
+
+
+@pytest.mark.parametrize(
+    ("text", "moments"),
+    [
+        ("01:15-01:30", [75.0, 90.0]),
+        ("at 1:02:03.5, then 4:05.", [3723.5, 245.0]),
+        ("1:75 12:3 v1:20 1:2:3:04 10:15:20:25 12:34x", []),
+    ],
+)
+def test_clock_parse(text, moments):
+    assert ClockCodec().parse(text) == moments
+
+
+def test_indices_count_from_where_they_are_told_to():
+    codec = IndexCodec(TimeGrid(3), "<{}>", first=1)
+    assert codec.tokens == ("<1>", "<2>", "<3>")
+    assert codec.parse("<1><3>", 10.0) == [0.0, 10.0]
+
+
+@pytest.mark.parametrize("span", ["{}", "{} {} {}", "{0} {1}", "{} {}}"])
+def test_a_span_layout_holds_two_moments(span):
+    for make in (IndexCodec, SecondsCodec, ClockCodec):
+        with pytest.raises(ArgumentError, match="span must hold"):
+            make(span=span)
+
+
+def test_more_errors():
+    with pytest.raises(ArgumentError, match="first must not be negative"):
+        IndexCodec(first=-1)
+    with pytest.raises(ArgumentError, match="decimals must not be negative"):
+        ClockCodec(-1)
+    with pytest.raises(TimeRangeError, match="seconds must be finite"):
+        ClockCodec().format(float("inf"))

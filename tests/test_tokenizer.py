@@ -2,6 +2,7 @@ import copy
 import importlib.resources
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,12 @@ import sentencepiece
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 from transformers.models.gpt_sw3.tokenization_gpt_sw3 import GPTSw3Tokenizer
 from transformers.tokenization_mistral_common import MistralCommonBackend
 
+from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec, format_span
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Span, TimeGrid
 from timetok.tokenizer import SETTINGS_FILE, TimeTokenizer
@@ -80,7 +82,25 @@ def sentence_piece(tmp):
     return GPTSw3Tokenizer(vocab_file=f"{prefix}.model", name_or_path="tiny", **names)
 
 
-MAKERS = {maker.__name__: maker for maker in (byte_bpe, unigram, word_piece, llama, sentence_piece)}
+def tiktoken(tmp):
+    """As Llama 3: byte-level pieces cut by a regular expression, merges skipped for words the vocabulary has."""
+    tok = Tokenizer(models.BPE(ignore_merges=True))
+    cut = pre_tokenizers.Split(Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"), "isolated")
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tok.pre_tokenizer, tok.decoder = pre_tokenizers.Sequence([cut, bytes_only]), decoders.ByteLevel()
+    special, alphabet = ["<|begin_of_text|>", "<|end_of_text|>"], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tok.train_from_iterator(CORPUS, trainer)
+    first = [("<|begin_of_text|>", tok.token_to_id("<|begin_of_text|>"))]
+    tok.post_processor = processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=first)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tok, bos_token=special[0], eos_token=special[1], pad_token=special[1]
+    )
+
+
+MAKERS = {maker.__name__: maker for maker in (byte_bpe, tiktoken, unigram, word_piece, llama, sentence_piece)}
 FAST = [name for name in MAKERS if name != "sentence_piece"]
 
 
@@ -349,7 +369,80 @@ def test_load_refuses_other_folders(tmp_path, bare):
 
 def test_settings_name_count_and_codec(tt, tmp_path):
     tt.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / SETTINGS_FILE).read_text()) == {"codec": "index", "num_time_tokens": 100}
+    settings = json.loads((tmp_path / SETTINGS_FILE).read_text())
+    assert settings["codec"] == "index" and settings["options"]["grid"]["num_tokens"] == 100
+    assert settings["lita_spacing"] is False
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        IndexCodec(TimeGrid(50, marks="centres", rounding="half-up", out_of_range="raise"), "<|{}|>", first=1),
+        SecondsCodec(2, unit=" seconds", span="from {} to {}"),
+        ClockCodec(3, hours=True),
+    ],
+)
+def test_every_codec_is_saved(bare, tmp_path, codec):
+    tt = TimeTokenizer.wrap(bare, codec=codec)
+    tt.save_pretrained(tmp_path)
+    again = TimeTokenizer.from_pretrained(tmp_path)
+    assert again.codec == codec and again.time_token_ids == tt.time_token_ids
+    ids = again(format_span(codec, Span(12.0, 45.0), 60.0))["input_ids"]
+    assert again.spans(ids, 60.0) == [Span(*codec.parse(format_span(codec, Span(12.0, 45.0), 60.0), 60.0))]
+
+
+def test_a_clock_is_read_and_written(bare):
+    tt = TimeTokenizer.wrap(bare, codec="clock")
+    assert tt.to_tokens("from <75.2> to <90.0>", 99.0) == "from 01:15 to 01:30"
+    assert tt.spans(tt("from <75.2> to <90.0>", 99.0)["input_ids"], 99.0) == [Span(75, 90)]
+
+
+class Digits:
+    """VTG-LLM's way: ``dddd.d`` seconds, a token for each digit and one for the point."""
+
+    tokens = tuple(f"<T{digit}>" for digit in "0123456789.")
+    span, pattern = "{}{}", "(?:<T[0-9]>){4}<T\\.><T[0-9]>"
+
+    def format(self, seconds, duration=None):
+        return "".join(f"<T{digit}>" for digit in f"{min(max(seconds, 0.0), 9999.9):06.1f}")
+
+    def parse(self, text, duration=None):
+        return [float(re.sub("<T|>", "", found)) for found in re.findall(self.pattern, text)]
+
+
+def test_a_codec_of_ones_own_with_tokens(bare, tmp_path):
+    tt = TimeTokenizer.wrap(bare, codec=Digits())
+    assert len(tt.time_token_ids) == 11
+    ids = tt(f"from {format_span(tt.codec, Span(12.3, 45.0))} and <7.5>", 60.0)["input_ids"]
+    assert tt.times(ids, 60.0) == [12.3, 45.0, 7.5]
+    assert tt.spans(ids, 60.0) == [Span(12.3, 45.0)]
+    assert tt.decode(ids, 60.0) == "from <12.30><45.00> and <7.50>"
+    assert tt.decode_time(tt.encode_time([3.0, 5.5], 60.0), 60.0).tolist() == [3.0, 5.5]
+    assert tt("<T1>", trusted=False)["input_ids"] != tt("<T1>")["input_ids"]
+    with pytest.raises(ArgumentError, match="T counts the time tokens of codec='index'"):
+        TimeTokenizer.wrap(bare, 50, codec=Digits())
+    tt.save_pretrained(tmp_path)
+    assert TimeTokenizer.from_pretrained(tmp_path, codec=Digits()).time_token_ids == tt.time_token_ids
+    with pytest.raises(ArgumentError, match="codec must be given"):
+        TimeTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_lita_spacing_drops_the_space_between_time_tokens(name, bare_tokenizers):
+    tok = copy.deepcopy(bare_tokenizers[name])
+    tt = TimeTokenizer.wrap(tok, T=10, lita_spacing=True)
+    first, last = tt.time_token_ids[0], tt.time_token_ids[-1]
+    ids = tt("<t0> <t9> man", add_special_tokens=False)["input_ids"]
+    assert ids[:2] == [first, last] and len(ids) > 2
+    assert tt.lita_spacing and TimeTokenizer.wrap(tok, T=10, lita_spacing=True).time_token_ids == tt.time_token_ids
+    with pytest.raises(TokenizerError, match="lita_spacing: the tokenizer carries time tokens added with True"):
+        TimeTokenizer.wrap(tok, T=10)
+
+
+def test_lita_spacing_is_saved(bare, tmp_path):
+    TimeTokenizer.wrap(bare, lita_spacing=True).save_pretrained(tmp_path)
+    again = TimeTokenizer.from_pretrained(tmp_path)
+    assert again("<t0> <t9>")["input_ids"] == list((again.time_token_ids[0], again.time_token_ids[9]))
 
 
 def test_pickles(tt):
@@ -368,9 +461,9 @@ def test_seconds_codec_needs_no_token(name, bare_tokenizers):
     ids = tt("from <12.34> to <45>", 60.0)["input_ids"]
     assert tt.times(ids, 60.0) == [12.3, 45.0] or name == "word_piece"  # which writes "12. 3"
     assert tt.to_tokens("from <12.34> to <70>", 60.0) == "from 12.3 to 60.0"
-    with pytest.raises(TokenizerError, match="codec='seconds' has no marks"):
+    with pytest.raises(TokenizerError, match="SecondsCodec has no marks"):
         tt.grid  # noqa: B018
-    with pytest.raises(ArgumentError, match="codec='seconds' has none: leave it out, got 50"):
+    with pytest.raises(ArgumentError, match="T counts the time tokens of codec='index': leave it out"):
         TimeTokenizer.wrap(tok, 50, codec="seconds")
 
 
@@ -388,8 +481,8 @@ def test_seconds_codec_reads_text(bare):
 
 
 def test_wrap_refuses(bare):
-    with pytest.raises(ArgumentError, match="codec must be 'index' or 'seconds', got 'clock'"):
-        TimeTokenizer.wrap(bare, codec="clock")
+    with pytest.raises(ArgumentError, match="codec must be one of index, seconds, clock or a codec, got 'hours'"):
+        TimeTokenizer.wrap(bare, codec="hours")
     with pytest.raises(ArgumentError, match="num_tokens must be an integer of at least 2, got 1"):
         TimeTokenizer.wrap(bare, T=1)
     bare.add_tokens(["<t1>", "<t0>"])

@@ -1,7 +1,7 @@
-"""How a moment is written: as a token of its own, or as seconds in plain text.
+"""How a moment is written: as a token of its own, as seconds in plain text, or as a clock shows it.
 
 Every codec turns seconds into text and back, so whoever builds prompts, parses answers or scores them need
-not know which one is in use. Two moments are written with one space between them.
+not know which one is in use. `MomentCodec` is all that a way of writing has to offer.
 """
 
 import math
@@ -20,14 +20,37 @@ class MomentCodec(Protocol):
     def tokens(self) -> tuple[str, ...]:
         """Tokens the codec adds to a tokenizer, in the order of time; empty if it needs none."""
 
+    @property
+    def pattern(self) -> str:
+        """Regular expression of one moment as `format` writes it, without groups or look-around.
+
+        It is for servers with structured output, which know neither.
+        """
+
+    @property
+    def span(self) -> str:
+        """A span, with ``{}`` in the place of either moment: ``"{} {}"`` or ``"from {} to {}"``."""
+
     def format(self, seconds: float, duration: float | None = None) -> str:
         """Write one moment, clamped to the video."""
 
-    def format_span(self, span: Span, duration: float | None = None) -> str:
-        """Write the two ends of a span."""
-
     def parse(self, text: str, duration: float | None = None) -> list[float]:
         """Seconds of every moment written in ``text``, in order."""
+
+
+def format_span(codec: MomentCodec, span: Span, duration: float | None = None) -> str:
+    """Write both ends of a span, in the codec's layout.
+
+    Args:
+        codec: How a moment is written.
+        span: What to write, in seconds.
+        duration: Length of the video in seconds, for codecs that need it.
+
+    Example:
+        >>> format_span(SecondsCodec(span="from {} to {}"), Span(12.3, 45))
+        'from 12.3 to 45.0'
+    """
+    return codec.span.format(codec.format(span.start, duration), codec.format(span.end, duration))
 
 
 @dataclass(frozen=True)
@@ -36,27 +59,42 @@ class IndexCodec:
 
     Args:
         grid: The marks.
-        template: A token, with ``{}`` where its zero-based index goes.
+        template: A token, with ``{}`` where its index goes.
+        first: The index of the first token; LITA's paper writes ``<1>`` to ``<T>``, its code ``<t0>`` to ``<t99>``.
+        span: Layout of a span.
 
     Raises:
-        ArgumentError: ``template`` does not give every mark a name of its own.
+        ArgumentError: ``template`` does not give every mark a name of its own, ``first`` is negative, or ``span``
+            does not hold ``{}`` twice.
 
     Example:
         >>> IndexCodec(TimeGrid(100)).format(5.0, duration=198)
         '<t2>'
+        >>> IndexCodec(TimeGrid(100), "<{}>", first=1).format(5.0, duration=198)
+        '<3>'
     """
 
     grid: TimeGrid = field(default_factory=TimeGrid)
     template: str = "<t{}>"
+    first: int = field(default=0, kw_only=True)
+    span: str = field(default="{} {}", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.template.count("{}") != 1 or not all(self.template.split("{}")):
             raise ArgumentError(f"template must have text on both sides of one '{{}}', got {self.template!r}")
+        if self.first < 0:
+            raise ArgumentError(f"first must not be negative, got {self.first!r}")
+        _check_span(self.span)
 
     @property
     def tokens(self) -> tuple[str, ...]:
         """The T tokens, in the order of time."""
-        return tuple(self.template.replace("{}", str(index)) for index in range(self.grid.num_tokens))
+        return tuple(map(self._name, range(self.grid.num_tokens)))
+
+    @property
+    def pattern(self) -> str:
+        """One of the T tokens."""
+        return f"(?:{'|'.join(map(re.escape, self.tokens))})"
 
     def format(self, seconds: float, duration: float | None = None) -> str:
         """The token of the mark nearest to ``seconds``.
@@ -64,17 +102,16 @@ class IndexCodec:
         Raises:
             TimeRangeError: There is no duration, or the grid refuses it or the seconds.
         """
-        return self.template.replace("{}", str(self.grid.encode(seconds, _needed(duration))))
-
-    def format_span(self, span: Span, duration: float | None = None) -> str:
-        """The tokens of both ends, one space between them."""
-        return f"{self.format(span.start, duration)} {self.format(span.end, duration)}"
+        return self._name(self.grid.encode(seconds, _needed(duration)))
 
     def parse(self, text: str, duration: float | None = None) -> list[float]:
-        """Seconds of every time token in ``text``; names beyond the last mark are handled by the grid."""
+        """Seconds of every time token in ``text``; names beyond the marks are handled by the grid."""
         before, after = map(re.escape, self.template.split("{}"))
         found = re.findall(f"{before}([0-9]{{1,18}}){after}", text)
-        return [self.grid.decode(int(index), _needed(duration)) for index in found]
+        return [self.grid.decode(int(number) - self.first, _needed(duration)) for number in found]
+
+    def _name(self, index: int) -> str:
+        return self.template.replace("{}", str(index + self.first))
 
 
 @dataclass(frozen=True)
@@ -84,9 +121,11 @@ class SecondsCodec:
     Args:
         decimals: Digits after the point. With at least one, only numbers that have a point are read as
             moments, so that "two men, 3 dogs" holds none.
+        unit: Written behind each number, such as ``" seconds"``; answers are read with or without.
+        span: Layout of a span, such as ``"from {} to {}"``.
 
     Raises:
-        ArgumentError: ``decimals`` is negative.
+        ArgumentError: ``decimals`` is negative, or ``span`` does not hold ``{}`` twice.
 
     Example:
         >>> SecondsCodec().parse("from 12.3 to 45.0 seconds, 2 men")
@@ -94,15 +133,22 @@ class SecondsCodec:
     """
 
     decimals: int = 1
+    unit: str = field(default="", kw_only=True)
+    span: str = field(default="{} {}", kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.decimals < 0:
-            raise ArgumentError(f"decimals must not be negative, got {self.decimals!r}")
+        _check_decimals(self.decimals)
+        _check_span(self.span)
 
     @property
     def tokens(self) -> tuple[str, ...]:
         """Empty: digits are in every vocabulary."""
         return ()
+
+    @property
+    def pattern(self) -> str:
+        """A number with ``decimals`` digits after the point, and the unit."""
+        return rf"[0-9]+{_fraction(self.decimals)}{re.escape(self.unit)}"
 
     def format(self, seconds: float, duration: float | None = None) -> str:
         """The moment with ``decimals`` digits, not before 0 and, with a duration, not after it.
@@ -110,19 +156,92 @@ class SecondsCodec:
         Raises:
             TimeRangeError: ``seconds`` is not finite.
         """
-        if not math.isfinite(seconds):
-            raise TimeRangeError(f"seconds must be finite, got {seconds!r}")
-        latest = math.inf if duration is None else duration
-        return f"{max(0.0, min(seconds, latest)):.{self.decimals}f}"
-
-    def format_span(self, span: Span, duration: float | None = None) -> str:
-        """Both ends, one space between them."""
-        return f"{self.format(span.start, duration)} {self.format(span.end, duration)}"
+        return f"{_clamped(seconds, duration):.{self.decimals}f}{self.unit}"
 
     def parse(self, text: str, duration: float | None = None) -> list[float]:
         """Every number that stands by itself, as in ``12.3``, ``12.3s`` or ``3.0-5.0``; none is clamped."""
         fraction = r"\.[0-9]+" if self.decimals else ""
         return [float(found) for found in re.findall(rf"(?<![\w.:])(?>[0-9]+{fraction})(?=s?\b)(?![.:]\d)", text)]
+
+
+@dataclass(frozen=True)
+class ClockCodec:
+    """A moment as a clock shows it, ``01:15`` or ``00:01:15.250``; needs no token and no duration.
+
+    Args:
+        decimals: Digits of a second after the point.
+        hours: Write hours too; without them, minutes go on past 59. Both are read.
+        span: Layout of a span.
+
+    Raises:
+        ArgumentError: ``decimals`` is negative, or ``span`` does not hold ``{}`` twice.
+
+    Source:
+        ``MM:SS`` is what SmolVLM and Gemma write beside frames.
+
+    Example:
+        >>> ClockCodec(decimals=3, hours=True).format(75.25)
+        '00:01:15.250'
+        >>> ClockCodec().parse("from 01:15 to 1:00:02.")
+        [75.0, 3602.0]
+    """
+
+    decimals: int = 0
+    hours: bool = False
+    span: str = field(default="{} {}", kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_decimals(self.decimals)
+        _check_span(self.span)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Empty: digits are in every vocabulary."""
+        return ()
+
+    @property
+    def pattern(self) -> str:
+        """Minutes and seconds, after hours where they are written."""
+        minutes = "[0-9][0-9]+:[0-5][0-9]" if self.hours else "[0-9][0-9]+"
+        return rf"{minutes}:[0-5][0-9]{_fraction(self.decimals)}"
+
+    def format(self, seconds: float, duration: float | None = None) -> str:
+        """The moment, rounded to ``decimals``, not before 0 and, with a duration, not after it.
+
+        Raises:
+            TimeRangeError: ``seconds`` is not finite.
+        """
+        ticks = round(_clamped(seconds, duration) * 10**self.decimals)  # first, or 59.7 would become 00:60
+        whole, part = divmod(ticks, 10**self.decimals)
+        minutes, second = divmod(whole, 60)
+        front = f"{minutes // 60:02d}:{minutes % 60:02d}" if self.hours else f"{minutes:02d}"
+        return f"{front}:{second:02d}" + (f".{part:0{self.decimals}d}" if self.decimals else "")
+
+    def parse(self, text: str, duration: float | None = None) -> list[float]:
+        """Every clock reading in ``text``, with hours or without, with a fraction or without; none is clamped."""
+        clock = r"(?<![\w.:])(?:([0-9]+):)?([0-9]+):([0-5][0-9](?:\.[0-9]+)?)(?![\w:]|\.[0-9])"
+        found = re.findall(clock, text)
+        return [int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds) for hours, minutes, seconds in found]
+
+
+def _clamped(seconds: float, duration: float | None) -> float:
+    if not math.isfinite(seconds):
+        raise TimeRangeError(f"seconds must be finite, got {seconds!r}")
+    return max(0.0, min(seconds, math.inf if duration is None else duration))
+
+
+def _fraction(decimals: int) -> str:
+    return rf"\.[0-9]{{{decimals}}}" if decimals else ""
+
+
+def _check_decimals(decimals: int) -> None:
+    if decimals < 0:
+        raise ArgumentError(f"decimals must not be negative, got {decimals!r}")
+
+
+def _check_span(span: str) -> None:
+    if span.count("{}") != 2 or re.search("[{}]", span.replace("{}", "")):
+        raise ArgumentError(f"span must hold '{{}}' twice and no other brace, got {span!r}")
 
 
 def _needed(duration: float | None) -> float:

@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import count, takewhile
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, TypeAlias, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +16,20 @@ from tokenizers import AddedToken
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.atomic import write_json
-from timetok.codecs import IndexCodec, MomentCodec, SecondsCodec
+from timetok.codecs import ClockCodec, IndexCodec, MomentCodec, SecondsCodec
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
 from timetok.tokenizer.ids import as_integers, as_row, is_nested, one_for_each, strings
 from timetok.tokenizer.plain import PlainCopies
 
+CodecName: TypeAlias = Literal["index", "seconds", "clock"]
 SETTINGS_FILE = "time_tokens.json"
 _DEFAULT_T = TimeGrid().num_tokens
+_CODECS: dict[str, type[IndexCodec | SecondsCodec | ClockCodec]] = {
+    "index": IndexCodec,
+    "seconds": SecondsCodec,
+    "clock": ClockCodec,
+}
 _SECONDS_MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")
 
 
@@ -38,11 +47,11 @@ class TimeTokenizer:
     Attributes:
         tokenizer: The wrapped tokenizer itself.
         codec: How a moment is written.
-        time_token_ids: Ids of the time tokens, contiguous and in the order of time; empty for ``"seconds"``.
+        time_token_ids: Ids of the codec's tokens, contiguous and in its order; empty where it has none.
 
     Raises:
         TokenizerError: A token of the codec is missing, ids are not contiguous, or the tokenizer does not find
-            the tokens when they are glued to text.
+            every token alone, glued to text, glued to another, and at both ends of a text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, codec: MomentCodec) -> None:
@@ -58,33 +67,34 @@ class TimeTokenizer:
 
     @classmethod
     def wrap(
-        cls, hf_tokenizer: PreTrainedTokenizerBase, T: int = 100, *, codec: Literal["index", "seconds"] = "index"
+        cls,
+        hf_tokenizer: PreTrainedTokenizerBase,
+        T: int = 100,
+        *,
+        codec: CodecName | MomentCodec = "index",
+        lita_spacing: bool = False,
     ) -> Self:
         """Put time on a tokenizer, adding tokens to it in place as ``add_tokens`` does. Wrapping twice is harmless.
 
         Args:
             hf_tokenizer: Any tokenizer that takes new tokens.
-            T: Number of time tokens, ``<t0>`` to ``<t{T-1}>``; left alone with ``codec="seconds"``.
-            codec: ``"index"`` writes a moment as one of T tokens, ``"seconds"`` as a number in plain text, which
-                needs no token.
+            T: Number of time tokens, ``<t0>`` to ``<t{T-1}>``; for ``codec="index"`` alone.
+            codec: ``"index"`` writes a moment as one of T tokens, ``"seconds"`` as a number in plain text and
+                ``"clock"`` as ``MM:SS``, which need no token. Or a codec of `timetok.codecs`, or your own.
+            lita_spacing: Drop spaces beside time tokens, ``<t1> <t2>`` being two ids and not three, as the
+                tokenizer of the original LITA did. Text that is decoded then lacks them.
 
         Raises:
-            TokenizerError: The tokenizer takes no new tokens, carries another number of time tokens, or does
-                not find them in text.
-            ArgumentError: There is no such codec, T is below 2, or T is given to a codec without tokens.
+            TokenizerError: The tokenizer takes no new tokens, carries another number of time tokens or ones of
+                another spacing, or does not find them in text.
+            ArgumentError: There is no such codec, T is below 2, or T is given beside a codec that decides it.
 
         Example:
             >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
             >>> tt.spans(ids, duration=60.0)  # doctest: +SKIP
         """
-        if codec == "seconds":
-            if T != _DEFAULT_T:
-                raise ArgumentError(f"T counts time tokens and codec='seconds' has none: leave it out, got {T!r}")
-            return cls(hf_tokenizer, SecondsCodec())
-        if codec != "index":
-            raise ArgumentError(f"codec must be 'index' or 'seconds', got {codec!r}")
-        chosen = IndexCodec(TimeGrid(T))
-        _add_tokens(hf_tokenizer, chosen)
+        chosen = _codec(codec, T)
+        _add_tokens(hf_tokenizer, chosen, lita_spacing)
         return cls(hf_tokenizer, chosen)
 
     @property
@@ -92,10 +102,10 @@ class TimeTokenizer:
         """The marks behind the time tokens.
 
         Raises:
-            TokenizerError: The codec writes seconds and has no marks.
+            TokenizerError: The codec is not an `IndexCodec` and has no marks.
         """
         if not isinstance(self.codec, IndexCodec):
-            raise TokenizerError("grid: codec='seconds' has no marks; wrap with codec='index' for a grid")
+            raise TokenizerError(f"grid: {type(self.codec).__name__} has no marks; wrap with codec='index' for a grid")
         return self.codec.grid
 
     def __call__(
@@ -150,7 +160,7 @@ class TimeTokenizer:
         return list(plain.encode("".join(texts), add_special_tokens=add_special_tokens))
 
     def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
-        """Ids that write the given moments, without any text: one id each where the codec owns tokens.
+        """Ids that write the given moments, without any text: one id each with ``codec="index"``.
 
         Args:
             seconds: One timestamp or several, in seconds.
@@ -159,7 +169,7 @@ class TimeTokenizer:
         Raises:
             TimeRangeError: A value is not a finite number, or the duration is not positive.
         """
-        if self.time_token_ids:
+        if isinstance(self.codec, IndexCodec):
             return [self.time_token_ids[index] for index in np.atleast_1d(self.grid.encode(seconds, duration))]
         moments = np.atleast_1d(np.asarray(seconds, dtype=np.float64)).tolist()
         written = " ".join(self.codec.format(moment, float(duration)) for moment in moments)
@@ -173,7 +183,7 @@ class TimeTokenizer:
         """Seconds at which time tokens stand; ids that also hold text are for `times` and `spans`.
 
         Args:
-            ids: One id, or ids of any shape; for ``codec="seconds"`` the ids of one text.
+            ids: One id, or ids of any shape; for other codecs than ``"index"`` the ids of one text.
             duration: Length of the video in seconds.
 
         Returns:
@@ -183,7 +193,7 @@ class TimeTokenizer:
             TimeRangeError: An id is not a time token, or the duration is not positive.
         """
         numbers = as_integers(ids)
-        if not self.time_token_ids:
+        if not isinstance(self.codec, IndexCodec):
             return np.array(self.times(np.atleast_1d(numbers), duration), dtype=np.float64)
         first, last = self.time_token_ids[0], self.time_token_ids[-1]
         wrong = numbers[(numbers < first) | (numbers > last)]
@@ -223,6 +233,10 @@ class TimeTokenizer:
         marks = row[self._is_time(row)]
         if duration is None or not marks.size:
             return text
+        if not isinstance(self.codec, IndexCodec):
+            length = float(TimeGrid(2).decode(1, duration))
+            runs = re.compile(f"(?:{self._written.pattern})+")
+            return runs.sub(lambda run: "".join(f"<{t:.2f}>" for t in self.codec.parse(run[0], length)), text)
         written = iter([f"<{moment:.2f}>" for moment in self.decode_time(marks, duration)])
         pattern = self._written
         if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
@@ -268,8 +282,8 @@ class TimeTokenizer:
             raise ArgumentError(f"prompt_length must not be negative, got {prompt_length!r}")
         length = float(TimeGrid(2).decode(1, duration))
         row = as_row(ids[prompt_length:])
-        if not self.time_token_ids:
-            return self.codec.parse(_decode(self.tokenizer, row, True), length)
+        if not isinstance(self.codec, IndexCodec):
+            return self.codec.parse(self._own_text(row) if self.time_token_ids else self._text(row), length)
         found: list[float] = self.grid.decode(row[self._is_time(row)] - self.time_token_ids[0], length).tolist()
         return found
 
@@ -318,29 +332,44 @@ class TimeTokenizer:
             folder: Made if it is not there.
         """
         self.tokenizer.save_pretrained(folder)
-        settings = {"codec": "index" if self.time_token_ids else "seconds"} | (
-            {"num_time_tokens": len(self.time_token_ids)} if self.time_token_ids else {}
-        )
-        write_json(Path(folder) / SETTINGS_FILE, settings)
+        name = next((name for name, kind in _CODECS.items() if type(self.codec) is kind), None)
+        options = asdict(self.codec) if name else None  # type: ignore[call-overload]
+        write_json(Path(folder) / SETTINGS_FILE, {"codec": name, "options": options, "lita_spacing": self.lita_spacing})
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+    def from_pretrained(cls, folder: str | os.PathLike[str], *, codec: MomentCodec | None = None) -> Self:
         """Load what `save_pretrained` wrote. Loads torch, as every ``AutoTokenizer`` does.
+
+        Args:
+            folder: Its folder.
+            codec: Needed where it was saved with a codec of your own.
 
         Raises:
             ModelFolderError: There is no such folder, or it lacks a readable ``time_tokens.json``.
+            ArgumentError: It was saved with a codec that is not timetok's, and ``codec`` is None.
         """
         path = Path(folder) / SETTINGS_FILE
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
-            codec, count = settings["codec"], settings.get("num_time_tokens", _DEFAULT_T)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            name, options, spacing = (settings[key] for key in ("codec", "options", "lita_spacing"))
+            if name is not None and codec is None:
+                if "grid" in options:
+                    options["grid"] = TimeGrid(**options["grid"])
+                codec = _CODECS[name](**options)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelFolderError(
                 f"folder must hold what TimeTokenizer.save_pretrained wrote, got {str(folder)!r}: {error}"
             ) from error
+        if codec is None:
+            raise ArgumentError(f"codec must be given: {str(folder)!r} was saved with one that is not timetok's")
         from transformers import AutoTokenizer
 
-        return cls.wrap(AutoTokenizer.from_pretrained(os.fspath(folder)), count, codec=codec)
+        return cls.wrap(AutoTokenizer.from_pretrained(os.fspath(folder)), codec=codec, lita_spacing=spacing)
+
+    @property
+    def lita_spacing(self) -> bool:
+        """Whether the tokenizer drops spaces beside time tokens."""
+        return bool(self.time_token_ids) and _spacing(self.tokenizer, self.time_token_ids[0])
 
     def _write(self, text: str, duration: Any) -> str:
         return text if duration is None else self.to_tokens(text, duration)
@@ -350,8 +379,16 @@ class TimeTokenizer:
             return np.zeros(row.shape, dtype=np.bool_)
         return (row >= self.time_token_ids[0]) & (row <= self.time_token_ids[-1])
 
+    def _own_text(self, row: NDArray[np.int64]) -> str:
+        """The codec's own tokens, with a line break wherever something else stood between them."""
+        names, own = dict(zip(self.time_token_ids, self.codec.tokens, strict=True)), self._is_time(row)
+        return "".join(names[int(token)] if mine else "\n" for token, mine in zip(row, own, strict=True))
+
+    def _text(self, row: NDArray[np.int64]) -> str:
+        return _decode(self.tokenizer, row, True)
+
     def _check_ids(self) -> None:
-        ids = self.time_token_ids
+        ids, tokens = self.time_token_ids, self.codec.tokens
         if not ids:
             return
         if ids != tuple(range(ids[0], ids[0] + len(ids))):
@@ -359,33 +396,61 @@ class TimeTokenizer:
                 f"time tokens must have contiguous ids in the order of time, got {ids[0]} to {ids[-1]} for {len(ids)} "
                 "tokens; wrap a tokenizer that does not have some of them yet"
             )
-        text = f"a{self.codec.tokens[0]}{self.codec.tokens[-1]}b"
-        row = np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
-        if row[self._is_time(row)].tolist() != [ids[0], ids[-1]]:
-            raise TokenizerError(
-                f"tokenizer: {type(self.tokenizer).__name__} does not find the time tokens of {text!r}"
-            )
+        everywhere = [("glued to each other", "".join(tokens), ids), ("glued to text", f"a{'a'.join(tokens)}b", ids)]
+        alone = [("alone", token, (own,)) for token, own in zip(tokens, ids, strict=True)]
+        texts = [*everywhere, *alone]
+        rows = self.tokenizer([text for _, text, _ in texts], add_special_tokens=False)["input_ids"]
+        for (where, text, expected), found in zip(texts, rows, strict=True):
+            row = np.asarray(found, dtype=np.int64)
+            if row[self._is_time(row)].tolist() != list(expected):
+                raise TokenizerError(
+                    f"tokenizer: {type(self.tokenizer).__name__} does not find time tokens {where}, "
+                    f"as in {reprlib.repr(text)}"
+                )
 
 
-def _add_tokens(tokenizer: PreTrainedTokenizerBase, codec: IndexCodec) -> None:
-    """Add the codec's tokens unless they are there; another number of them is an error."""
+def _codec(codec: object, T: int) -> MomentCodec:
+    if codec == "index":
+        return IndexCodec(TimeGrid(T))
+    if isinstance(codec, str):
+        if codec not in _CODECS:
+            raise ArgumentError(f"codec must be one of {', '.join(_CODECS)} or a codec, got {codec!r}")
+        codec = _CODECS[codec]()
+    chosen = cast(MomentCodec, codec)
+    if T not in (_DEFAULT_T, len(chosen.tokens)):
+        raise ArgumentError(f"T counts the time tokens of codec='index': leave it out beside {chosen!r}, got {T!r}")
+    return chosen
+
+
+def _add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:
+    """Add the codec's tokens unless they are there; another number of them, or another spacing, is an error."""
     vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
-    present = 0
-    while codec.template.replace("{}", str(present)) in vocabulary:
-        present += 1
-    if present not in (0, len(wanted)):
+    present = [token for token in wanted if token in vocabulary]
+    if isinstance(codec, IndexCodec):  # the names go on beyond the last one wanted
+        before, after = codec.template.split("{}")
+        names = (f"{before}{index}{after}" for index in count(codec.first))
+        present = list(takewhile(vocabulary.__contains__, names))
+    if present and len(present) != len(wanted):
         raise TokenizerError(
-            f"T: the tokenizer already carries {present} time tokens, got {len(wanted)}; use T={present}"
+            f"T: the tokenizer already carries {len(present)} time tokens, got {len(wanted)}; use T={len(present)}"
         )
     if present:
+        if _spacing(tokenizer, vocabulary[wanted[0]]) != lita_spacing:
+            raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
         return
+    spaces = {"lstrip": lita_spacing, "rstrip": lita_spacing}
     try:
-        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in wanted])
+        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False, **spaces) for token in wanted])
     except NotImplementedError as error:
         raise TokenizerError(
             f"tokenizer: {type(tokenizer).__name__} takes no new tokens; load the same files with another class, "
             "or wrap with codec='seconds'"
         ) from error
+
+
+def _spacing(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
+    added = tokenizer.added_tokens_decoder.get(token_id)
+    return added is not None and bool(added.rstrip)
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, row: NDArray[np.int64], skip_special_tokens: bool) -> str:
