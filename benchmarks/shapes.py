@@ -2,8 +2,8 @@
 
     make bench                                 # or python benchmarks/shapes.py --help; writes the CSV and the table
 
-Every baseline is a model of the bundled one's size on the same frozen frame encoder, trained for the same number
-of conversations. Training resumes where it was interrupted; scoring is done again.
+Every baseline is a model of the bundled one's size on the same frozen frame encoder, trained by the same stages, each
+cut to the same share of its steps. Training resumes where it was interrupted; scoring is done again.
 """
 
 import argparse
@@ -42,13 +42,13 @@ class Variant:
     changes: tuple[str, ...]
 
 
-PLAIN = ("model.time_markers=false", "loss.sigma=0.0", "model.opening=''")  # LITA's published choices
+PLAIN = ("model.time_markers=false", "loss.sigma=0.0")  # LITA's published choices
 VARIANTS = (
     Variant("LITA defaults", PLAIN),
     Variant("times as digits in text", (*PLAIN, 'model.codec="seconds"')),
     Variant("slow tokens only", (*PLAIN, "model.pooler={fast=false}")),
     Variant("fast tokens only", (*PLAIN, "model.pooler={num_slow_frames=0}")),
-    Variant("LITA + time markers + soft targets", ("model.opening=''",)),
+    Variant("as bundled, at this budget", ()),
 )
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "shapes", help="folder of `timetok train shapes`")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "table", help="clips and baselines")
     parser.add_argument("--clips", type=int, default=300, help="fresh clips a split")
-    parser.add_argument("--steps", type=int, default=400, help="training steps of each baseline")
+    parser.add_argument("--share", type=float, default=0.2, help="share of the preset's steps that each baseline gets")
     parser.add_argument("--bundled", type=Path, help="the fully trained model (default: the one in the package)")
     parser.add_argument("--only-table", action="store_true", help="rewrite the README from the CSV and stop")
     options = parser.parse_args()
@@ -174,12 +174,10 @@ def main() -> None:
     put_to(bundled, "bundled model", options.bundled or TINY_MODEL)
     share_encoder(bundled, options.run)
     shared = (f"data.folder={str(options.run / 'clips')!r}", f"data.cache={str(options.run)!r}")
-    settings = f"max_steps={options.steps}, per_device_train_batch_size=16, learning_rate=1.5e-3, adam_beta2=0.98, "
-    settings += 'lr_scheduler_type="cosine", warmup_steps=60, weight_decay=1e-2, logging_steps=25, save_steps=100'
-    stage = f"describe_first=0.0, num_samples={16 * options.steps}, trainer={{{settings}}}"
-    budget = (f"stages=[{{{stage}}}]",)
+    steps = [round(options.share * stage["trainer"]["max_steps"]) for stage in load_preset("shapes")["stages"]]
+    budget = tuple(f"stages.{number}.trainer.max_steps={count}" for number, count in enumerate(steps))
     for variant in VARIANTS:
-        out = options.work / f"{re.sub(r'[^a-z]+', '-', variant.name.lower())}-{options.steps}"
+        out = options.work / f"{re.sub(r'[^a-z]+', '-', variant.name.lower())}-{sum(steps)}"
         model = train(load_preset("shapes", [*shared, *variant.changes, *budget]), out)  # resumes; refuses a mix-up
         put_to(Localizer.load(model), variant.name, model)
     write_readme()

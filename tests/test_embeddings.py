@@ -1,6 +1,7 @@
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from timetok import embeddings
 from timetok.errors import ArgumentError
@@ -71,5 +72,93 @@ def test_neighbours_are_nearer_than_strangers(tied):
 
 
 def test_init_rows_refuses_other_ways():
-    with pytest.raises(ArgumentError, match="how must be 'interpolate', got 'zeros'"):
+    with pytest.raises(ArgumentError, match=r"how must be one of .*, got 'zeros'"):
         embeddings.init_rows(make(tied=True), [1, 2], how="zeros")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("how", ["interpolate", "sinusoidal", "mean", "numbers"])
+def test_every_way_keeps_neighbours_nearer_and_other_rows_untouched(tied, how):
+    model, ids = make(tied=tied, vocab_size=60), list(range(20, 60))
+    before = [table.detach().clone() for table in tables(model)]
+    digits = {"number_ids": [[int(d) for d in f"{k:02d}"] for k in range(40)]} if how == "numbers" else {}
+    embeddings.init_rows(model, ids, how, **digits)
+    for old, new in zip(before, tables(model), strict=True):
+        torch.testing.assert_close(new[:20], old[:20], rtol=0, atol=0)
+        distance = torch.cdist(new[ids], new[ids])
+        apart = (torch.arange(40)[:, None] - torch.arange(40)).abs()
+        assert distance[apart == 1].mean() < 0.8 * distance[apart > 10].mean()
+        assert distance[apart > 0].min() > 0 or how == "numbers"  # 12 and 21 have the same digits
+
+
+def test_numbers_are_the_mean_of_their_digits():
+    model = make(tied=False)
+    embeddings.init_rows(model, [18, 19], "numbers", number_ids=[[1], [1, 2]])
+    for table in tables(model):
+        torch.testing.assert_close(table[18], table[1])
+        torch.testing.assert_close(table[19], (table[1] + table[2]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"how": "numbers"}, "number_ids must be given"),
+        ({"number_ids": [[1], [2]]}, "number_ids must be given for how='numbers' and for nothing else"),
+        ({"how": "numbers", "number_ids": [[1]]}, "at least one id for each of 2 ids"),
+        ({"how": "numbers", "number_ids": [[1], []]}, "at least one id for each of 2 ids"),
+    ],
+)
+def test_init_rows_checks_number_ids(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        embeddings.init_rows(make(tied=True), [1, 2], **arguments)
+
+
+def test_init_rows_wants_rows():
+    with pytest.raises(ArgumentError, match="ids must have rows, 0 to 19, got 3 to 20; call resize"):
+        embeddings.init_rows(make(tied=True), [3, 20])
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.parametrize("tied", [True, False])
+def test_ten_lora_steps_move_exactly_the_new_rows_and_an_export_is_the_same_model(tied, tmp_path):
+    model, ids = make(tied=tied), list(range(20, 30))
+    embeddings.resize(model, ids)
+    embeddings.init_rows(model, ids)
+    before = [table.detach().clone() for table in tables(model)]
+    wanted = embeddings.peft_kwargs(model, ids)
+    assert list(wanted["trainable_token_indices"]) == (["embed_tokens"] if tied else ["embed_tokens", "lm_head"])
+    lora = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **wanted))
+    optimizer = torch.optim.SGD([p for p in lora.parameters() if p.requires_grad], lr=0.5)
+    batch = torch.stack([torch.randperm(30) for _ in range(4)])  # every row is used
+    for _ in range(10):
+        lora(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    lora.eval()
+    expected = lora(batch).logits
+    lora.save_pretrained(tmp_path / "adapter")
+    fresh = make(tied=tied)
+    embeddings.resize(fresh, ids)
+    for table, start in zip(tables(fresh), before, strict=True):
+        table.data.copy_(start)
+    reloaded = PeftModel.from_pretrained(fresh, tmp_path / "adapter").eval()
+    torch.testing.assert_close(reloaded(batch).logits, expected, rtol=0, atol=0)
+    embeddings.merge_and_export(lora, tmp_path / "plain")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain").eval()
+    torch.testing.assert_close(plain(batch).logits, expected, rtol=1e-5, atol=1e-5)
+    for start, table in zip(before, tables(plain), strict=True):
+        moved = (table != start).any(1)
+        assert moved[20:].all() and not moved[:20].any()
+
+
+def test_peft_kwargs_refuse_a_head_with_a_bias():
+    model = make(tied=False)
+    model.lm_head = torch.nn.Linear(32, 20)
+    with pytest.raises(ArgumentError, match="its head has a bias"):
+        embeddings.peft_kwargs(model, [1])
+
+
+def test_only_a_peft_model_is_merged(tmp_path):
+    with pytest.raises(ArgumentError, match="model must be a PeftModel, got LlamaForCausalLM"):
+        embeddings.merge_and_export(make(tied=True), tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()

@@ -125,3 +125,42 @@ def test_ids_with_gaps_or_out_of_order_are_refused(ids):
 def test_loss_is_picklable():
     copy, labels = pickle.loads(pickle.dumps(SoftTimeLoss(IDS))), torch.tensor(LABELS)
     assert torch.equal(copy(logits(), labels), SoftTimeLoss(IDS)(logits(), labels))
+
+
+@given(st.floats(0, 4), st.integers(0, 99))
+def test_with_places_a_target_is_two_hot(place, seed):
+    scores, labels = logits(seed)[:1, :2], torch.tensor([[0, 7]])
+    log_probs = scores[0, 0].log_softmax(0)
+    low, share = min(int(place), 3), place - min(int(place), 3)
+    expected = -((1 - share) * log_probs[IDS[low]] + share * log_probs[IDS[low + 1]])
+    found = SoftTimeLoss(IDS, sigma=0)(scores, (labels, torch.tensor([[math.nan, place]])))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1.0])
+def test_whole_places_change_nothing(sigma):
+    labels, loss = torch.tensor(LABELS), SoftTimeLoss(IDS, sigma=sigma)
+    for places in ((labels - IDS[0]).double(), torch.full(labels.shape, math.nan)):
+        torch.testing.assert_close(loss(logits(), (labels, places)), loss(logits(), labels))
+
+
+def test_a_soft_place_between_marks_is_the_gaussian_there():
+    scores = torch.zeros(1, 2, VOCABULARY)
+    scores[0, 0, 8] = 1.0
+    weights = [math.exp(-((2.25 - k) ** 2) / 2) for k in range(5)]
+    expected = math.log(VOCABULARY - 1 + math.e) - weights[3] / sum(weights)
+    found = SoftTimeLoss(IDS)(scores, (torch.tensor([[0, 7]]), torch.tensor([[0.0, 2.25]])))
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7])
+def test_gradient_of_both_kinds(sigma):
+    labels, scores = torch.tensor(LABELS), logits(dtype=torch.float64).requires_grad_()
+    places = (labels - IDS[0]).double() + 0.3
+    SoftTimeLoss(IDS, sigma=sigma)(scores, (labels, places)).backward()
+    assert scores.grad.isfinite().all() and scores.grad[labels.roll(-1, 1) != -100].abs().max() > 0
+
+
+def test_places_of_another_shape_are_refused():
+    with pytest.raises(ArgumentError, match=r"places \[2, 6\] and ids \[2, 7\]"):
+        SoftTimeLoss(IDS)(logits(), (torch.tensor(LABELS), torch.zeros(2, 6)))

@@ -1,13 +1,18 @@
-"""New tokens inside a model: rows for their ids, and values to start from. Knows ids, no tokenizer."""
+"""New tokens inside a model: rows for their ids, how they start, train and merge. Knows ids, no tokenizer."""
 
+import os
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from timetok.atomic import replacing
 from timetok.errors import ArgumentError
+
+InitRows: TypeAlias = Literal["interpolate", "sinusoidal", "mean", "numbers"]
 
 
 def resize(model: PreTrainedModel, ids: Sequence[int], *, pad_to_multiple_of: int | None = None) -> nn.Module:
@@ -43,31 +48,111 @@ def resize(model: PreTrainedModel, ids: Sequence[int], *, pad_to_multiple_of: in
 
 
 @torch.no_grad()
-def init_rows(model: PreTrainedModel, ids: Sequence[int], how: Literal["interpolate"] = "interpolate") -> None:
-    """Start the rows of ordered tokens so that neighbours are nearer to each other than strangers.
+def init_rows(
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    how: InitRows = "interpolate",
+    *,
+    number_ids: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Start the rows of ordered tokens, in both embeddings, so that neighbours are nearer than strangers.
 
-    Both embeddings get rows on the arc between two random anchors, all of the typical length of the other rows.
+    ``"interpolate"`` puts them on an arc between two random directions, ``"sinusoidal"`` on the sines and cosines
+    of a position encoding, both as long as the other rows are; ``"mean"`` near the mean of the other rows, a tenth
+    of their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number.
 
     Args:
         model: A model whose embeddings have a row for every id; see `resize`.
         ids: Ids in the order of time. Draws from torch's global random generator.
-        how: Only ``"interpolate"``.
+        how: One of the four.
+        number_ids: For ``"numbers"``: for each id those of existing tokens, ``tokenizer(str(index))``.
 
     Raises:
-        ArgumentError: ``how`` is something else.
+        ArgumentError: ``how`` is something else, an id has no row, or ``number_ids`` are missing, given to another
+            ``how``, or do not fit ``ids``.
     """
-    if how != "interpolate":
-        raise ArgumentError(f"how must be 'interpolate', got {how!r}")
+    if how not in get_args(InitRows):
+        raise ArgumentError(f"how must be one of {get_args(InitRows)}, got {how!r}")
+    if (how == "numbers") != (number_ids is not None):
+        raise ArgumentError("number_ids must be given for how='numbers' and for nothing else")
+    if number_ids is not None and (len(number_ids) != len(ids) or not all(map(len, number_ids))):
+        raise ArgumentError(f"number_ids must hold at least one id for each of {len(ids)} ids")
+    for table in _tables(model):
+        if ids and not 0 <= min(ids) <= max(ids) < len(table):
+            raise ArgumentError(f"ids must have rows, 0 to {len(table) - 1}, got {min(ids)} to {max(ids)}; call resize")
+        table[list(ids)] = _rows(table.float().cpu(), list(ids), how, number_ids).to(table)
+
+
+def peft_kwargs(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
+    """Arguments for a peft config under which exactly the rows of ``ids`` are trained, in both embeddings.
+
+    LoRA alone trains no new row, and naming the ids alone leaves an untied head out.
+
+    Args:
+        model: The model before peft wraps it.
+        ids: Ids of the rows.
+
+    Returns:
+        ``{"trainable_token_indices": {module name: ids}}``: one module where the embeddings are tied, else two.
+
+    Raises:
+        ArgumentError: The head has a bias, which peft would drop, or is no module of the model.
+
+    Example:
+        >>> LoraConfig(target_modules="all-linear", **peft_kwargs(model, tt.time_token_ids))  # doctest: +SKIP
+    """
+    head = model.get_output_embeddings()
+    modules = {id(module): name for name, module in model.named_modules()}
+    chosen: list[nn.Module] = [model.get_input_embeddings()]
+    if head is not None and head.get_parameter("weight") is not chosen[0].get_parameter("weight"):
+        chosen.append(head)
+        if getattr(head, "bias", None) is not None:
+            raise ArgumentError("model: its head has a bias, which peft's trained rows would drop")
+    return {"trainable_token_indices": {modules[id(m)].rpartition(".")[2]: list(ids) for m in chosen}}
+
+
+def merge_and_export(model: Any, folder: str | os.PathLike[str]) -> None:
+    """Write a model trained with peft as a plain checkpoint, which transformers and vLLM load without peft.
+
+    Args:
+        model: A ``PeftModel``; it is merged, and must not be trained on.
+        folder: Appears only when it is complete.
+
+    Raises:
+        ArgumentError: The model is not peft's.
+    """
+    if not hasattr(model, "merge_and_unload"):
+        raise ArgumentError(f"model must be a PeftModel, got {type(model).__name__}; a plain one has save_pretrained")
+    merged = model.merge_and_unload()
+    with replacing(Path(folder)) as partial:
+        merged.save_pretrained(partial)
+
+
+def _tables(model: PreTrainedModel) -> list[Tensor]:
+    """The matrices of the input and the output embedding, one where they are tied."""
     modules: list[nn.Module | None] = [model.get_input_embeddings(), model.get_output_embeddings()]
-    tables = [module.get_parameter("weight") for module in modules if module is not None]
-    for table in tables[:1] if tables[0] is tables[-1] else tables:  # tied: once
-        table[list(ids)] = _arc(table, len(ids)).to(table)
+    tables: list[Tensor] = [module.get_parameter("weight") for module in modules if module is not None]
+    return tables[:1] if tables[0] is tables[-1] else tables
 
 
-def _arc(table: Tensor, count: int) -> Tensor:
-    """``count`` rows from one random direction to another at a right angle, of the table's median norm."""
-    first, second = torch.linalg.qr(torch.randn(table.shape[1], 2)).Q.T
+def _rows(table: Tensor, ids: list[int], how: InitRows, number_ids: Sequence[Sequence[int]] | None) -> Tensor:
+    if number_ids is not None:
+        return torch.stack([table[list(spelling)].mean(0) for spelling in number_ids])
+    others = torch.ones(len(table), dtype=torch.bool)
+    others[ids] = False
+    length: Tensor = table.norm(dim=1).median()
+    if how == "sinusoidal":
+        place, half = torch.arange(len(ids))[:, None], torch.arange((table.shape[1] + 1) // 2)
+        angle = place / 10_000 ** (half / len(half))
+        waves: Tensor = torch.cat([angle.sin(), angle.cos()], dim=1)[:, : table.shape[1]]
+        return length * (waves / waves.norm(dim=1, keepdim=True))
+    arc = length * _arc(table.shape[1], len(ids))
+    return table[others].mean(0) + 0.1 * arc if how == "mean" else arc
+
+
+def _arc(width: int, count: int) -> Tensor:
+    """``count`` unit rows from one random direction to another at a right angle."""
+    first, second = torch.linalg.qr(torch.randn(width, 2)).Q.T
     angle = torch.linspace(0, torch.pi / 2, count)[:, None]
-    length: Tensor = table.float().norm(dim=1).median().cpu()
     arc: Tensor = angle.cos() * first + angle.sin() * second
-    return length * arc
+    return arc

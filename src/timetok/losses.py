@@ -18,18 +18,25 @@ from timetok.errors import ArgumentError
 class SoftTimeLoss:
     """Next-token cross entropy, with targets at time tokens spread over their neighbours.
 
-    A target y among the T time ids becomes ``q_k ∝ exp(-(y - k)² / (2 sigma²))`` over the T columns, with
-    the log-softmax taken over the whole vocabulary; other targets stay hard; the mean runs over all.
-    Usable as ``Trainer(compute_loss_func=…)``.
+    A moment at the place y, counted in marks, becomes ``q_k ∝ exp(-(y - k)² / (2 sigma²))`` over the T columns; with
+    ``sigma=0`` it becomes ``q_k = max(0, 1 - |y - k|)``: the mark itself, or the two around y if it lies between marks.
+    The log-softmax is taken over the whole vocabulary, other targets stay hard, and the mean runs over all. Usable as
+    ``Trainer(compute_loss_func=…)``.
 
     Args:
         time_token_ids: Ids of the time tokens, contiguous and in the order of time.
-        sigma: Width in marks; 0 is plain cross entropy.
+        sigma: Width in marks; 0 is plain cross entropy, or two-hot where exact places are given.
 
     Raises:
         ArgumentError: ``sigma`` is negative or not finite, or the ids are not contiguous.
 
-    Source: the loss of VILA / NVILA (soft temporal targets, sigma = 1); sigma = 0 is LITA's.
+    Source: the loss of VILA / NVILA (soft temporal targets, sigma = 1); sigma = 0 is LITA's, and with places that of
+    Momentor and LLaVA-ST.
+
+    Example:
+        >>> loss = SoftTimeLoss(range(5, 10), sigma=0)
+        >>> loss(torch.zeros(1, 2, 10), torch.tensor([[0, 7]])).exp().round().item()
+        10.0
     """
 
     def __init__(self, time_token_ids: Sequence[int], *, sigma: float = 1.0) -> None:
@@ -39,30 +46,46 @@ class SoftTimeLoss:
         if ids and ids != list(range(ids[0], ids[0] + len(ids))):
             raise ArgumentError(f"time_token_ids: expected contiguous ids in ascending order, got {reprlib.repr(ids)}")
         self.start, self.num, self.sigma = (ids[0] if ids else 0), len(ids), sigma
-        marks = torch.arange(len(ids), dtype=torch.float32)
-        spread = -((marks - marks[:, None]) ** 2) / (2 * max(sigma, 1e-6) ** 2)
-        self.targets = torch.softmax(spread, dim=-1)
 
-    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    def __call__(
+        self, outputs: Any, labels: Tensor | tuple[Tensor, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         """Loss of a batch, in float32.
 
         Args:
             outputs: A model's output, which has ``logits`` ``[b s v]``, or the logits.
-            labels: ``[b s]``, -100 where nothing is learned; position i is predicted from i - 1.
+            labels: ``[b s]``, -100 where nothing is learned; position i is predicted from i - 1. Or a pair of it and
+                the exact places of its time tokens in marks, float ``[b s]``: ``(T - 1) * seconds / duration`` on
+                LITA's grid; NaN, and whatever stands beside other tokens, is not read.
             num_items_in_batch: What the sum is divided by; the number of targets if None.
 
         Returns:
             A scalar; 0 where there is no target.
+
+        Raises:
+            ArgumentError: Places and labels differ in shape.
         """
         logits = outputs if isinstance(outputs, Tensor) else outputs["logits"]
+        labels, places = labels if isinstance(labels, tuple) else (labels, None)
+        if places is not None and places.shape != labels.shape:
+            raise ArgumentError(f"labels: places {list(places.shape)} and ids {list(labels.shape)} differ in shape")
         target = labels[:, 1:]
         kept = target != -100
         target, log_probs = target[kept], log_softmax(logits[:, :-1][kept].float(), dim=-1)
         losses = -log_probs.gather(1, target[:, None])[:, 0]
-        if self.num and self.sigma:
-            mark = target - self.start
-            timed = (mark >= 0) & (mark < self.num)
-            columns = log_probs[:, self.start : self.start + self.num]
-            soft = -(self.targets.to(losses)[mark.clamp(0, self.num - 1)] * columns).sum(1)
-            losses = torch.where(timed, soft, losses)
+        timed = (target >= self.start) & (target < self.start + self.num)
+        if self.sigma or places is not None:
+            exact = (target - self.start)[timed].to(losses)
+            if places is not None:
+                given = places[:, 1:][kept][timed].to(losses)
+                exact = torch.where(given.isnan(), exact, given).clamp(0, self.num - 1)
+            columns = log_probs[timed, self.start : self.start + self.num]
+            losses = losses.index_put((timed,), -(self._targets(exact) * columns).sum(1))
         return losses.sum() / (num_items_in_batch if num_items_in_batch is not None else max(len(target), 1))
+
+    def _targets(self, places: Tensor) -> Tensor:
+        """Weights of the T columns for places in marks: ``[n]`` → ``[n T]``."""
+        away = places[:, None] - torch.arange(self.num, device=places.device)
+        if self.sigma:
+            return torch.softmax(-(away**2) / (2 * self.sigma**2), dim=-1)
+        return (1 - away.abs()).clamp(min=0)

@@ -125,8 +125,6 @@ class Localizer:
     ) -> list[Answer]:
         """Answer a batch of questions, greedily.
 
-        A processor with an ``opening`` has that asked first; its answer is part of the prompt of the question.
-
         Args:
             features: One ``[t p e]`` a question.
             questions: Untrusted text: a literal ``<t12>`` in it stays plain characters.
@@ -136,12 +134,7 @@ class Localizer:
         Raises:
             PromptError: A question is empty, holds ``<video>``, or does not fit the context.
         """
-        prompts, opening = self._prompts(questions, durations), self.processor.opening
-        if opening:
-            openings = self._prompts([opening] * len(questions), durations)
-            told, _ = self._generate(openings, features, max_new_tokens)
-            asked = [self.processor.next_turn(question) for question in questions]
-            prompts = [a + b + c for a, b, c in zip(openings, told, asked, strict=True)]
+        prompts = self._prompts(questions, durations)
         answers = zip(*self._generate(prompts, features, max_new_tokens), durations, strict=True)
         return [self._answer(*answer) for answer in answers]
 

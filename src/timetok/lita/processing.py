@@ -35,7 +35,6 @@ class LitaProcessor(ProcessorMixin):
         transform: Arguments of ``FrameTransform``.
         pooler: Arguments of ``SlowFastPlan``.
         grid: Patch rows and columns of the encoder.
-        opening: What ``Localizer`` asks before the user's question, such as for a description; None for nothing.
         chat_template: As in transformers.
     """
 
@@ -48,12 +47,11 @@ class LitaProcessor(ProcessorMixin):
         transform: dict[str, Any] | None = None,
         pooler: dict[str, Any] | None = None,
         grid: Sequence[int] = (16, 16),
-        opening: str | None = None,
         chat_template: str | None = None,
     ) -> None:
         self.num_frames, self.num_time_tokens, self.codec = num_frames, num_time_tokens, codec
         self.transform, self.pooler, self.grid = dict(transform or {}), dict(pooler or {}), list(grid)
-        self.opening, self.video_token = opening, VIDEO_TOKEN
+        self.video_token = VIDEO_TOKEN
         self.video_token_id = video_token_id(tokenizer)
         self.tt = TimeTokenizer.wrap(tokenizer, num_time_tokens, codec=codec)
         super().__init__(tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
@@ -221,11 +219,6 @@ class LitaProcessor(ProcessorMixin):
             list(self.tt(self._expand(prompt), duration, trusted=trusted)["input_ids"])
             for prompt, duration in zip(prompts, seconds, strict=True)
         ]
-
-    def next_turn(self, question: str) -> list[int]:
-        """Ids of a later question of a conversation, untrusted, to be put behind what was said before."""
-        prompt = self.prompt(question, video=False)
-        return list(self.tt(prompt, trusted=False, add_special_tokens=False)["input_ids"])
 
     @property
     def frame_transform(self) -> FrameTransform:

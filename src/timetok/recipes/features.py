@@ -20,7 +20,7 @@ from tqdm import tqdm
 from timetok.atomic import replacing
 from timetok.lita import LitaProcessor
 from timetok.recipes.shapes import ClipRecord, cut
-from timetok.recipes.tasks import Event, Turn, dvc, sample_turns
+from timetok.recipes.tasks import Event, Turn, sample_turns
 from timetok.video import read_frames
 from timetok.vision import FrameEncoder, FrameTransform
 
@@ -114,7 +114,6 @@ class Conversations(Dataset[dict[str, Any]]):
         seed: Of everything drawn.
         turns: Questions a cut.
         rates: Task name → how often it is drawn, relative to the others.
-        describe_first: Share of the conversations that open with a dense caption, which later answers may read.
     """
 
     def __init__(
@@ -127,10 +126,9 @@ class Conversations(Dataset[dict[str, Any]]):
         seed: int,
         turns: int,
         rates: Mapping[str, float],
-        describe_first: float,
     ) -> None:
         self.clips, self.processor, self.num_samples, self.num_frames = clips, processor, num_samples, num_frames
-        self.seed, self.turns, self.rates, self.describe_first = seed, turns, dict(rates), describe_first
+        self.seed, self.turns, self.rates = seed, turns, dict(rates)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -142,8 +140,6 @@ class Conversations(Dataset[dict[str, Any]]):
             clip = self.clips[int(rng.integers(len(self.clips)))]
             features, duration, events = draw_cut(clip, rng, self.num_frames)
             turns = sample_turns(events, duration, rng, self.turns, self.rates)
-        if self.describe_first and rng.random() < self.describe_first and (opening := dvc(events, duration, rng)):
-            turns = [opening, *(turn for turn in turns if turn.task != "dvc")][: self.turns]
         texts = [(turn.question, turn.answer) for turn in turns]
         ids, labels = self.processor.conversation(texts, duration, num_frames=self.num_frames)
         return {"input_ids": ids, "labels": labels, "video_features": features}

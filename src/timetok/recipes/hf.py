@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_model
 from timm.optim.muon import Muon
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
@@ -42,7 +43,13 @@ def fit(
         compute_loss_func=loss,
         optimizers=(optimizer, None),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(str(arguments.output_dir))))
+    checkpoint = last_checkpoint(Path(str(arguments.output_dir)))
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step >= arguments.max_steps:  # resumed there, the Trainer would take one step more
+            load_model(model, checkpoint / "model.safetensors", strict=False)  # tied weights are stored once
+            return list(state.log_history)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return list(trainer.state.log_history)
 
 
@@ -73,8 +80,8 @@ def muon(model: nn.Module, arguments: TrainingArguments, *, matrix_learning_rate
     )
 
 
-def last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint; the Trainer writes ``trainer_state.json`` last, so a torn one lacks it."""
     states = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
     complete = sorted(states, key=lambda state: int(state.parent.name.rpartition("-")[2]))
-    return str(complete[-1].parent) if complete else None
+    return complete[-1].parent if complete else None

@@ -59,7 +59,6 @@ def build_processor(preset: Preset, grid: tuple[int, int]) -> LitaProcessor:
         transform=preset["transform"],
         pooler=model["pooler"],
         grid=grid,
-        opening=model["opening"] or None,
     )
 
 
@@ -79,7 +78,7 @@ def build_model(preset: Preset, processor: LitaProcessor) -> LitaForConditionalG
         transform=dict(preset["transform"]),
         time_token_ids=list(processor.tt.time_token_ids),
         video_token_id=processor.video_token_id,
-        **{key: value for key, value in preset["model"].items() if key != "opening"},
+        **preset["model"],
         **{"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id},
     )
     return LitaForConditionalGeneration(config)
@@ -203,7 +202,7 @@ def train_stages(
             clips,
             processor,
             seed=preset["data"]["seed"] + number,
-            **{key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates", "describe_first")},
+            **{key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates")},
         )
         entries = fit(
             model,
