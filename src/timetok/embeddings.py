@@ -145,7 +145,8 @@ def _rows(table: Tensor, ids: list[int], how: InitRows, number_ids: Sequence[Seq
         place, half = torch.arange(len(ids))[:, None], torch.arange((table.shape[1] + 1) // 2)
         angle = place / 10_000 ** (half / len(half))
         waves: Tensor = torch.cat([angle.sin(), angle.cos()], dim=1)[:, : table.shape[1]]
-        return length * (waves / waves.norm(dim=1, keepdim=True))
+        waves *= length / waves.norm(dim=1, keepdim=True)
+        return waves
     arc = length * _arc(table.shape[1], len(ids))
     return table[others].mean(0) + 0.1 * arc if how == "mean" else arc
 
