@@ -1,4 +1,4 @@
-"""The command line: ``timetok localize | train | evaluate | info``.
+"""The command line: ``timetok localize | train | evaluate | plan | info``.
 
 What a user got wrong is one line on stderr and exit status 2, never a traceback; a fault of ours keeps its own.
 Rooms are imported by the command that needs them, so that ``--help`` answers at once.
@@ -86,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     evaluate.add_argument("--json", metavar="FILE", help="write the report with every sample")
     evaluate.set_defaults(run=_evaluate)
+
+    plan = commands.add_parser("plan", help="which number of time tokens a data set needs")
+    plan.add_argument("spans", metavar="SPANS.json", help='a list of {"duration": seconds, "spans": [[start, end], …]}')
+    plan.add_argument("--target-recall", default="0.99@0.7", metavar="RECALL@IOU", help="default: %(default)s")
+    plan.add_argument("--plot", metavar="FILE", help="draw the table (png, svg, pdf)")
+    plan.set_defaults(run=_plan)
 
     info = commands.add_parser("info", help="versions and what is at hand")
     info.set_defaults(run=_info)
@@ -188,6 +194,23 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(report)
     if options.json:
         write_json(Path(options.json), report.to_dict())
+
+
+def _plan(options: argparse.Namespace) -> None:
+    if options.plot:
+        _check_plot(Path(options.plot))
+    from timetok.recipes.plan import plan, read_spans, read_target
+
+    wanted, level = read_target(options.target_recall)
+    found = plan(*read_spans(options.spans), wanted=wanted, level=level)
+    print(found)
+    if options.plot:
+        from timetok.plots import ceilings, save
+
+        columns = list(found.ceilings.values())
+        recalls = {f"R@{key:g}": [column.recall[key] for column in columns] for key in columns[0].recall}
+        shares = {"mIoU": [column.miou for column in columns], **recalls}
+        save(ceilings(list(found.ceilings), shares, target=wanted), options.plot)
 
 
 def _info(_: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Figures, one a function: spans over the frames of a video, and a curve.
+"""Figures, one a function: spans over the frames of a video, a curve, and what time tokens allow.
 
 No figure touches pyplot, so none needs a display or leaves state behind. Colours are from Okabe and Ito's palette,
 told apart by colour-blind readers and, by their lightness and their labels, in black and white.
@@ -6,7 +6,7 @@ told apart by colour-blind readers and, by their lightness and their labels, in 
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +110,41 @@ def curve(steps: ArrayLike, values: ArrayLike, *, ylabel: str) -> Figure:
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
         raise ArgumentError(f"steps and values must be [n] with n >= 1, got {list(x.shape)} and {list(y.shape)}")
+    figure, axes = _chart("step", ylabel)
+    axes.plot(x, y, color=_ANSWER, linewidth=1.8, marker="o" if len(x) == 1 else None)
+    axes.annotate(f"{y[-1]:.3g}", (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center", color=_ANSWER)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure
+
+
+def ceilings(sizes: Sequence[int], shares: Mapping[str, Sequence[float]], *, target: float | None = None) -> Figure:
+    """Draw what each number of time tokens allows.
+
+    Args:
+        sizes: Numbers of time tokens ``[n]``.
+        shares: Name of a score, such as ``"R@0.7"`` → its values in [0, 1], ``[n]``.
+        target: A line at the score wanted.
+    """
+    figure, axes = _chart("time tokens T", "best share that can be reached")
+    for name, values in shares.items():
+        axes.plot(sizes, values, linewidth=1.8, marker="o", markersize=4, label=name)
+    if target is not None:
+        axes.axhline(target, color=_TRUTH, linewidth=1.2, linestyle="--", label=f"wanted: {target:g}")
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.03)
+    axes.legend(frameon=False, fontsize=_POINTS)
+    return figure
+
+
+def _chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, 4.0), dpi=_DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot(x, y, color=_ANSWER, linewidth=1.8, marker="o" if len(x) == 1 else None)
-    axes.annotate(f"{y[-1]:.3g}", (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center", color=_ANSWER)
-    axes.set_xlabel("step", fontsize=_POINTS)
+    axes.set_xlabel(xlabel, fontsize=_POINTS)
     axes.set_ylabel(ylabel, fontsize=_POINTS, parse_math=False)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return figure, axes
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:

@@ -1,0 +1,81 @@
+"""What a way of writing moments costs before any model is involved: the best score its spans can reach."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from timetok.codecs import IndexCodec, MomentCodec, format_span
+from timetok.errors import ArgumentError
+from timetok.timegrid import Span
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Scores of the annotated spans themselves, written and read back.
+
+    Args:
+        miou: Mean IoU of what is read with what was written.
+        recall: IoU threshold → share of spans that reach it.
+        zero_length: Share of spans that come back with no length.
+        num_spans: How many there were.
+    """
+
+    miou: float
+    recall: Mapping[float, float]
+    zero_length: float
+    num_spans: int
+
+
+def codec_ceiling(
+    codec: MomentCodec,
+    spans: Iterable[Iterable[float]],
+    durations: ArrayLike,
+    *,
+    thresholds: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
+) -> Ceiling:
+    """Best mIoU and recall a codec allows on annotated spans, each moment written as near as it can be.
+
+    Args:
+        codec: How a moment is written.
+        spans: Annotated spans in seconds: ``Span``s or ``[n 2]``.
+        durations: Length of each video in seconds, ``[n]``, or one for all.
+        thresholds: IoU levels of the recall.
+
+    Raises:
+        ArgumentError: There are no spans, or the shapes do not fit.
+        TimeRangeError: A duration is not positive and finite.
+
+    Example:
+        >>> from timetok.timegrid import TimeGrid
+        >>> codec_ceiling(IndexCodec(TimeGrid(100)), [(10.0, 20.0)], 600.0).recall[0.7]
+        0.0
+    """
+    truth = np.array([tuple(span) for span in spans], dtype=np.float64).reshape(-1, 2)
+    if not len(truth):
+        raise ArgumentError("spans is empty: expected at least one annotated span")
+    try:
+        lengths = np.broadcast_to(np.asarray(durations, dtype=np.float64), len(truth))
+    except ValueError as error:
+        raise ArgumentError(f"durations must be one number or {len(truth)} of them: {error}") from error
+    if isinstance(codec, IndexCodec):
+        read = codec.grid.decode(codec.grid.encode(truth, lengths[:, None]), lengths[:, None])
+    else:
+        pairs = zip(truth.tolist(), lengths.tolist(), strict=True)
+        read = np.array([codec.parse(format_span(codec, Span(*pair), length), length) for pair, length in pairs])
+    ious = _ious(read, truth)
+    return Ceiling(
+        miou=float(ious.mean()),
+        recall={level: float((ious >= level).mean()) for level in thresholds},
+        zero_length=float((read[:, 0] == read[:, 1]).mean()),
+        num_spans=len(truth),
+    )
+
+
+def _ious(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`iou` for rows of starts and ends."""
+    both = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 0], b[:, 0])
+    hull = np.maximum(a[:, 1], b[:, 1]) - np.minimum(a[:, 0], b[:, 0])
+    shares: NDArray[np.float64] = np.divide(np.maximum(both, 0), hull, out=np.zeros(len(a)), where=hull > 0)
+    return shares

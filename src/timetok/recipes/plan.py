@@ -1,0 +1,102 @@
+"""How many time tokens a data set needs: the ceiling of each T on its annotated spans."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timetok.codecs import IndexCodec
+from timetok.errors import ArgumentError, DataError, TimetokError
+from timetok.metrics import Ceiling, codec_ceiling
+from timetok.timegrid import Span, TimeGrid
+
+SIZES = (10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each number of time tokens allows.
+
+    Args:
+        ceilings: T → its ceiling.
+        level: IoU threshold of the target.
+        wanted: Recall wanted at that threshold.
+    """
+
+    ceilings: dict[int, Ceiling]
+    level: float
+    wanted: float
+
+    @property
+    def enough(self) -> int | None:
+        """The smallest T from which on every T tried reaches the target; None if the largest does not."""
+        short = [size for size, ceiling in self.ceilings.items() if ceiling.recall[self.level] < self.wanted]
+        return min((size for size in self.ceilings if size > max(short, default=0)), default=None)
+
+    def __str__(self) -> str:
+        levels = list(next(iter(self.ceilings.values())).recall)
+        rows = [f"{'T':>6}  {'mIoU':>6}  " + "  ".join(f"R@{level:g}".rjust(6) for level in levels) + "  no length"]
+        for size, ceiling in self.ceilings.items():
+            recalls = "  ".join(f"{ceiling.recall[level]:6.3f}" for level in levels)
+            rows.append(f"{size:>6}  {ceiling.miou:6.3f}  {recalls}  {ceiling.zero_length:9.3f}")
+        target = f"a recall of {self.wanted:g} at IoU {self.level:g}"
+        found = f"T = {self.enough} reaches {target}" if self.enough else f"none of these reaches {target}"
+        return "\n".join([*rows, f"{found}, at best, on {ceiling.num_spans} spans"])
+
+
+def read_spans(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Spans ``[n 2]`` and the durations of their videos ``[n]`` from a JSON list of ``{"duration", "spans"}``.
+
+    Raises:
+        DataError: The file cannot be read, or a record does not follow the schema or its video.
+    """
+    path = Path(path)
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(records, list):
+        raise DataError(f'{path}: expected a list of {{"duration", "spans"}}, got {type(records).__name__}')
+    spans, durations = [], []
+    for number, record in enumerate(records):
+        try:
+            found, duration = [Span(*span) for span in record["spans"]], float(record["duration"])
+            TimeGrid(2, out_of_range="raise").encode([moment for span in found for moment in span], duration)
+        except (TimetokError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: record {number}: {error!r}") from error
+        spans += [tuple(span) for span in found]
+        durations += [duration] * len(found)
+    if not spans:
+        raise DataError(f"{path}: holds no spans")
+    return np.array(spans), np.array(durations)
+
+
+def read_target(text: str) -> tuple[float, float]:
+    """``0.99@0.7`` → the recall wanted and the IoU threshold.
+
+    Raises:
+        ArgumentError: It is something else, or one of the two is not above 0 and at most 1.
+    """
+    try:
+        wanted, level = map(float, text.split("@"))
+    except ValueError as error:
+        raise ArgumentError(f"target: expected RECALL@IOU such as 0.99@0.7, got {text!r}") from error
+    if not (0 < wanted <= 1 and 0 < level <= 1):
+        raise ArgumentError(f"target: expected a recall and an IoU above 0 and at most 1, got {text!r}")
+    return wanted, level
+
+
+def plan(spans: NDArray[np.float64], durations: NDArray[np.float64], *, wanted: float, level: float) -> Plan:
+    """Try every T of ``SIZES`` on LITA's grid.
+
+    Args:
+        spans: Seconds ``[n 2]``.
+        durations: Seconds ``[n]``.
+        wanted: Recall wanted.
+        level: At this IoU threshold.
+    """
+    levels = sorted({0.5, 0.7, 0.9, level})
+    ceilings = {size: codec_ceiling(IndexCodec(TimeGrid(size)), spans, durations, thresholds=levels) for size in SIZES}
+    return Plan(ceilings, level, wanted)
