@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from timetok import adapter as adapter
     from timetok import codecs as codecs
+    from timetok import decoding as decoding
     from timetok import embeddings as embeddings
     from timetok import errors as errors
     from timetok import lita as lita
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "adapter",
     "codecs",
+    "decoding",
     "embeddings",
     "errors",
     "lita",

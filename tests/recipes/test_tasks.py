@@ -146,3 +146,16 @@ def test_the_corpus_is_small_varied_and_repeatable():
     words = set(re.findall(r"[A-Za-z]+", " ".join(texts)))
     assert set(COLOUR_NAMES) | set(SHAPES) <= words
     assert len(words) < 120
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_listing_names_every_event_right_before_its_times(seed):
+    turn = TASKS["listing"](EVENTS, DURATION, np.random.default_rng(seed))
+    found = re.findall(r"(\w+ \w+) <([\d.]+)> <([\d.]+)>", turn.answer)
+    expected = {(event.name, f"{event.span.start:.2f}", f"{event.span.end:.2f}") for event in EVENTS}
+    assert len(found) == len(EVENTS) and set(found) == expected
+
+
+def test_listings_come_in_every_order():
+    answers = {TASKS["listing"](EVENTS, DURATION, np.random.default_rng(seed)).answer for seed in range(100)}
+    assert len(answers) > len(EVENTS)

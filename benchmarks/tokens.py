@@ -1,0 +1,127 @@
+"""What time tokens cost: encoding moments, tokenising prompts, reading spans from ids.
+
+    python benchmarks/tokens.py                # checks, then times; writes results/tokens.csv
+
+Each case is first compared with its baseline's result, then timed in alternation with it; the ratio is the median of
+the paired ratios.
+"""
+
+import csv
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+from transformers import __version__ as transformers_version
+
+from timetok import TimeGrid, TimeTokenizer, __version__
+from timetok.atomic import replacing
+
+RESULTS = Path(__file__).parent / "results" / "tokens.csv"
+ROUNDS = 21
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on a few sentences."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    text = ["USER: when does the man open the red door of the house? ASSISTANT: it happens in the second scene"] * 50
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        text, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def row(case: str, target: str, ours: Callable[[], object], baseline: Callable[[], object], units: int) -> dict:
+    """Time a case against its baseline, one after the other, `ROUNDS` times."""
+    ours(), baseline()
+    pairs = [(seconds(ours), seconds(baseline)) for _ in range(ROUNDS)]
+    ratios = [mine / theirs for mine, theirs in pairs]
+    fifths = quantiles(ratios, n=5)
+    return {
+        "case": case,
+        "target": target,
+        "ratio": f"{median(ratios):.3f}",
+        "ratio_p20": f"{fifths[0]:.3f}",
+        "ratio_p80": f"{fifths[3]:.3f}",
+        "million_per_second": f"{units / median(mine for mine, _ in pairs) / 1e6:.2f}",
+        "timetok": __version__,
+        "numpy": np.__version__,
+        "transformers": transformers_version,
+        "python": platform.python_version(),
+        "device": platform.processor() or platform.machine(),
+    }
+
+
+def encode() -> dict:
+    grid, times, duration = TimeGrid(100), np.random.default_rng(0).uniform(0, 60, 5_000_000), 60.0
+
+    def bare() -> np.ndarray:
+        return np.clip(np.round(99 * (times / duration)), 0, 99).astype(np.int64)
+
+    assert np.array_equal(grid.encode(times, duration), bare())
+    return row(
+        "encode 5 M timestamps / the bare formula", "<= 1.5", lambda: grid.encode(times, duration), bare, 5_000_000
+    )
+
+
+def tokenise() -> dict:
+    bare = tokenizer()
+    tt = TimeTokenizer.wrap(bare)
+    prompts = [f"USER: when does the man open door {k}? ASSISTANT: <t{k % 100}> <t99>" for k in range(10_000)]
+    assert tt(prompts)["input_ids"] == bare(prompts)["input_ids"]
+    return row(
+        "tokenise 10 000 prompts / the same tokenizer bare",
+        "<= 1.05",
+        lambda: tt(prompts),
+        lambda: bare(prompts),
+        10_000,
+    )
+
+
+def spans() -> dict:
+    tt = TimeTokenizer.wrap(tokenizer())
+    first, rng = tt.time_token_ids[0], np.random.default_rng(0)
+    ids = rng.integers(0, first, (1000, 512))
+    for answer in ids:
+        marks = np.sort(rng.integers(0, 100, 40))
+        answer[np.sort(rng.choice(512, 40, replace=False))] = first + marks
+
+    def loop() -> list:
+        found = []
+        for answer in ids.tolist():
+            marks = [60.0 * (token - first) / 99 for token in answer if first <= token < first + 100]
+            found.append(list(zip(marks[::2], marks[1::2], strict=True)))
+        return found
+
+    ours = [[tuple(span) for span in answer] for answer in tt.spans(ids, 60.0)]
+    np.testing.assert_allclose(ours, loop(), rtol=1e-12)
+    return row("spans of 1 000 x 512 ids / a Python loop", ">= 2 M ids/s", lambda: tt.spans(ids, 60.0), loop, ids.size)
+
+
+def main() -> None:
+    rows = [encode(), tokenise(), spans()]
+    RESULTS.parent.mkdir(exist_ok=True)
+    with replacing(RESULTS) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for found in rows:
+        print(
+            f"{found['case']:52s} {found['ratio']:>7s}  {found['million_per_second']:>8s} M/s  target {found['target']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Spans out of a language model's probabilities: what it believes, not only what it says first.
+
+Shapes: b batch, s sequence, T time tokens, M starts that are followed up, c candidates, k possible truths.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from timetok.errors import ArgumentError
+from timetok.timegrid import Span, TimeGrid
+
+Pairs: TypeAlias = NDArray[np.float64]
+Utility: TypeAlias = Callable[[Pairs, Pairs], NDArray[np.float64]]
+
+_NEGLIGIBLE = 1e-3  # of the probability: possible truths beyond it are left out of sums
+_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class ScoredSpan:
+    """A span and what it is expected to score.
+
+    Args:
+        span: In seconds.
+        confidence: Its expected utility under the posterior; with the default utility its expected IoU.
+    """
+
+    span: Span
+    confidence: float
+
+
+@dataclass(frozen=True)
+class SpanPosterior:
+    """Probability of every span between two marks, for one answer; made by `span_distribution`.
+
+    Args:
+        joint: float64 ``[T T]``, starts by ends; sums to 1 and is 0 where the end comes before the start.
+        covered: Share of the probability of all starts that was followed up.
+        grid: The marks.
+        duration_seconds: Length of the video.
+    """
+
+    joint: NDArray[np.float64]
+    covered: float
+    grid: TimeGrid
+    duration_seconds: float
+
+    @property
+    def starts(self) -> NDArray[np.float64]:
+        """Probability that the span starts at each mark, ``[T]``."""
+        return np.asarray(self.joint.sum(1))
+
+    @property
+    def ends(self) -> NDArray[np.float64]:
+        """Probability that the span ends at each mark, ``[T]``."""
+        return np.asarray(self.joint.sum(0))
+
+    def best(self, utility: Utility | None = None) -> ScoredSpan:
+        """The span of maximum expected utility: see `ranked`."""
+        return self.ranked(1, utility)[0]
+
+    def ranked(self, num: int, utility: Utility | None = None, *, max_overlap: float = 0.5) -> list[ScoredSpan]:
+        """The best spans between marks, best first, no two of them alike.
+
+        Args:
+            num: How many; fewer come back where the others overlap too much.
+            utility: What a span ``[c 2]`` scores where another ``[k 2]`` is true, both in seconds → ``[c k]``; IoU
+                if None. To aim at R@0.7, pass ``lambda a, b: (pairwise_iou(a, b) >= 0.7).astype(float)``.
+            max_overlap: Largest IoU of two spans that both come back.
+
+        Raises:
+            ArgumentError: ``num`` is below 1.
+        """
+        if num < 1:
+            raise ArgumentError(f"num must be at least 1, got {num!r}")
+        seconds = self.grid.sample_times(self.duration_seconds)
+        candidates = seconds[np.stack(np.triu_indices(self.grid.num_tokens), 1)]
+        likely = np.argwhere(self.joint >= self._floor())
+        truths, weights = seconds[likely], self.joint[tuple(likely.T)]
+        score = utility or pairwise_iou
+        parts = range(0, len(candidates), _CHUNK)
+        expected = np.concatenate([score(candidates[k : k + _CHUNK], truths) @ weights for k in parts])
+        chosen: list[int] = []
+        for index in np.argsort(-expected, kind="stable"):
+            if not chosen or pairwise_iou(candidates[[index]], candidates[chosen]).max() <= max_overlap:
+                chosen.append(int(index))
+            if len(chosen) == num:
+                break
+        return [ScoredSpan(Span(*candidates[k].tolist()), float(expected[k])) for k in chosen]
+
+    def refined(self, span: Span, *, steps: int = 2) -> Span:
+        """Move the ends of a span between the marks: to the mean of the probability around them.
+
+        A mean over all marks would be bad, because a posterior has several modes.
+
+        Args:
+            span: Such as ``best().span``.
+            steps: Marks on either side that count.
+        """
+        seconds, last = self.grid.sample_times(self.duration_seconds), self.grid.num_tokens - 1
+        moved = []
+        for moment, shares in ((span.start, self.starts), (span.end, self.ends)):
+            middle = self.grid.encode(moment, self.duration_seconds)
+            near = slice(max(middle - steps, 0), min(middle + steps, last) + 1)
+            total = shares[near].sum()
+            moved.append(float(shares[near] @ seconds[near] / total) if total > 0 else moment)
+        return Span(*sorted(moved))
+
+    def _floor(self) -> float:
+        """The probability below which the spans together are negligible."""
+        ordered = np.sort(self.joint.ravel())
+        last = int(np.searchsorted(ordered.cumsum(), _NEGLIGIBLE, side="right"))
+        return float(ordered[min(last, ordered.size - 1)])
+
+
+def pairwise_iou(a: Pairs, b: Pairs) -> NDArray[np.float64]:
+    """IoU of every span of ``a`` with every one of ``b``: ``[c 2]``, ``[k 2]`` → ``[c k]``; 0 where neither has length.
+
+    Example:
+        >>> pairwise_iou(np.array([[0.0, 2.0]]), np.array([[1.0, 4.0], [0.0, 2.0]])).tolist()
+        [[0.25, 1.0]]
+    """
+    both = np.minimum(a[:, None, 1], b[None, :, 1]) - np.maximum(a[:, None, 0], b[None, :, 0])
+    hull = np.maximum(a[:, None, 1], b[None, :, 1]) - np.minimum(a[:, None, 0], b[None, :, 0])
+    shares: NDArray[np.float64] = np.divide(np.maximum(both, 0), hull, out=np.zeros_like(hull), where=hull > 0)
+    return shares
+
+
+@torch.inference_mode()
+def span_distribution(
+    model: Any,
+    inputs: Mapping[str, Any],
+    *,
+    grid: TimeGrid,
+    time_token_ids: Sequence[int],
+    durations: Sequence[float],
+    lead_ids: Sequence[int] = (),
+    between_ids: Sequence[int] = (),
+    top_starts: int = 40,
+) -> list[SpanPosterior]:
+    """The posterior over spans of a model that is about to answer with a start and an end.
+
+    p(start) takes one forward pass, and p(end | start) for the M likeliest starts one step on its cache, M wide. Both
+    are taken over the time tokens alone, and ends before the start are ruled out. No head and no extra token: any
+    causal LM with a cache that can be repeated will do.
+
+    Args:
+        model: A causal LM, a `VideoAdapter` or a LITA.
+        inputs: What its forward takes, ``input_ids`` ``[b s]`` padded on the left and perhaps ``attention_mask``.
+        grid: The marks behind the time tokens.
+        time_token_ids: Their ids, contiguous and in the order of time.
+        durations: Length of each video in seconds, ``[b]``.
+        lead_ids: What stands between prompt and start, such as the id of a space.
+        between_ids: What stands between start and end.
+        top_starts: M. It must cover the mass: 8 did for T = 25 and did not for T = 100, where 40 did.
+
+    Returns:
+        One posterior a row.
+
+    Raises:
+        ArgumentError: The ids are not as many as the marks or not contiguous, durations and rows differ in number,
+            ``top_starts`` is below 1, or the model has no cache that can be repeated.
+    """
+    first, count = time_token_ids[0], grid.num_tokens
+    if list(time_token_ids) != list(range(first, first + count)):
+        raise ArgumentError(f"time_token_ids: expected {count} contiguous ids in ascending order")
+    ids: Tensor = inputs["input_ids"]
+    if len(durations) != len(ids) or top_starts < 1:
+        raise ArgumentError(
+            f"durations, top_starts: expected {len(ids)} durations and a top_starts of at least 1, "
+            f"got {len(durations)} and {top_starts!r}"
+        )
+    mask = inputs.get("attention_mask")
+    mask = torch.ones_like(ids) if mask is None else mask
+    lead, between = (ids.new_tensor([*given]).long() for given in (lead_ids, between_ids))
+    ids = torch.cat([ids, lead.expand(len(ids), -1)], 1)
+    mask = torch.cat([mask, mask.new_ones(len(ids), len(lead))], 1)
+    output = model(
+        **{**inputs, "input_ids": ids, "attention_mask": mask}, **_positions(mask, len(ids[0])), use_cache=True
+    )
+    start = output.logits[:, -1, first : first + count].double().softmax(-1)
+    cache = output.past_key_values
+    if not hasattr(cache, "batch_repeat_interleave"):
+        raise ArgumentError(
+            f"model: {type(model).__name__} has no cache that can be repeated, got {type(cache).__name__}"
+        )
+    top = start.topk(min(top_starts, count))
+    width = top.indices.shape[1]
+    cache.batch_repeat_interleave(width)
+    step = torch.cat([first + top.indices.reshape(-1, 1), between.expand(width * len(ids), -1)], 1)
+    mask = torch.cat([mask.repeat_interleave(width, 0), mask.new_ones(step.shape)], 1)
+    output = model(
+        input_ids=step, attention_mask=mask, past_key_values=cache, **_positions(mask, step.shape[1]), use_cache=True
+    )
+    scores = output.logits[:, -1, first : first + count].double().reshape(len(ids), width, count)
+    before = torch.arange(count, device=scores.device) < top.indices[:, :, None]
+    end = scores.masked_fill(before, -torch.inf).softmax(-1)
+    joint = start.new_zeros(len(ids), count, count)
+    joint.scatter_(1, top.indices[:, :, None].expand_as(end), top.values[:, :, None] * end)
+    covered = joint.sum((1, 2))
+    tables = (joint / covered[:, None, None]).cpu().numpy()
+    rows = zip(tables, covered.tolist(), durations, strict=True)
+    return [SpanPosterior(table, share, grid, float(duration)) for table, share, duration in rows]
+
+
+def _positions(mask: Tensor, length: int) -> dict[str, Tensor]:
+    """Positions of the last ``length`` columns; none where nothing is padded, because some models take none."""
+    if bool(mask.all()):
+        return {}
+    return {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)[:, -length:]}
