@@ -25,7 +25,7 @@ people, no objects, no speech, no other wording than a few dozen question forms.
 
 | | |
 |---|---|
-| steps | {steps} of {batch} conversations |
+| steps x conversations | {steps} |
 | time | {minutes:.0f} minutes of language-model training (its last part, where it was interrupted) on {device} |
 | loss | {first:.3f} at the start, {last:.3f} at the end (`curve.png`) |
 | seed | {seed} |
@@ -75,8 +75,10 @@ def write_card(
     card = _CARD.format(
         parameters=parameters,
         num_pairs=num_pairs,
-        steps=facts["steps"],
-        batch=preset["stages"][0]["trainer"]["per_device_train_batch_size"],
+        steps=", then ".join(
+            f"{stage['trainer']['max_steps']} x {stage['trainer']['per_device_train_batch_size']}"
+            for stage in preset["stages"]
+        ),
         minutes=minutes,
         device=facts["device"],
         first=losses[0],

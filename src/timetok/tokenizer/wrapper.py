@@ -3,33 +3,24 @@
 import json
 import os
 import re
-import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from itertools import count, takewhile
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, cast, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.atomic import write_json
-from timetok.codecs import ClockCodec, IndexCodec, MomentCodec, SecondsCodec
+from timetok.codecs import IndexCodec, MomentCodec
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
+from timetok.tokenizer.adding import CODECS, CodecName, add_tokens, check_found, choose_codec, drops_spaces
 from timetok.tokenizer.ids import as_integers, as_row, is_nested, one_for_each, strings
 from timetok.tokenizer.plain import PlainCopies
 
-CodecName: TypeAlias = Literal["index", "seconds", "clock"]
 SETTINGS_FILE = "time_tokens.json"
-_DEFAULT_T = TimeGrid().num_tokens
-_CODECS: dict[str, type[IndexCodec | SecondsCodec | ClockCodec]] = {
-    "index": IndexCodec,
-    "seconds": SecondsCodec,
-    "clock": ClockCodec,
-}
 _SECONDS_MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")
 
 
@@ -63,7 +54,7 @@ class TimeTokenizer:
         self.time_token_ids = tuple(vocabulary[token] for token in codec.tokens)
         self._written = re.compile("|".join(map(re.escape, codec.tokens)) or r"(?!)")
         self._copies = PlainCopies(tokenizer, codec.tokens)
-        self._check_ids()
+        check_found(tokenizer, codec, self.time_token_ids)
 
     @classmethod
     def wrap(
@@ -93,8 +84,8 @@ class TimeTokenizer:
             >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
             >>> tt.spans(ids, duration=60.0)  # doctest: +SKIP
         """
-        chosen = _codec(codec, T)
-        _add_tokens(hf_tokenizer, chosen, lita_spacing)
+        chosen = choose_codec(codec, T)
+        add_tokens(hf_tokenizer, chosen, lita_spacing)
         return cls(hf_tokenizer, chosen)
 
     @property
@@ -332,7 +323,7 @@ class TimeTokenizer:
             folder: Made if it is not there.
         """
         self.tokenizer.save_pretrained(folder)
-        name = next((name for name, kind in _CODECS.items() if type(self.codec) is kind), None)
+        name = next((name for name, kind in CODECS.items() if type(self.codec) is kind), None)
         options = asdict(self.codec) if name else None  # type: ignore[call-overload]
         write_json(Path(folder) / SETTINGS_FILE, {"codec": name, "options": options, "lita_spacing": self.lita_spacing})
 
@@ -355,7 +346,7 @@ class TimeTokenizer:
             if name is not None and codec is None:
                 if "grid" in options:
                     options["grid"] = TimeGrid(**options["grid"])
-                codec = _CODECS[name](**options)
+                codec = CODECS[name](**options)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelFolderError(
                 f"folder must hold what TimeTokenizer.save_pretrained wrote, got {str(folder)!r}: {error}"
@@ -369,7 +360,7 @@ class TimeTokenizer:
     @property
     def lita_spacing(self) -> bool:
         """Whether the tokenizer drops spaces beside time tokens."""
-        return bool(self.time_token_ids) and _spacing(self.tokenizer, self.time_token_ids[0])
+        return bool(self.time_token_ids) and drops_spaces(self.tokenizer, self.time_token_ids[0])
 
     def _write(self, text: str, duration: Any) -> str:
         return text if duration is None else self.to_tokens(text, duration)
@@ -386,71 +377,6 @@ class TimeTokenizer:
 
     def _text(self, row: NDArray[np.int64]) -> str:
         return _decode(self.tokenizer, row, True)
-
-    def _check_ids(self) -> None:
-        ids, tokens = self.time_token_ids, self.codec.tokens
-        if not ids:
-            return
-        if ids != tuple(range(ids[0], ids[0] + len(ids))):
-            raise TokenizerError(
-                f"time tokens must have contiguous ids in the order of time, got {ids[0]} to {ids[-1]} for {len(ids)} "
-                "tokens; wrap a tokenizer that does not have some of them yet"
-            )
-        everywhere = [("glued to each other", "".join(tokens), ids), ("glued to text", f"a{'a'.join(tokens)}b", ids)]
-        alone = [("alone", token, (own,)) for token, own in zip(tokens, ids, strict=True)]
-        texts = [*everywhere, *alone]
-        rows = self.tokenizer([text for _, text, _ in texts], add_special_tokens=False)["input_ids"]
-        for (where, text, expected), found in zip(texts, rows, strict=True):
-            row = np.asarray(found, dtype=np.int64)
-            if row[self._is_time(row)].tolist() != list(expected):
-                raise TokenizerError(
-                    f"tokenizer: {type(self.tokenizer).__name__} does not find time tokens {where}, "
-                    f"as in {reprlib.repr(text)}"
-                )
-
-
-def _codec(codec: object, T: int) -> MomentCodec:
-    if codec == "index":
-        return IndexCodec(TimeGrid(T))
-    if isinstance(codec, str):
-        if codec not in _CODECS:
-            raise ArgumentError(f"codec must be one of {', '.join(_CODECS)} or a codec, got {codec!r}")
-        codec = _CODECS[codec]()
-    chosen = cast(MomentCodec, codec)
-    if T not in (_DEFAULT_T, len(chosen.tokens)):
-        raise ArgumentError(f"T counts the time tokens of codec='index': leave it out beside {chosen!r}, got {T!r}")
-    return chosen
-
-
-def _add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:
-    """Add the codec's tokens unless they are there; another number of them, or another spacing, is an error."""
-    vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
-    present = [token for token in wanted if token in vocabulary]
-    if isinstance(codec, IndexCodec):  # the names go on beyond the last one wanted
-        before, after = codec.template.split("{}")
-        names = (f"{before}{index}{after}" for index in count(codec.first))
-        present = list(takewhile(vocabulary.__contains__, names))
-    if present and len(present) != len(wanted):
-        raise TokenizerError(
-            f"T: the tokenizer already carries {len(present)} time tokens, got {len(wanted)}; use T={len(present)}"
-        )
-    if present:
-        if _spacing(tokenizer, vocabulary[wanted[0]]) != lita_spacing:
-            raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
-        return
-    spaces = {"lstrip": lita_spacing, "rstrip": lita_spacing}
-    try:
-        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False, **spaces) for token in wanted])
-    except NotImplementedError as error:
-        raise TokenizerError(
-            f"tokenizer: {type(tokenizer).__name__} takes no new tokens; load the same files with another class, "
-            "or wrap with codec='seconds'"
-        ) from error
-
-
-def _spacing(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
-    added = tokenizer.added_tokens_decoder.get(token_id)
-    return added is not None and bool(added.rstrip)
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, row: NDArray[np.int64], skip_special_tokens: bool) -> str:

@@ -1,0 +1,100 @@
+"""Time tokens into a tokenizer: which codec, which tokens, and whether they are found again."""
+
+import reprlib
+from itertools import count, takewhile
+from typing import Literal, TypeAlias
+
+import numpy as np
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase
+
+from timetok.codecs import ClockCodec, IndexCodec, MomentCodec, SecondsCodec
+from timetok.errors import ArgumentError, TokenizerError
+from timetok.timegrid import TimeGrid
+
+CodecName: TypeAlias = Literal["index", "seconds", "clock"]
+CODECS: dict[str, type[IndexCodec | SecondsCodec | ClockCodec]] = {
+    "index": IndexCodec,
+    "seconds": SecondsCodec,
+    "clock": ClockCodec,
+}
+_DEFAULT_T = TimeGrid().num_tokens
+
+
+def choose_codec(codec: CodecName | MomentCodec, T: int) -> MomentCodec:
+    """The codec a caller means.
+
+    Raises:
+        ArgumentError: There is no such codec, or ``T`` is given to one that decides it.
+    """
+    if codec == "index":
+        return IndexCodec(TimeGrid(T))
+    if isinstance(codec, str):
+        if codec not in CODECS:
+            raise ArgumentError(f"codec must be one of {', '.join(CODECS)} or a codec, got {codec!r}")
+        codec = CODECS[codec]()
+    if T not in (_DEFAULT_T, len(codec.tokens)):
+        raise ArgumentError(f"T counts the time tokens of codec='index': leave it out beside {codec!r}, got {T!r}")
+    return codec
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:
+    """Add the codec's tokens unless they are there.
+
+    Raises:
+        TokenizerError: The tokenizer takes no tokens, or has another number of them or ones of another spacing.
+    """
+    vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
+    present = [token for token in wanted if token in vocabulary]
+    if isinstance(codec, IndexCodec):  # the names go on beyond the last one wanted
+        before, after = codec.template.split("{}")
+        names = (f"{before}{index}{after}" for index in count(codec.first))
+        present = list(takewhile(vocabulary.__contains__, names))
+    if present and len(present) != len(wanted):
+        raise TokenizerError(
+            f"T: the tokenizer already carries {len(present)} time tokens, got {len(wanted)}; use T={len(present)}"
+        )
+    if present:
+        if drops_spaces(tokenizer, vocabulary[wanted[0]]) != lita_spacing:
+            raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
+        return
+    spaces = {"lstrip": lita_spacing, "rstrip": lita_spacing}
+    try:
+        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False, **spaces) for token in wanted])
+    except NotImplementedError as error:
+        raise TokenizerError(
+            f"tokenizer: {type(tokenizer).__name__} takes no new tokens; load the same files with another class, "
+            "or wrap with codec='seconds'"
+        ) from error
+
+
+def drops_spaces(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
+    """Whether a token was added so that the spaces beside it vanish."""
+    added = tokenizer.added_tokens_decoder.get(token_id)
+    return added is not None and bool(added.rstrip)
+
+
+def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tuple[int, ...]) -> None:
+    """Tokenise every time token alone, glued to text, glued to another and at both ends of a text.
+
+    Raises:
+        TokenizerError: One is not found, or ids are not contiguous.
+    """
+    tokens = codec.tokens
+    if not ids:
+        return
+    if ids != tuple(range(ids[0], ids[0] + len(ids))):
+        raise TokenizerError(
+            f"time tokens must have contiguous ids in the order of time, got {ids[0]} to {ids[-1]} for {len(ids)} "
+            "tokens; wrap a tokenizer that does not have some of them yet"
+        )
+    everywhere = [("glued to each other", "".join(tokens), ids), ("glued to text", f"a{'a'.join(tokens)}b", ids)]
+    alone = [("alone", token, (own,)) for token, own in zip(tokens, ids, strict=True)]
+    texts = [*everywhere, *alone]
+    rows = tokenizer([text for _, text, _ in texts], add_special_tokens=False)["input_ids"]
+    for (where, text, expected), found in zip(texts, rows, strict=True):
+        row = np.asarray(found, dtype=np.int64)
+        if row[(row >= ids[0]) & (row <= ids[-1])].tolist() != list(expected):
+            raise TokenizerError(
+                f"tokenizer: {type(tokenizer).__name__} does not find time tokens {where}, as in {reprlib.repr(text)}"
+            )
