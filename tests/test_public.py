@@ -16,6 +16,7 @@ NAMES = ["Answer", "SlowFastPooler", "Span", "TimeGrid", "TimeTokenizer", "Video
 ROOMS = [
     "adapter",
     "codecs",
+    "decoding",
     "embeddings",
     "errors",
     "lita",

@@ -160,8 +160,8 @@ def _tell(question: str, answer: "Answer", truth: "Span | None", plot: str | Non
     if plot:
         print(f"timeline: {plot}")
     if truth:
-        print('next:     timetok localize YOUR.mp4 "When is the red circle visible?"   # it knows shapes only')
-        print("          timetok train shapes                                          # how it was trained")
+        print('next:     timetok localize YOUR.mp4 "When is the red circle visible? Give only the times."')
+        print("          (it knows shapes only)   timetok train shapes   # how it was trained")
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -21,7 +21,8 @@ A LITA (arXiv 2403.19046) of {parameters:,} parameters, trained from scratch on 
 
 **It knows** when one of {num_pairs} coloured shapes (circles, squares, triangles, crosses, rings) is visible in a clip
 of a few seconds to a few minutes, and which came first, last, before or after another. **It knows nothing else**: no
-people, no objects, no speech, no other wording than a few dozen question forms.
+people, no objects, no speech, no other wording than a few dozen question forms, and the sentence it may write after
+the times often names the wrong shape.
 
 | | |
 |---|---|
