@@ -1,6 +1,7 @@
 """Hypothesis profiles, and the rule for tests that need a GPU."""
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -8,6 +9,14 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("ci")  # --hypothesis-profile=thorough chooses the other
+
+
+@pytest.fixture(scope="session")
+def bare_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A tokenizer of every kind, by name; copy it before you change it."""
+    from real_tokenizers import MAKERS
+
+    return {name: maker(tmp_path_factory.mktemp(name)) for name, maker in MAKERS.items()}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

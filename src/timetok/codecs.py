@@ -53,6 +53,43 @@ def format_span(codec: MomentCodec, span: Span, duration: float | None = None) -
     return codec.span.format(codec.format(span.start, duration), codec.format(span.end, duration))
 
 
+def spans_regex(codec: MomentCodec, min_spans: int = 1, max_spans: int | None = 1, *, separator: str = " ") -> str:
+    """Regular expression of an answer made of spans, for servers with structured output; no groups, no look-around.
+
+    It cannot say that a span ends after it starts; `timetok.decoding` can.
+
+    Args:
+        codec: How a moment and a span are written.
+        min_spans: Fewest spans; with 0 the answer may be empty.
+        max_spans: Most spans; None for any number.
+        separator: Between two spans.
+
+    Raises:
+        ArgumentError: ``min_spans`` is negative, or ``max_spans`` is below it or below 1.
+
+    Example:
+        >>> re.fullmatch(spans_regex(SecondsCodec(), max_spans=2), "1.0 2.5 7.0 9.0") is not None
+        True
+    """
+    check_num_spans(min_spans, max_spans)
+    span = codec.pattern.join(map(re.escape, codec.span.split("{}")))
+    most = "" if max_spans is None else max_spans - 1
+    more = "" if most == 0 else f"(?:{re.escape(separator)}{span}){{{max(min_spans - 1, 0)},{most}}}"
+    return span + more if min_spans else f"(?:{span}{more})?"
+
+
+def check_num_spans(min_spans: int, max_spans: int | None) -> None:
+    """Refuse numbers of spans that no answer can have.
+
+    Raises:
+        ArgumentError: ``min_spans`` is negative, or ``max_spans`` is below it or below 1.
+    """
+    if min_spans < 0 or (max_spans is not None and max_spans < max(min_spans, 1)):
+        raise ArgumentError(
+            f"min_spans, max_spans: expected 0 <= min <= max and max >= 1, got {min_spans!r}, {max_spans!r}"
+        )
+
+
 @dataclass(frozen=True)
 class IndexCodec:
     """One token for each mark of a grid: ``<t3> <t17>``.

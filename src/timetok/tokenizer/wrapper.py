@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.atomic import write_json
-from timetok.codecs import IndexCodec, MomentCodec
+from timetok.codecs import IndexCodec, MomentCodec, spans_regex
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
 from timetok.tokenizer.adding import CODECS, CodecName, add_tokens, check_found, choose_codec, drops_spaces
@@ -315,6 +315,10 @@ class TimeTokenizer:
         if malformed == "raise" and (len(moments) % 2 or any(start > end for start, end in pairs)):
             raise MalformedAnswerError(f"ids: expected pairs of moments with start <= end, got {moments} seconds")
         return [Span(*sorted(pair)) for pair in pairs if malformed == "sort" or pair[0] <= pair[1]]
+
+    def regex(self, min_spans: int = 1, max_spans: int | None = 1, *, separator: str = " ") -> str:
+        """Regular expression of an answer made of spans, for servers with structured output: see `spans_regex`."""
+        return spans_regex(self.codec, min_spans, max_spans, separator=separator)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the tokenizer's own files and ``time_tokens.json``, which is written last and at once.

@@ -1,0 +1,15 @@
+"""Out of a language model: well-formed spans, and what it believes about them."""
+
+from timetok.decoding.constraint import SpanConstraint, SpanLogitsProcessor
+from timetok.decoding.grammar import SpanGrammar
+from timetok.decoding.posterior import ScoredSpan, SpanPosterior, pairwise_iou, span_distribution
+
+__all__ = [
+    "ScoredSpan",
+    "SpanConstraint",
+    "SpanGrammar",
+    "SpanLogitsProcessor",
+    "SpanPosterior",
+    "pairwise_iou",
+    "span_distribution",
+]

@@ -1,0 +1,196 @@
+"""Holding a language model to answers made of well-formed spans."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from timetok.codecs import IndexCodec
+from timetok.decoding.grammar import SpanGrammar, State
+from timetok.errors import ArgumentError, MalformedAnswerError, TokenizerError
+
+
+class SpanConstraint:
+    """The answers of spans that a tokenizer can write. Costs a look at the whole vocabulary: make one and keep it.
+
+    Args:
+        tt: A `timetok.TimeTokenizer`, with any codec.
+        min_spans: Fewest spans of an answer; with 0 it may be empty.
+        max_spans: Most spans; None for any number.
+        separator: Between two spans.
+        free_text: Any text may stand around spans, but a moment in it begins one. Where moments are plain whole
+            numbers, every number is one.
+        stop_ids: Tokens that end an answer, allowed only where it may end; the tokenizer's ``eos`` if None.
+
+    Raises:
+        ArgumentError: The numbers of spans make no sense, or there is no stop token.
+
+    Example:
+        >>> constraint = SpanConstraint(tt, max_spans=3)  # doctest: +SKIP
+        >>> model.generate(**inputs, logits_processor=[constraint.processor(durations)])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        tt: Any,
+        *,
+        min_spans: int = 1,
+        max_spans: int | None = 1,
+        separator: str = " ",
+        free_text: bool = False,
+        stop_ids: Sequence[int] | None = None,
+    ) -> None:
+        eos = tt.tokenizer.eos_token_id
+        self.stop_ids = frozenset(stop_ids if stop_ids is not None else [] if eos is None else [eos])
+        if not self.stop_ids:
+            raise ArgumentError("stop_ids must be given: the tokenizer has no eos token")
+        self._codec, self._texts = tt.codec, _token_texts(tt, self.stop_ids)
+        # some tokenizers have no token for the space between two: WordPiece, and the one of LITA
+        tight = (
+            tt.codec.tokens and len(tt.tokenizer.encode(" ".join(tt.codec.tokens[:2]), add_special_tokens=False)) == 2
+        )
+
+        def grammar(duration: float | None) -> SpanGrammar:
+            return SpanGrammar(
+                tt.codec,
+                duration,
+                min_spans=min_spans,
+                max_spans=max_spans,
+                separator=separator,
+                free_text=free_text,
+                tight=tight,
+            )
+
+        self.grammar = lru_cache(256)(grammar)
+        alphabet = self.grammar(1.0).alphabet
+        self._trie = _trie((k, text) for k, text in self._texts.items() if free_text or alphabet.issuperset(text))
+        self._below = lru_cache(1 << 14)(self._find_below)
+        self.mask = lru_cache(256)(self._mask)
+
+    def processor(
+        self, durations: Sequence[float] | float | None = None, *, prompt_length: int | None = None
+    ) -> "SpanLogitsProcessor":
+        """A logits processor for one call of ``generate``: greedy, sampled, or with beams.
+
+        Args:
+            durations: Length of each video in seconds, one a prompt or one for all; spans stay within. Index tokens
+                need none.
+            prompt_length: Number of ids in front of the answer, padding included; None for those that are there at
+                the first step, of which there are none where prompts are given as embeddings.
+        """
+        each = list(durations) if isinstance(durations, Sequence) else [durations]
+        if isinstance(self._codec, IndexCodec):
+            each = [1.0] * len(each)  # only the order of marks matters: one grammar for all videos
+        return SpanLogitsProcessor(self, each, prompt_length)
+
+    def follow(self, duration: float | None, state: State | None, token: int) -> State | None:
+        """Where an answer stands after a token; None where it is not well-formed."""
+        step = self.grammar(duration).step
+        for character in self._texts.get(token, "\0"):
+            state = state and step(state, character)
+        return state
+
+    def _mask(self, duration: float | None, state: State, size: int, device: torch.device) -> Tensor:
+        """Which tokens may come next: bool ``[v]``."""
+        allowed = list(self._find_below(self._trie, duration, state))
+        if self.grammar(duration).accepts(state):
+            allowed += self.stop_ids
+        if not allowed:
+            raise TokenizerError(f"tt: no token of its vocabulary may follow {state.written!r} in {state.place!r}")
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[allowed] = True
+        return mask.to(device)
+
+    def _find_below(self, node: "_Node", duration: float | None, state: State) -> tuple[int, ...]:
+        step, found = self.grammar(duration).step, []
+        for character, child in node.children.items():
+            reached = step(state, character)
+            if reached is not None:
+                found += child.ids
+                if child.children:
+                    found += self._below(child, duration, reached)
+        return tuple(found)
+
+
+class SpanLogitsProcessor(LogitsProcessor):
+    """Leaves only tokens that keep an answer well-formed; made by `SpanConstraint.processor` for one ``generate``."""
+
+    def __init__(
+        self, constraint: SpanConstraint, durations: Sequence[float | None], prompt_length: int | None
+    ) -> None:
+        self._constraint, self._durations, self._prompt_length = constraint, durations, prompt_length
+        self._states: dict[tuple[float | None, tuple[int, ...]], State | None] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Set the scores ``[b v]`` of what may not come next to ``-inf``.
+
+        Raises:
+            ArgumentError: The rows do not divide among the durations.
+            MalformedAnswerError: No row is a well-formed answer so far: perhaps ``prompt_length`` is wrong.
+        """
+        if self._prompt_length is None:
+            self._prompt_length = input_ids.shape[1]
+        rows, each = input_ids[:, self._prompt_length :].tolist(), self._durations
+        if len(rows) % len(each):
+            raise ArgumentError(f"durations: expected one for each prompt, got {len(each)} for {len(rows)} rows")
+        states: dict[tuple[float | None, tuple[int, ...]], State | None] = {}
+        masks = []
+        for k, row in enumerate(rows):
+            duration, answer = each[k * len(each) // len(rows)], tuple(row)
+            if not self._constraint.stop_ids.isdisjoint(answer):
+                masks.append(torch.ones_like(scores[k], dtype=torch.bool))  # it has ended: padding follows
+                continue
+            state = states[duration, answer] = self._state(duration, answer)
+            masks.append(
+                torch.zeros_like(scores[k], dtype=torch.bool)  # a beam that fills up a search with too few others
+                if state is None
+                else self._constraint.mask(duration, state, scores.shape[1], scores.device)
+            )
+        if states and not any(states.values()):
+            raise MalformedAnswerError(
+                f"input_ids: no row is a well-formed answer from id {self._prompt_length} on; is prompt_length right?"
+            )
+        self._states = states
+        return scores.masked_fill(~torch.stack(masks), -torch.inf)
+
+    def _state(self, duration: float | None, answer: tuple[int, ...]) -> State | None:
+        follow = self._constraint.follow
+        if answer and (duration, answer[:-1]) in self._states:
+            return follow(duration, self._states[duration, answer[:-1]], answer[-1])
+        state: State | None = self._constraint.grammar(duration).start
+        for token in answer:
+            state = follow(duration, state, token)
+        return state
+
+
+@dataclass(frozen=True, eq=False)  # hashed by identity
+class _Node:
+    """Of the tree of the texts of all tokens."""
+
+    children: dict[str, "_Node"]
+    ids: list[int]
+
+
+def _trie(texts: Iterable[tuple[int, str]]) -> _Node:
+    root = _Node({}, [])
+    for token, text in texts:
+        node = root
+        for character in text:
+            node = node.children.setdefault(character, _Node({}, []))
+        node.ids.append(token)
+    return root
+
+
+def _token_texts(tt: Any, stop_ids: frozenset[int]) -> dict[int, str]:
+    """What each token adds to a text; a codec's own ones are single characters, as in `SpanGrammar`."""
+    own = dict(zip(tt.time_token_ids, SpanGrammar(tt.codec, 1.0).own_characters, strict=True))
+    tokenizer, left_out = tt.tokenizer, stop_ids.union(tt.tokenizer.all_special_ids, own)
+    ids = sorted(set(tokenizer.get_vocab().values()) - left_out)
+    anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]  # what stands first may lose its space
+    front = len(tokenizer.decode(anchor))
+    texts = tokenizer.batch_decode([[*anchor, token] for token in ids], clean_up_tokenization_spaces=False)
+    return {**{token: text[front:] for token, text in zip(ids, texts, strict=True) if text[front:]}, **own}

@@ -1,0 +1,229 @@
+"""Which characters may come next in an answer made of spans.
+
+Any codec will do: its moments are explored through `format` and `parse` alone. A token of a codec counts as one
+character, from Unicode's private use area.
+"""
+
+import math
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from timetok.codecs import MomentCodec, check_num_spans
+
+_FIRST_PRIVATE = 0xF0000
+_LATEST_SECONDS = 99_999.0  # where no duration is given
+_BEYOND_SECONDS = 999_999.0  # the lengths of texts are told up to here
+_CONTEXT = 24  # characters of a text that are remembered while they may belong to a number
+_FOLLOWS = {"before": "start", "between": "end", "after": "gap", "gap": "before"}
+
+
+class State(NamedTuple):
+    """Where in an answer a character stands.
+
+    Args:
+        place: ``lead`` (nothing yet), ``start``, ``end``, a literal of the layout (``before``, ``between``, ``after``,
+            ``gap``), ``text``, or ``closed`` and ``closing``, the text right behind a span and one character on.
+        written: What of it is written; of a text, what may still matter.
+        earliest: Seconds before which no moment may lie.
+        num_spans: Spans that are complete.
+    """
+
+    place: str
+    written: str = ""
+    earliest: float = 0.0
+    num_spans: int = 0
+
+
+class Moments:
+    """The moments that a codec can write in a video.
+
+    Args:
+        codec: Writes texts of one length as an odometer does: each place runs through its digits by itself.
+        duration: Length of the video in seconds; None for codecs that need none.
+
+    Attributes:
+        own: Characters that stand for the codec's tokens, in their order.
+        alphabet: Characters that moments are made of.
+        first: Text of the earliest moment.
+        seconds: ``seconds(text)`` is when; None if ``text`` is not a moment as the codec writes it in this video.
+        reach: ``reach(prefix)`` is the latest moment, in seconds, whose text begins so; -1 where there is none.
+    """
+
+    def __init__(self, codec: MomentCodec, duration: float | None) -> None:
+        self._codec, self._duration = codec, duration
+        self._tokens = re.compile("|".join(map(re.escape, codec.tokens)) or "(?!)")
+        self.own = tuple(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
+        self._private = dict(zip(codec.tokens, self.own, strict=True))
+        self._names = dict(zip(self.own, codec.tokens, strict=True))
+        self.seconds, self.reach = lru_cache(1 << 14)(self._seconds), lru_cache(1 << 14)(self._reach)
+        self._shapes = self._first_and_last()
+        self.first = self._shapes[0][0]
+        self._last = self.parse(self._write(_LATEST_SECONDS if duration is None else duration, duration))[0]
+        self.alphabet = frozenset("0123456789").union(self.own, *(shape for pair in self._shapes for shape in pair))
+
+    def parse(self, text: str) -> list[float]:
+        """Seconds of all moments in a text."""
+        return self._codec.parse("".join(self._names.get(each, each) for each in text), self._duration)
+
+    def _seconds(self, text: str) -> float | None:
+        found = self.parse(text)
+        return found[0] if len(found) == 1 and self._write(found[0], self._duration) == text else None
+
+    def _reach(self, prefix: str) -> float:
+        reach = -1.0
+        if not self.alphabet.issuperset(prefix):
+            return reach
+        for first, last in self._shapes:
+            if len(first) >= len(prefix) and self.seconds(prefix + first[len(prefix) :]) is not None:
+                reach = max(reach, min(self._last, *self.parse(prefix + last[len(prefix) :])))
+        return reach
+
+    def _write(self, seconds: float, duration: float | None) -> str:
+        return self._tokens.sub(lambda token: self._private[token[0]], self._codec.format(seconds, duration))
+
+    def _first_and_last(self) -> list[tuple[str, str]]:
+        """The first and the last text of each length: 0.0 and 9.9, 10.0 and 99.9, and so on."""
+
+        def write(seconds: float) -> str:
+            return self._write(seconds, _BEYOND_SECONDS)
+
+        shapes, first = [], write(0.0)
+        while len(first) < len(write(_BEYOND_SECONDS)):
+            low, high = 0.0, _BEYOND_SECONDS
+            while low < (middle := (low + high) / 2) < high:
+                low, high = (low, middle) if len(write(middle)) > len(first) else (middle, high)
+            shapes.append((first, write(low)))
+            first = write(high)
+        return [*shapes, (first, write(_BEYOND_SECONDS))]
+
+
+class SpanGrammar:
+    """Answers of well-formed spans about one video, read character by character.
+
+    Args:
+        codec: How a moment and a span are written.
+        duration: Length of the video in seconds, after which no span may lie; None for codecs that need none.
+        min_spans: Fewest spans of an answer; with 0 it may be empty.
+        max_spans: Most spans; None for any number.
+        separator: Between two spans.
+        free_text: Any text may stand around spans, but a moment in it begins a span. With a codec whose moments are
+            plain whole numbers every number is a moment.
+        tight: No spaces are written beside moments: see ``lita_spacing`` of `timetok.TimeTokenizer`.
+
+    Raises:
+        ArgumentError: ``min_spans`` is negative, or ``max_spans`` is below it or below 1.
+
+    Attributes:
+        alphabet: Characters an answer without free text is made of.
+        own_characters: What stands for the codec's tokens, in their order.
+        start: The state before the first character.
+        step: ``step(state, character)`` is the next state; None if the character may not be.
+    """
+
+    def __init__(
+        self,
+        codec: MomentCodec,
+        duration: float | None = None,
+        *,
+        min_spans: int = 1,
+        max_spans: int | None = 1,
+        separator: str = " ",
+        free_text: bool = False,
+        tight: bool = False,
+    ) -> None:
+        check_num_spans(min_spans, max_spans)
+        before, between, after = codec.span.split("{}")
+        literals = {"before": before, "between": between, "after": after, "gap": separator}
+        self._literals = {place: text.strip(" ") if tight else text for place, text in literals.items()}
+        self._moments, self._owns_tokens = Moments(codec, duration), bool(codec.tokens)
+        self._min, self._max, self._free = min_spans, math.inf if max_spans is None else max_spans, free_text
+        self.alphabet = self._moments.alphabet.union(" ", *self._literals.values())
+        self.own_characters = self._moments.own
+        self.start = State("text" if free_text else "lead")
+        self.step = lru_cache(1 << 16)(self._step)
+
+    def accepts(self, state: State) -> bool:
+        """Whether an answer may end here."""
+        if state.place in ("start", "end"):
+            closed = self._close(state)
+            return closed is not None and self.accepts(closed)
+        if state.place in ("before", "between", "after") or (state.place == "gap" and state.written):
+            return False
+        return state.num_spans >= self._min
+
+    def _step(self, state: State, character: str) -> State | None:
+        if state.place in ("start", "end"):
+            longer = state._replace(written=state.written + character)
+            if self._moments.reach(longer.written) >= state.earliest:
+                return longer
+            closed = self._close(state)
+            return closed and self.step(closed, character)
+        if state.place in ("text", "closed", "closing"):
+            return self._step_in_text(state, character)
+        if state.place == "lead":  # a first word is often a token with a space in front
+            opened = self._enter("before", 0)
+            return opened if character == " " and state != opened else self.step(opened, character)
+        literal = self._literals[state.place]
+        if state.place == "gap" and state.num_spans == self._max:
+            return None
+        if not literal:
+            return self.step(self._enter("before", state.num_spans), character)
+        if literal[len(state.written)] != character:
+            return None
+        written = state.written + character
+        if written != literal:
+            return state._replace(written=written)
+        return self._enter(_FOLLOWS[state.place], state.num_spans, state.earliest)
+
+    def _enter(self, place: str, num_spans: int, earliest: float = 0.0) -> State:
+        """The beginning of a place; of the next one where it is an empty literal."""
+        while place != "gap" and self._literals.get(place) == "":
+            place = _FOLLOWS[place]
+        return State(place, "", earliest if place in ("between", "end") else 0.0, num_spans)
+
+    def _close(self, state: State) -> State | None:
+        """What a moment is followed by; None if it is not complete."""
+        seconds, num_spans = self._moments.seconds(state.written), state.num_spans
+        if seconds is None or seconds < state.earliest:
+            if not self._free or self._owns_tokens or state.place == "end" or self._moments.parse(state.written):
+                return None
+            return State("text", self._context(state.written), 0.0, num_spans)  # it was some other number
+        if state.place == "start":
+            return self._enter("between", num_spans, seconds)
+        if not self._free:
+            return self._enter("after", num_spans + 1)
+        place, written = ("text", "") if self._owns_tokens else ("closed", state.written)
+        return State(place, written, 0.0, num_spans + 1)
+
+    def _step_in_text(self, state: State, character: str) -> State | None:
+        written, room = state.written + character, state.num_spans < self._max
+        if self._owns_tokens:  # only they are moments, whatever stands around them
+            if self._moments.reach(character) < 0:
+                return state._replace(written="")
+            return state._replace(place="start", written=character) if room else None
+        if state.place in ("closed", "closing"):  # what follows may make another number of the span's end
+            if self._moments.parse(written) != self._moments.parse(state.written):
+                return None
+            if state.place == "closed" and not character.isspace():
+                return state._replace(place="closing", written=written)
+            behind = state.written[-1] if state.place == "closing" else ""
+            state = state._replace(place="text", written=self._context(behind))
+            written = state.written + character
+        if self._stands_free(state.written) and self._moments.reach(character) >= 0 and room:
+            return state._replace(place="start", written=character)
+        return None if self._moments.parse(written) else state._replace(written=self._context(written))
+
+    def _context(self, text: str) -> str:
+        """As much of a text as decides whether what comes next is a moment: few different ones, to be remembered."""
+        word = text.split()[-1] if text[-1:].strip() else ""
+        if not word or self._stands_free(word):
+            return ""
+        if not any(map(str.isdigit, word)):
+            return "x"
+        return word if len(word) < _CONTEXT else "x" + word[-_CONTEXT:]  # without x it might begin with a moment
+
+    def _stands_free(self, text: str) -> bool:
+        """Whether a moment right behind ``text`` would be read as one."""
+        text = re.sub("[0-9]", "1", text)  # 0:00:05 would pass for 00:05
+        return self._moments.parse(text + self._moments.first) == self._moments.parse(self._moments.first)

@@ -1,0 +1,146 @@
+"""The grammar against the codecs' own parsers: what it lets through is read back as well-formed spans."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec, spans_regex
+from timetok.decoding import SpanGrammar
+from timetok.errors import ArgumentError
+from timetok.timegrid import TimeGrid
+
+CODECS = {
+    "seconds": SecondsCodec(),
+    "whole seconds": SecondsCodec(0),
+    "unit": SecondsCodec(2, unit=" seconds", span="from {} to {}"),
+    "clock": ClockCodec(),
+    "long clock": ClockCodec(3, hours=True),
+    "index": IndexCodec(TimeGrid(12)),
+    "paper": IndexCodec(TimeGrid(12), "<{}>", first=1, span="[{}, {}]"),
+}
+
+
+def written(codec, grammar, text):
+    """The text, its private characters as the codec's tokens."""
+    names = dict(zip(grammar.own_characters, codec.tokens, strict=True))
+    return "".join(names.get(character, character) for character in text)
+
+
+def walk(grammar, data):
+    """A random answer of a grammar without free text, which has no long ones."""
+    state, text = grammar.start, ""
+    while True:
+        following = [character for character in sorted(grammar.alphabet) if grammar.step(state, character)]
+        assert following or grammar.accepts(state), f"dead end after {text!r}"
+        if grammar.accepts(state) and (not following or data.draw(st.booleans())):
+            return text
+        character = data.draw(st.sampled_from(following))
+        state, text = grammar.step(state, character), text + character
+
+
+def spans(codec, text, duration):
+    moments = codec.parse(text, duration)
+    assert len(moments) % 2 == 0
+    return list(zip(moments[::2], moments[1::2], strict=True))
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(data=st.data(), duration=st.floats(0.5, 9000), least=st.integers(0, 2), more=st.integers(0, 2))
+def test_an_answer_is_as_many_well_formed_spans_as_asked(name, data, duration, least, more):
+    codec, most = CODECS[name], max(least + more, 1)
+    grammar = SpanGrammar(codec, duration, min_spans=least, max_spans=most, separator="; ")
+    text = written(codec, grammar, walk(grammar, data))
+    found = spans(codec, text, duration)
+    assert least <= len(found) <= most
+    latest = codec.parse(codec.format(duration, duration), duration)[0]
+    assert all(0 <= start <= end <= latest for start, end in found)
+    layout = "; ".join(codec.span.format(codec.format(s, duration), codec.format(e, duration)) for s, e in found)
+    assert text.removeprefix(" ") == layout
+    if found:
+        assert re.fullmatch(spans_regex(codec, least, most, separator="; "), layout)
+
+
+def feed(grammar, text, state=None):
+    """The state after a text whose refused characters are left out, and what of it was written."""
+    state, kept = state or grammar.start, ""
+    for character in text:
+        if following := grammar.step(state, character):
+            state, kept = following, kept + character
+    return state, kept
+
+
+def private(codec, grammar, text):
+    """A text, the codec's tokens as private characters."""
+    for token, character in sorted(zip(codec.tokens, grammar.own_characters, strict=True), key=lambda p: -len(p[0])):
+        text = text.replace(token, character)
+    return text
+
+
+moment = st.floats(0, 320)
+piece = st.one_of(
+    st.tuples(moment, moment),
+    moment,
+    st.text(alphabet="ab.,:;- \n0123456789", max_size=6),
+    st.sampled_from(["45.0.3", "00:45:12", "a12.3", "1234.5", "12.", "0x1", "1:2", "3s", "12.3s"]),
+)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@given(pieces=st.lists(piece, max_size=8), least=st.integers(0, 2))
+def test_in_free_text_every_moment_belongs_to_a_span(name, pieces, least):
+    codec, duration = CODECS[name], 300.0
+    grammar = SpanGrammar(codec, duration, min_spans=least, max_spans=3, free_text=True)
+
+    def text_of(piece):
+        if isinstance(piece, str):
+            return piece
+        ends = (piece,) if isinstance(piece, float) else piece
+        layout = codec.span if len(ends) == 2 else "{}"
+        return layout.format(*(codec.format(end, duration) for end in ends))
+
+    state, kept = feed(grammar, private(codec, grammar, " ".join(map(text_of, pieces))))
+    if grammar.accepts(state):
+        found = spans(codec, written(codec, grammar, kept), duration)
+        assert least <= len(found) <= 3 and all(0 <= start <= end <= duration for start, end in found)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_free_text_holds_what_people_write(name):
+    codec = CODECS[name]
+    grammar = SpanGrammar(codec, 300.0, max_spans=None, free_text=True)
+    span = codec.span.format(codec.format(12.0, 300.0), codec.format(40.0, 300.0))
+    text = private(codec, grammar, f"He opens it ({span}), then leaves; {span}. Again:\n{span}")
+    state, kept = feed(grammar, text)
+    assert kept == text and grammar.accepts(state) and state.num_spans + (state.place == "end") == 3
+    if name != "whole seconds":
+        assert feed(grammar, "2 men, 17 dogs")[1] == "2 men, 17 dogs"
+
+
+def test_a_span_never_ends_before_it_starts():
+    grammar = SpanGrammar(SecondsCodec(), 60.0)
+    assert feed(grammar, "45.2 5")[1] == "45.2 5"  # 50.0 is still to come
+    assert feed(grammar, "45.2 3")[1] == "45.2 "
+    assert feed(grammar, "45.2 45.1")[1] == "45.2 45."
+    assert feed(grammar, "61")[1] == "6" and feed(grammar, "07.5")[1] == "0.5"
+    index = SpanGrammar(IndexCodec(TimeGrid(4)), 60.0)
+    names = index.own_characters
+    assert [feed(index, names[2] + " " + end)[1][2:] for end in names] == ["", "", names[2], names[3]]
+
+
+def test_without_spaces_beside_tokens_and_without_an_answer():
+    codec = IndexCodec(TimeGrid(4))
+    tight = SpanGrammar(codec, 1.0, min_spans=0, max_spans=2, tight=True)
+    a, b = tight.own_characters[1:3]
+    assert tight.accepts(tight.start)
+    for text in (a + b, a + b + a + a):
+        state, kept = feed(tight, text)
+        assert kept == text and tight.accepts(state)
+    assert not tight.accepts(feed(tight, a)[0]) and feed(tight, a + b + a + a + a)[1] == a + b + a + a
+
+
+@pytest.mark.parametrize("options", [{"min_spans": -1}, {"max_spans": 0}, {"min_spans": 3, "max_spans": 2}])
+def test_impossible_numbers_of_spans_are_named(options):
+    with pytest.raises(ArgumentError, match="min_spans, max_spans"):
+        SpanGrammar(SecondsCodec(), 60.0, **options)
