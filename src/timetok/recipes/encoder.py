@@ -17,11 +17,11 @@ from transformers import TrainingArguments
 
 from timetok.recipes.hf import fit
 from timetok.recipes.shapes import ClipRecord
-from timetok.recipes.tasks import COLOUR_NAMES, HELD_OUT, SHAPES, Event
+from timetok.recipes.tasks import COLOUR_NAMES, SEEN_PAIRS, SHAPES, Event
 from timetok.video import read_frames
 from timetok.vision import FrameEncoder, FrameTransform
 
-SEEN_PAIRS = [(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES if (colour, shape) not in HELD_OUT]
+_COLUMNS = {name: k for k, name in enumerate([*SEEN_PAIRS, *COLOUR_NAMES, *SHAPES])}
 
 
 def visible(events: Sequence[Event], times_seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -33,11 +33,10 @@ def visible(events: Sequence[Event], times_seconds: NDArray[np.float64]) -> NDAr
 
 def frame_targets(events: Sequence[Event], times_seconds: NDArray[np.float64]) -> Tensor:
     """What a frame shows, as several-hot rows over pairs, colours and shapes: float32 ``[t k]``."""
-    columns = {name: k for k, name in enumerate([*SEEN_PAIRS, *COLOUR_NAMES, *SHAPES])}
-    targets = np.zeros((len(times_seconds), len(columns)), dtype=np.float32)
+    targets = np.zeros((len(times_seconds), len(_COLUMNS)), dtype=np.float32)
     for event, seen in zip(events, visible(events, times_seconds), strict=True):
         for name in ((event.colour, event.shape), event.colour, event.shape):
-            targets[seen, columns[name]] = 1
+            targets[seen, _COLUMNS[name]] = 1
     return torch.from_numpy(targets)
 
 
@@ -47,7 +46,7 @@ class FrameClassifier(nn.Module):
     def __init__(self, encoder: FrameEncoder, transform: FrameTransform) -> None:
         super().__init__()
         self.encoder, self.transform = encoder, transform
-        self.head = nn.Linear(encoder.width, len(SEEN_PAIRS) + len(COLOUR_NAMES) + len(SHAPES))
+        self.head = nn.Linear(encoder.width, len(_COLUMNS))
 
     def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """uint8 ``[b c s s]`` and several-hot ``[b k]`` → loss and logits."""

@@ -23,11 +23,11 @@ from timetok.errors import DataError
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.card import write_card
-from timetok.recipes.encoder import SEEN_PAIRS, train_encoder
+from timetok.recipes.encoder import train_encoder
 from timetok.recipes.features import CachedClip, Conversations, cache_features, collate, load_features
 from timetok.recipes.hf import fit, muon
 from timetok.recipes.shapes import ClipRecord, read_scenes, write_dataset
-from timetok.recipes.tasks import corpus
+from timetok.recipes.tasks import SEEN_PAIRS, corpus
 from timetok.vision import FrameEncoder, FrameTransform
 
 Preset = Mapping[str, Any]
