@@ -4,6 +4,7 @@ Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame.
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 from os import PathLike
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from timetok.adapter import VIDEO_TOKEN, pad_left, video_token_id
+from timetok.adapter import VIDEO_TOKEN, VideoPrompts, pad_left, video_token_id
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import SlowFastPlan
 from timetok.timegrid import Span
@@ -52,8 +53,10 @@ class LitaProcessor(ProcessorMixin):
         self.num_frames, self.num_time_tokens, self.codec = num_frames, num_time_tokens, codec
         self.transform, self.pooler, self.grid = dict(transform or {}), dict(pooler or {}), list(grid)
         self.video_token = VIDEO_TOKEN
-        self.video_token_id = video_token_id(tokenizer)
+        video_token_id(tokenizer)  # before the time tokens
         self.tt = TimeTokenizer.wrap(tokenizer, num_time_tokens, codec=codec)
+        self.prompts = VideoPrompts(self.tt, SlowFastPlan(**self.pooler))
+        self.video_token_id = self.prompts.video_token_id
         super().__init__(tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
 
     @property
@@ -62,7 +65,7 @@ class LitaProcessor(ProcessorMixin):
         return self._num_tokens(self.num_frames)
 
     def _num_tokens(self, num_frames: int) -> int:
-        return len(SlowFastPlan(**self.pooler).token_frames(num_frames, (self.grid[0], self.grid[1])))
+        return len(self.prompts.plan.token_frames(num_frames, (self.grid[0], self.grid[1])))
 
     def prompt(self, question: str, *, duration_seconds: float | None = None, video: bool = True) -> str:
         """One user turn in LITA's conversation format, ready for the answer.
@@ -105,8 +108,6 @@ class LitaProcessor(ProcessorMixin):
     ) -> tuple[list[int], list[int]]:
         """Questions and answers about one video → ids and labels; only answers are learned.
 
-        Each prompt is tokenised alone, so that it has the ids it will have when the answer is asked for.
-
         Args:
             turns: Question and answer, trusted: ``<12.3>`` is a moment.
             duration_seconds: Of the video.
@@ -117,18 +118,13 @@ class LitaProcessor(ProcessorMixin):
         """
         ids: list[int] = []
         labels: list[int] = []
+        counts = repeat(self._num_tokens(num_frames or self.num_frames))
         for k, (question, answer) in enumerate(turns):
-            prompted = self.prompt(question, duration_seconds=duration_seconds, video=k == 0)
-            asked = self._expand(prompted, num_frames)
-            prompt = self.tt(asked, duration_seconds, add_special_tokens=k == 0)["input_ids"]
-            reply = self.tt(f" {answer}", duration_seconds, add_special_tokens=False)["input_ids"]
-            reply = [*reply, self.tokenizer.eos_token_id]
-            ids += [*prompt, *reply]
-            labels += [-100] * len(prompt) + reply
+            prompt = self.prompt(question, duration_seconds=duration_seconds, video=k == 0)
+            turn = self.prompts.with_answer(prompt, f" {answer}", counts, duration_seconds, begins=k == 0)
+            ids += turn[0]
+            labels += turn[1]
         return ids, labels
-
-    def _expand(self, prompt: str, num_frames: int | None = None) -> str:
-        return prompt.replace(VIDEO_TOKEN, VIDEO_TOKEN * self._num_tokens(num_frames or self.num_frames))
 
     def read(self, video: Video) -> Frames:
         """Frames of one video: ``num_frames`` of them, spread evenly, both ends included.
@@ -182,7 +178,6 @@ class LitaProcessor(ProcessorMixin):
             raise PromptError(f"text: {VIDEO_TOKEN} by row is {asked}, but {len(videos)} videos came")
         if durations is not None and len(durations) != len(videos):
             raise ArgumentError(f"durations: expected one a video, got {len(durations)} for {len(videos)} videos")
-        _check_prompts(prompts)
         clips = [self._pixels(video) for video in videos]
         seconds = iter(durations if durations is not None else [own for _, own in clips])
         by_row = [next(seconds) if count else None for count in asked]
@@ -211,14 +206,10 @@ class LitaProcessor(ProcessorMixin):
         self, prompts: Sequence[str], durations: Sequence[float | None] | None = None, *, trusted: bool = True
     ) -> list[list[int]]:
         """As ``encode_text``, not padded."""
-        _check_prompts(prompts)
-        seconds = [None] * len(prompts) if durations is None else list(durations)
-        if len(seconds) != len(prompts):
-            raise ArgumentError(f"durations: expected one a prompt, got {len(seconds)} for {len(prompts)} prompts")
-        return [
-            list(self.tt(self._expand(prompt), duration, trusted=trusted)["input_ids"])
-            for prompt, duration in zip(prompts, seconds, strict=True)
-        ]
+        twice = [k for k, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
+        if twice:
+            raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")
+        return self.prompts.encode(prompts, repeat(self.num_video_tokens), durations, trusted=trusted)
 
     @property
     def frame_transform(self) -> FrameTransform:
@@ -251,11 +242,3 @@ class LitaProcessor(ProcessorMixin):
         if len(durations) != len(ids):
             raise ArgumentError(f"durations: expected one a row, got {len(durations)} for {len(ids)} rows")
         return [self.tt.spans(row, d, prompt_length=prompt_length) for row, d in zip(ids, durations, strict=True)]
-
-
-def _check_prompts(prompts: Sequence[str]) -> None:
-    if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise PromptError(f"text: expected prompts that are not empty, got {list(prompts)}")
-    twice = [k for k, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
-    if twice:
-        raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")

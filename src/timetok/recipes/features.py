@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
+from timetok.adapter import pad_answers
 from timetok.atomic import replacing
 from timetok.lita import LitaProcessor
 from timetok.recipes.shapes import ClipRecord, cut
@@ -145,15 +147,8 @@ class Conversations(Dataset[dict[str, Any]]):
         return {"input_ids": ids, "labels": labels, "video_features": features}
 
 
-def collate(rows: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> dict[str, Tensor]:
+def collate(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
     """Samples → a batch, padded on the right; a causal model then needs no mask, which is faster on a CPU."""
-    longest = max(len(row["input_ids"]) for row in rows)
-
-    def padded(name: str, value: int) -> Tensor:
-        return torch.tensor([row[name] + [value] * (longest - len(row[name])) for row in rows])
-
-    return {
-        "input_ids": padded("input_ids", pad_token_id),
-        "labels": padded("labels", -100),
-        "video_features": torch.stack([row["video_features"] for row in rows]).float(),
-    }
+    batch = pad_answers([(row["input_ids"], row["labels"]) for row in rows], tokenizer)
+    features = torch.stack([row["video_features"] for row in rows]).float()
+    return {"input_ids": batch["input_ids"], "labels": batch["labels"], "video_features": features}

@@ -208,7 +208,7 @@ def train_stages(
             model,
             conversations,
             arguments,
-            collate=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
+            collate=partial(collate, tokenizer=processor.tokenizer),
             loss=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
             optimizer=muon(model, arguments, matrix_learning_rate=stage["matrix_learning_rate"]),
         )
