@@ -5,16 +5,19 @@ single frames. Its head reads the *mean* over patches, because that is what a fa
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, default_collate
 from tqdm import tqdm
 from transformers import TrainingArguments
 
+from timetok.atomic import replacing
 from timetok.recipes.hf import fit
 from timetok.recipes.shapes import ClipRecord
 from timetok.recipes.tasks import COLOUR_NAMES, SEEN_PAIRS, SHAPES, Event
@@ -54,18 +57,6 @@ class FrameClassifier(nn.Module):
         return {"loss": binary_cross_entropy_with_logits(logits, labels), "logits": logits}
 
 
-def read_training_frames(
-    records: Sequence[ClipRecord], transform: FrameTransform, *, frames_per_clip: int
-) -> tuple[Tensor, Tensor]:
-    """Frames spread over every clip: uint8 ``[n c s s]`` and their targets ``[n k]``."""
-    pixels, targets = [], []
-    for record in tqdm(records, desc="frames for the encoder"):
-        frames = read_frames(record.path, num_frames=min(frames_per_clip, record.num_frames))
-        pixels.append(transform.resize(frames.data))
-        targets.append(frame_targets(record.events, frames.times_seconds.numpy()))
-    return torch.cat(pixels), torch.cat(targets)
-
-
 def train_encoder(
     records: Sequence[ClipRecord],
     encoder: FrameEncoder,
@@ -73,28 +64,35 @@ def train_encoder(
     arguments: TrainingArguments,
     *,
     frames_per_clip: int,
-) -> FrameEncoder:
-    """Train on single frames under the HF Trainer; resumes from ``arguments.output_dir``.
+) -> None:
+    """Train on single frames spread over every clip, and switch to evaluation mode.
+
+    The weights are left in ``encoder.safetensors`` beside ``arguments.output_dir``, and only read where they are.
 
     Args:
         records: The training clips.
         encoder: Changed in place.
         transform: The resizing in front of it.
-        arguments: As in transformers.
-        frames_per_clip: Frames taken from each clip, evenly spread.
-
-    Returns:
-        The encoder, in evaluation mode.
+        arguments: As in transformers; training resumes from ``output_dir``.
+        frames_per_clip: At most so many of each clip.
     """
-    pixels, targets = read_training_frames(records, transform, frames_per_clip=frames_per_clip)
-    data = TensorDataset(pixels, targets)
-    fit(
-        FrameClassifier(encoder, transform),
-        data,
-        arguments,
-        collate=lambda rows: {
-            "pixels": torch.stack([row[0] for row in rows]),
-            "labels": torch.stack([row[1] for row in rows]),
-        },
-    )
-    return encoder.eval()
+    path = Path(str(arguments.output_dir)).with_name("encoder.safetensors")
+    if path.exists():
+        encoder.load_state_dict(load_file(path))
+        encoder.eval()
+        return
+    pixels, targets = [], []
+    for record in tqdm(records, desc="frames for the encoder"):
+        frames = read_frames(record.path, num_frames=min(frames_per_clip, record.num_frames))
+        pixels.append(transform.resize(frames.data))
+        targets.append(frame_targets(record.events, frames.times_seconds.numpy()))
+    data = TensorDataset(torch.cat(pixels), torch.cat(targets))
+    fit(FrameClassifier(encoder, transform), data, arguments, collate=_batch)
+    encoder.eval()
+    with replacing(path) as partial:
+        save_file(encoder.state_dict(), partial)
+
+
+def _batch(rows: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    pixels, labels = default_collate(rows)
+    return {"pixels": pixels, "labels": labels}

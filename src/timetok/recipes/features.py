@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -52,8 +51,8 @@ def cache_features(
     path: Path,
     *,
     frames_per_clip: int,
-) -> None:
-    """Encode every clip into one safetensors file; does nothing where the file exists.
+) -> list[CachedClip]:
+    """Features of every clip, encoded into one safetensors file, or only read where it exists.
 
     Args:
         records: The clips.
@@ -62,27 +61,18 @@ def cache_features(
         path: The file; it appears only when complete.
         frames_per_clip: Longer clips keep every k-th frame, k whole.
     """
+    strides = {record.vid: -(-record.num_frames // frames_per_clip) for record in records}
     if path.exists():
-        return
-    clips, device = {}, next(encoder.parameters()).device
-    for record in tqdm(records, desc="features of all frames"):
-        stride = -(-record.num_frames // frames_per_clip)
-        pixels = transform(read_frames(record.path, num_frames=record.num_frames).data[::stride]).to(device)
-        with torch.inference_mode():
-            clips[record.vid] = encoder(pixels.unsqueeze(0))[0].half().contiguous().cpu()
-    with replacing(path) as partial:
-        save_file(clips, partial)
-
-
-def load_features(records: Sequence[ClipRecord], path: Path) -> list[CachedClip]:
-    """Read back what ``cache_features`` wrote, in the order of ``records``."""
-    clips = []
-    with safe_open(path, framework="pt") as file:
-        for record in records:
-            features = file.get_tensor(record.vid)
-            stride = -(-record.num_frames // len(features))
-            clips.append(CachedClip(features, record.fps / stride, record.events))
-    return clips
+        clips = load_file(path)
+    else:
+        clips, device = {}, next(encoder.parameters()).device
+        for record in tqdm(records, desc="features of all frames"):
+            frames = read_frames(record.path, num_frames=record.num_frames).data[:: strides[record.vid]]
+            with torch.inference_mode():
+                clips[record.vid] = encoder(transform(frames).to(device).unsqueeze(0))[0].half().contiguous().cpu()
+        with replacing(path) as partial:
+            save_file(clips, partial)
+    return [CachedClip(clips[record.vid], record.fps / strides[record.vid], record.events) for record in records]
 
 
 def draw_cut(clip: CachedClip, rng: np.random.Generator, num_frames: int) -> tuple[Tensor, float, tuple[Event, ...]]:
@@ -105,6 +95,7 @@ def draw_cut(clip: CachedClip, rng: np.random.Generator, num_frames: int) -> tup
     return clip.features[torch.from_numpy(picked)], duration, events
 
 
+@dataclass(frozen=True, kw_only=True)
 class Conversations(Dataset[dict[str, Any]]):
     """Sample i is a cut and questions about it, drawn from (seed, i) alone, so that any run can resume anywhere.
 
@@ -118,19 +109,13 @@ class Conversations(Dataset[dict[str, Any]]):
         rates: Task name → how often it is drawn, relative to the others.
     """
 
-    def __init__(
-        self,
-        clips: Sequence[CachedClip],
-        processor: LitaProcessor,
-        *,
-        num_samples: int,
-        num_frames: int,
-        seed: int,
-        turns: int,
-        rates: Mapping[str, float],
-    ) -> None:
-        self.clips, self.processor, self.num_samples, self.num_frames = clips, processor, num_samples, num_frames
-        self.seed, self.turns, self.rates = seed, turns, dict(rates)
+    clips: Sequence[CachedClip]
+    processor: LitaProcessor
+    num_samples: int
+    num_frames: int
+    seed: int
+    turns: int
+    rates: Mapping[str, float]
 
     def __len__(self) -> int:
         return self.num_samples

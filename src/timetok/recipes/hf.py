@@ -1,6 +1,6 @@
 """The one place where the recipes meet the HF Trainer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ def fit(
     data: Dataset[Any],
     arguments: TrainingArguments,
     *,
-    collate: Callable[[Sequence[Any]], dict[str, Any]],
+    collate: Callable[[list[Any]], dict[str, Any]],
     loss: Callable[..., Any] | None = None,
     optimizer: Optimizer | None = None,
 ) -> list[dict[str, Any]]:

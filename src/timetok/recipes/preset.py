@@ -7,7 +7,7 @@ from typing import Any
 
 from timetok.errors import DataError
 
-_OPTIONAL = {"data": {"folder", "cache", "workers"}}
+_OPTIONAL = {"data": {"folder", "cache"}}
 _FOLDER = Path(__file__).parent / "presets"
 
 
