@@ -79,13 +79,7 @@ class Protocol:
     average: Literal["per-video", "per-sample"] = "per-video"
 
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("lita-rtl"),
-        Protocol("lita-rtl-strict", missing="zero"),
-    )
-}
+PROTOCOLS = {rules.name: rules for rules in (Protocol("lita-rtl"), Protocol("lita-rtl-strict", missing="zero"))}
 
 
 def iou(a: Span, b: Span) -> float:
@@ -136,11 +130,7 @@ def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference],
         by_task[reference.task].append((reference, sample))
     total = _average(list(zip(references, samples, strict=True)), rules)
     return Report(
-        miou=total.miou,
-        p_at_05=total.p_at_05,
-        parse_rate=total.parse_rate,
-        num_samples=total.num_samples,
-        num_videos=total.num_videos,
+        **vars(total),
         protocol=protocol,
         per_sample=tuple(samples),
         by_task={task: _average(pairs, rules) for task, pairs in by_task.items()},

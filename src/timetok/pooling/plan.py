@@ -1,6 +1,7 @@
 """What a pooler will do, in integers only: no tensor, no torch."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from timetok.errors import ArgumentError
 
@@ -46,7 +47,7 @@ class SlowFastPlan:
         """
         _check_num_frames(num_frames)
         steps = max(self.num_slow_frames - 1, 1)
-        return [_round_ratio(i * (num_frames - 1), steps) for i in range(self.num_slow_frames)]
+        return [round(Fraction(i * (num_frames - 1), steps)) for i in range(self.num_slow_frames)]
 
     def slow_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Cells of one slow frame; a border that does not fill a whole square is dropped, as PyTorch pools.
@@ -76,9 +77,3 @@ class SlowFastPlan:
 def _check_num_frames(num_frames: int) -> None:
     if num_frames < 1:
         raise ArgumentError(f"num_frames: expected at least 1, got {num_frames}")
-
-
-def _round_ratio(numerator: int, denominator: int) -> int:
-    """Nearest integer of a non-negative ratio, ties to even."""
-    quotient, rest = divmod(numerator, denominator)
-    return quotient + (2 * rest > denominator or (2 * rest == denominator and quotient % 2))

@@ -1,6 +1,5 @@
 """Questions of a data set put to a model, and scored under a named protocol."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from timetok.atomic import read_json
 from timetok.errors import DataError
 from timetok.lita.answer import Answer, Localizer
 from timetok.metrics import Prediction, Reference, Report, evaluate
@@ -50,17 +50,13 @@ def read_questions(data: str | Path, files: Sequence[str] = ("event_loc.json", "
     paths = [path] if path.is_file() else [path / name for name in files if (path / name).is_file()]
     if not paths:
         raise DataError(f"data: expected a JSON file or a folder with one of {', '.join(files)}, got {str(path)!r}")
-    return [question for path in paths for question in _read_file(path)]
-
-
-def _read_file(path: Path) -> list[Question]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path.name}: not readable as JSON: {error}") from error
-    if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path.name}: expected a list of questions, got {type(entries).__name__}")
-    return [_read_entry(path, k, entry) for k, entry in enumerate(entries)]
+    found = []
+    for path in paths:
+        entries = read_json(path, list, "a list of questions")
+        if not entries:
+            raise DataError(f"{path}: expected a list of questions, got an empty one")
+        found += [_read_entry(path, k, entry) for k, entry in enumerate(entries)]
+    return found
 
 
 def _read_entry(path: Path, index: int, entry: Any) -> Question:
@@ -107,16 +103,13 @@ def ask_all(
     *,
     batch_size: int = 32,
 ) -> list[Answer]:
-    """Put every question to the model.
+    """Put every question to the model: one answer a question, in order.
 
     Args:
         localizer: The model.
         questions: In any order.
         videos: From ``encode_videos``; models with the same frozen encoder may share it.
         batch_size: Questions at once.
-
-    Returns:
-        One answer a question, in order.
     """
     answers: list[Answer] = []
     with tqdm(total=len(questions), desc="questions") as bar:
@@ -131,14 +124,7 @@ def ask_all(
 def evaluate_model(
     localizer: Localizer, questions: Sequence[Question], *, protocol: str = "lita-rtl", batch_size: int = 32
 ) -> Report:
-    """Score a model.
-
-    Args:
-        localizer: The model.
-        questions: What to ask.
-        protocol: A name of ``timetok.metrics.PROTOCOLS``.
-        batch_size: Questions at once.
-    """
+    """Put questions to a model, ``batch_size`` at once, and score its answers under a name of ``PROTOCOLS``."""
     answers = ask_all(localizer, questions, encode_videos(localizer, questions), batch_size=batch_size)
     return score(questions, [answer.times_seconds for answer in answers], protocol=protocol)
 

@@ -1,12 +1,12 @@
 """How many time tokens a data set needs: the ceiling of each T on its annotated spans."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from timetok.atomic import read_json
 from timetok.codecs import IndexCodec
 from timetok.errors import ArgumentError, DataError, TimetokError
 from timetok.metrics import Ceiling, codec_ceiling
@@ -52,13 +52,7 @@ def read_spans(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float6
     Raises:
         DataError: The file cannot be read, or a record does not follow the schema or its video.
     """
-    path = Path(path)
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(records, list):
-        raise DataError(f'{path}: expected a list of {{"duration", "spans"}}, got {type(records).__name__}')
+    records = read_json(path, list, 'a list of {"duration", "spans"}')
     spans, durations = [], []
     for number, record in enumerate(records):
         try:

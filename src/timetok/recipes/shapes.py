@@ -4,11 +4,11 @@
 H.264 files with annotations in LITA's layouts, `read_scenes` and `cut` give them back to a training loop.
 """
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from timetok.atomic import replacing, write_json
+from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import ArgumentError, DataError
 from timetok.recipes.painting import (
     RGB,
@@ -29,13 +29,8 @@ from timetok.recipes.painting import (
     draw_motion,
     paint_frames,
 )
-from timetok.recipes.tasks import COLOUR_NAMES, HELD_OUT, SHAPES, TASKS, Event, sample_turns
+from timetok.recipes.tasks import HELD_OUT, SHAPES, TASKS, Event, sample_turns
 from timetok.timegrid import Span
-
-__all__ = [
-    "COLOURS", "HELD_OUT", "SHAPES", "ClipRecord", "Event", "Scene", "cut", "draw_scene",
-    "read_scenes", "render", "render_frames", "write_clip", "write_dataset",
-]  # fmt: skip
 
 Split: TypeAlias = Literal["train", "test", "shifted"]
 
@@ -48,7 +43,6 @@ COLOURS: dict[str, RGB] = {
     "white": (240, 240, 240),
 }
 _SPLIT_NUMBERS: dict[Split, int] = {"train": 0, "test": 1, "shifted": 2}
-_PAIRS = [(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES]
 _GAP = 0.03  # starts are at least this share of the duration apart
 _MOST_VISIBLE = 3
 _MOST_COVERED = 0.15  # of the time a shape is visible
@@ -201,7 +195,7 @@ def write_dataset(
     scenes = {f"{split}_{k:05d}": draw_scene(seed * 1_000_000 + k, split) for k in range(num_clips)}
     entries = {vid: _scene_entry(scene) for vid, scene in scenes.items()}
     if (folder / "scenes.json").exists():
-        earlier = _read_entries(folder)
+        earlier = read_json(folder / "scenes.json", dict, "what write_dataset writes")
         common = earlier.keys() & entries.keys()
         if (earlier and entries and not common) or any(earlier[vid] != entries[vid] for vid in common):
             raise DataError(f"{folder} holds clips of another seed or split; choose another folder, or remove it")
@@ -226,7 +220,7 @@ def read_scenes(folder: str | Path) -> dict[str, ClipRecord]:
     """
     folder = Path(folder)
     records = {}
-    for vid, entry in _read_entries(folder).items():
+    for vid, entry in read_json(folder / "scenes.json", dict, "what write_dataset writes").items():
         try:
             events = tuple(Event(e["colour"], e["shape"], Span(e["start"], e["end"])) for e in entry["events"])
             fps, num_frames = int(entry["fps"]), int(entry["num_frames"])
@@ -273,7 +267,7 @@ _Shown: TypeAlias = tuple[tuple[str, str], int, int]
 def _draw_events(rng: np.random.Generator, num_frames: int, fps: int, *, hidden_pairs: bool) -> list[_Shown]:
     """Unique pairs, sorted by start."""
     num = int(rng.integers(2, 6))
-    allowed = [pair for pair in _PAIRS if hidden_pairs or pair not in HELD_OUT]
+    allowed = [pair for pair in product(COLOURS, SHAPES) if hidden_pairs or pair not in HELD_OUT]
     pairs = [allowed[i] for i in rng.choice(len(allowed), num, replace=False)]
     if hidden_pairs and not HELD_OUT & set(pairs):
         pairs[rng.integers(num)] = sorted(HELD_OUT)[rng.integers(len(HELD_OUT))]
@@ -346,14 +340,3 @@ def _annotations(scenes: dict[str, Scene], split_number: int) -> dict[str, Any]:
         turns = sample_turns(events, seconds, rng, 3, {"vidqa": 1.0})
         files["vidqa.json"].append({"video": vid, "QA": [{"q": t.question, "a": t.answer} for t in turns]})
     return files
-
-
-def _read_entries(folder: Path) -> dict[str, Any]:
-    path = folder / "scenes.json"
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); expected what write_dataset writes") from error
-    if not isinstance(entries, dict):
-        raise DataError(f"{path} holds a {type(entries).__name__}; expected an object of clips")
-    return entries
