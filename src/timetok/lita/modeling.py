@@ -120,13 +120,8 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ArgumentError: Both pixels and features were given.
             PromptError: Placeholders and videos do not match.
         """
-        return self.model(
-            input_ids,
-            attention_mask=attention_mask,
-            video_features=self._features(pixel_values_videos, video_features),
-            labels=labels,
-            **lm_kwargs,
-        )
+        features = self._features(pixel_values_videos, video_features)
+        return self.model(input_ids, attention_mask=attention_mask, video_features=features, labels=labels, **lm_kwargs)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # what it adds is keyword-only
@@ -140,9 +135,5 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> Any:
         """Prompt and new ids; arguments as in ``forward``, the rest as in transformers' ``generate``."""
         self.model.lm.generation_config = self.generation_config  # from_pretrained puts it on the outer model only
-        return self.model.generate(
-            input_ids,
-            attention_mask=attention_mask,
-            video_features=self._features(pixel_values_videos, video_features),
-            **generate_kwargs,
-        )
+        features = self._features(pixel_values_videos, video_features)
+        return self.model.generate(input_ids, attention_mask=attention_mask, video_features=features, **generate_kwargs)

@@ -52,11 +52,10 @@ class LitaProcessor(ProcessorMixin):
     ) -> None:
         self.num_frames, self.num_time_tokens, self.codec = num_frames, num_time_tokens, codec
         self.transform, self.pooler, self.grid = dict(transform or {}), dict(pooler or {}), list(grid)
-        self.video_token = VIDEO_TOKEN
         video_token_id(tokenizer)  # before the time tokens
         self.tt = TimeTokenizer.wrap(tokenizer, num_time_tokens, codec=codec)
         self.prompts = VideoPrompts(self.tt, SlowFastPlan(**self.pooler))
-        self.video_token_id = self.prompts.video_token_id
+        self.video_token, self.video_token_id = VIDEO_TOKEN, self.prompts.video_token_id
         super().__init__(tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
 
     @property
@@ -87,7 +86,10 @@ class LitaProcessor(ProcessorMixin):
             question.encode()
         except UnicodeEncodeError as error:
             raise PromptError(f"question: expected text, got bytes that are not UTF-8 in {question!r}") from error
-        if control := self._control_tokens(question):
+        # Special tokens that the tokenizer finds; its stand-in for unknown characters is harmless.
+        found = set(self.tokenizer(question, add_special_tokens=False)["input_ids"]) - {self.tokenizer.unk_token_id}
+        added = self.tokenizer.added_tokens_decoder
+        if control := [token.content for key, token in added.items() if key in found and token.special]:
             raise PromptError(
                 f"question: holds {', '.join(control)}, which the model would not read as characters; rephrase it"
             )
@@ -96,12 +98,6 @@ class LitaProcessor(ProcessorMixin):
                 raise PromptError("duration_seconds: needed where times are written as text")
             question = f"The video lasts {duration_seconds:.1f} seconds. {question}"
         return f"USER: {VIDEO_TOKEN}\n{question} ASSISTANT:" if video else f"USER: {question} ASSISTANT:"
-
-    def _control_tokens(self, question: str) -> list[str]:
-        """Special tokens that the tokenizer finds in a text; its stand-in for unknown characters is harmless."""
-        found = set(self.tokenizer(question, add_special_tokens=False)["input_ids"]) - {self.tokenizer.unk_token_id}
-        added = self.tokenizer.added_tokens_decoder
-        return [token.content for key, token in added.items() if key in found and token.special]
 
     def conversation(
         self, turns: Sequence[tuple[str, str]], duration_seconds: float, *, num_frames: int | None = None

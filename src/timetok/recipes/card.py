@@ -49,13 +49,7 @@ def write_card(
 ) -> None:
     """Write ``training.json``, ``curve.png`` and ``README.md`` into a model folder.
 
-    Args:
-        folder: The model's.
-        preset: What it was trained from.
-        log: The Trainer's.
-        minutes: Time of the language-model stages; of the last part, where they were interrupted.
-        parameters: Number of them.
-        device: What it was trained on.
+    ``log`` is the Trainer's; ``minutes`` are those of the last part where training was interrupted.
     """
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
     steps, losses = zip(*points, strict=True)

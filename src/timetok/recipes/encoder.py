@@ -65,16 +65,9 @@ def train_encoder(
     *,
     frames_per_clip: int,
 ) -> None:
-    """Train on single frames spread over every clip, and switch to evaluation mode.
+    """Train an encoder in place, on single frames spread over every clip, and switch it to evaluation mode.
 
     The weights are left in ``encoder.safetensors`` beside ``arguments.output_dir``, and only read where they are.
-
-    Args:
-        records: The training clips.
-        encoder: Changed in place.
-        transform: The resizing in front of it.
-        arguments: As in transformers; training resumes from ``output_dir``.
-        frames_per_clip: At most so many of each clip.
     """
     path = Path(str(arguments.output_dir)).with_name("encoder.safetensors")
     if path.exists():

@@ -22,13 +22,7 @@ _MOMENT = re.compile(r"<(\d+(?:\.\d+)?)>")
 
 @dataclass(frozen=True)
 class Question:
-    """One question of an evaluation file.
-
-    Attributes:
-        text: What is asked.
-        path: The video file.
-        reference: The annotated answer.
-    """
+    """One question of an evaluation file: what is asked about which video, and the annotated answer."""
 
     text: str
     path: Path
@@ -103,13 +97,9 @@ def ask_all(
     *,
     batch_size: int = 32,
 ) -> list[Answer]:
-    """Put every question to the model: one answer a question, in order.
+    """One answer a question, in order, ``batch_size`` at once.
 
-    Args:
-        localizer: The model.
-        questions: In any order.
-        videos: From ``encode_videos``; models with the same frozen encoder may share it.
-        batch_size: Questions at once.
+    ``videos`` are those of ``encode_videos``; models with the same frozen encoder may share them.
     """
     answers: list[Answer] = []
     with tqdm(total=len(questions), desc="questions") as bar:

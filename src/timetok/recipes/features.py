@@ -31,13 +31,7 @@ _FEWEST_FRAMES = 30
 
 @dataclass(frozen=True)
 class CachedClip:
-    """Features of one clip.
-
-    Attributes:
-        features: float16 ``[frames p e]``.
-        fps: Frames a second of the cached frames.
-        events: What the clip shows.
-    """
+    """What one clip shows, and float16 features ``[frames p e]`` of its frames, ``fps`` of them a second."""
 
     features: Tensor
     fps: float
@@ -54,12 +48,7 @@ def cache_features(
 ) -> list[CachedClip]:
     """Features of every clip, encoded into one safetensors file, or only read where it exists.
 
-    Args:
-        records: The clips.
-        encoder: Frozen.
-        transform: The resizing in front of it.
-        path: The file; it appears only when complete.
-        frames_per_clip: Longer clips keep every k-th frame, k whole.
+    Clips of more than ``frames_per_clip`` frames keep every k-th, k whole.
     """
     strides = {record.vid: -(-record.num_frames // frames_per_clip) for record in records}
     if path.exists():
@@ -76,11 +65,7 @@ def cache_features(
 
 
 def draw_cut(clip: CachedClip, rng: np.random.Generator, num_frames: int) -> tuple[Tensor, float, tuple[Event, ...]]:
-    """A random cut of a clip, sampled as a file of its own would be.
-
-    Returns:
-        Features ``[num_frames p e]``, the duration in seconds, and the events of the cut.
-    """
+    """A random cut, sampled as a file of its own would be: features ``[num_frames p e]``, duration, events."""
     total = len(clip.features)
     for _ in range(20):
         length = total if rng.random() < 0.3 else int(rng.integers(min(_FEWEST_FRAMES, total), total + 1))
@@ -97,16 +82,9 @@ def draw_cut(clip: CachedClip, rng: np.random.Generator, num_frames: int) -> tup
 
 @dataclass(frozen=True, kw_only=True)
 class Conversations(Dataset[dict[str, Any]]):
-    """Sample i is a cut and questions about it, drawn from (seed, i) alone, so that any run can resume anywhere.
+    """Sample i is ``num_frames`` of a cut and ``turns`` about it; ``rates`` say of which tasks, as in `sample_turns`.
 
-    Args:
-        clips: Cached clips.
-        processor: Writes prompts and moments.
-        num_samples: Length of the data set.
-        num_frames: Frames sampled from a cut.
-        seed: Of everything drawn.
-        turns: Questions a cut.
-        rates: Task name → how often it is drawn, relative to the others.
+    It is drawn from (seed, i) alone, so that any run can resume anywhere.
     """
 
     clips: Sequence[CachedClip]

@@ -54,21 +54,15 @@ def fit(
 
 
 def muon(model: nn.Module, arguments: TrainingArguments, *, matrix_learning_rate: float) -> Optimizer:
-    """Muon for the matrices of the decoder layers, AdamW for everything else that is trained.
+    """Muon for the matrices of whatever is named ``layers``, AdamW as ``arguments`` say for the rest that is trained.
 
     Which frames match a name is found in about half the steps that AdamW alone needs.
 
-    Args:
-        model: Has a ``model.lm`` whose layers are named ``layers``.
-        arguments: Learning rate, betas and weight decay of AdamW; the weight decay is the matrices' too.
-        matrix_learning_rate: Of Muon, whose updates are orthogonal.
-
     Source: K. Jordan et al., Muon (2024), as timm has it.
     """
-    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    matrices = [weight for name, weight in trained.items() if weight.ndim == 2 and ".layers." in name]
-    chosen = {id(weight) for weight in matrices}
-    rest = [weight for weight in trained.values() if id(weight) not in chosen]
+    trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    matrices = [weight for name, weight in trained if weight.ndim == 2 and ".layers." in name]
+    rest = [weight for name, weight in trained if weight.ndim != 2 or ".layers." not in name]
     return Muon(
         [
             {"params": matrices, "lr": matrix_learning_rate, "weight_decay": arguments.weight_decay},
@@ -82,6 +76,5 @@ def muon(model: nn.Module, arguments: TrainingArguments, *, matrix_learning_rate
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint; the Trainer writes ``trainer_state.json`` last, so a torn one lacks it."""
-    states = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
-    complete = sorted(states, key=lambda state: int(state.parent.name.rpartition("-")[2]))
-    return complete[-1].parent if complete else None
+    complete = (state.parent for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"))
+    return max(complete, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)

@@ -17,13 +17,7 @@ SIZES = (10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)
 
 @dataclass(frozen=True)
 class Plan:
-    """What each number of time tokens allows.
-
-    Args:
-        ceilings: T → its ceiling.
-        level: IoU threshold of the target.
-        wanted: Recall wanted at that threshold.
-    """
+    """What each number of time tokens allows: T → its ceiling, for a recall wanted at an IoU threshold."""
 
     ceilings: dict[int, Ceiling]
     level: float
@@ -83,14 +77,7 @@ def read_target(text: str) -> tuple[float, float]:
 
 
 def plan(spans: NDArray[np.float64], durations: NDArray[np.float64], *, wanted: float, level: float) -> Plan:
-    """Try every T of ``SIZES`` on LITA's grid.
-
-    Args:
-        spans: Seconds ``[n 2]``.
-        durations: Seconds ``[n]``.
-        wanted: Recall wanted.
-        level: At this IoU threshold.
-    """
+    """Try every T of ``SIZES`` on LITA's grid: ``[n 2]`` and ``[n]`` seconds; a recall wanted at an IoU threshold."""
     levels = sorted({0.5, 0.7, 0.9, level})
     ceilings = {size: codec_ceiling(IndexCodec(TimeGrid(size)), spans, durations, thresholds=levels) for size in SIZES}
     return Plan(ceilings, level, wanted)

@@ -79,11 +79,7 @@ def build_model(preset: Preset, processor: LitaProcessor) -> LitaForConditionalG
 
 
 def training_arguments(folder: Path, preset: Preset, settings: Mapping[str, Any]) -> TrainingArguments:
-    """``TrainingArguments`` of one stage, on the seed of the data.
-
-    Raises:
-        DataError: transformers does not know a setting, or refuses its value.
-    """
+    """``TrainingArguments`` of one stage, on the seed of the data; DataError if transformers refuses them."""
     try:
         arguments = TrainingArguments(
             output_dir=str(folder),
@@ -172,11 +168,7 @@ def train_stages(
     clips: Sequence[CachedClip],
     stages: Sequence[TrainingArguments],
 ) -> list[dict[str, Any]]:
-    """Train the language model stage after stage; a finished stage is only read back from its last checkpoint.
-
-    Returns:
-        The Trainers' logs, one after the other, with steps counted on.
-    """
+    """Train stage after stage, reading a finished one back; the Trainers' logs together, with steps counted on."""
     log, before = [], 0
     for number, (stage, arguments) in enumerate(zip(preset["stages"], stages, strict=True)):
         data = {key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates")}
