@@ -62,10 +62,9 @@ def _picture(text: str) -> Path:
     from timetok.plots import check_path
 
     try:
-        check_path(Path(text))
+        return check_path(text)
     except ArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    return Path(text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -103,12 +103,9 @@ def timeline(
 
 
 def curve(steps: ArrayLike, values: ArrayLike, *, ylabel: str) -> Figure:
-    """Draw values over training steps, for instance a loss; the last value is written at its end.
+    """Draw values ``[n]`` over training steps ``[n]``, for instance a loss; the last is written at its end.
 
-    Args:
-        steps: Horizontal positions ``[n]``, at least one.
-        values: What was measured there ``[n]``; NaN leaves a gap.
-        ylabel: Name of the values, with its unit where it has one.
+    NaN leaves a gap. ``ylabel`` names the values, with their unit where they have one.
 
     Raises:
         ArgumentError: The two are not one-dimensional, empty, or of different length.
@@ -124,12 +121,9 @@ def curve(steps: ArrayLike, values: ArrayLike, *, ylabel: str) -> Figure:
 
 
 def ceilings(sizes: Sequence[int], shares: Mapping[str, Sequence[float]], *, target: float | None = None) -> Figure:
-    """Draw what each number of time tokens allows.
+    """Draw what each number of time tokens ``[n]`` allows: score, such as ``"R@0.7"`` → shares in [0, 1], ``[n]``.
 
-    Args:
-        sizes: Numbers of time tokens ``[n]``.
-        shares: Name of a score, such as ``"R@0.7"`` → its values in [0, 1], ``[n]``.
-        target: A line at the score wanted.
+    ``target`` draws a line at the score wanted.
     """
     figure, axes = _chart("time tokens T", "best share that can be reached")
     for name, values in shares.items():
@@ -153,39 +147,33 @@ def _chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure, in the format its suffix names; a reader never sees half a file.
-
-    Args:
-        figure: What to write.
-        path: Where; its folder must exist. An existing file is replaced.
+    """Write a figure, in the format its suffix names; an existing file is replaced, never left half written.
 
     Returns:
         The path written.
 
     Raises:
-        ArgumentError: The suffix names no format matplotlib writes, or the folder does not exist.
+        ArgumentError: As ``check_path``.
     """
-    path = Path(path)
-    check_path(path)
+    path = check_path(path)
     with replacing(path) as partial:
         figure.savefig(partial, format=path.suffix.lower().removeprefix("."))
     return path
 
 
-def check_path(path: Path) -> None:
+def check_path(path: str | os.PathLike[str]) -> Path:
     """Refuse what ``save`` would refuse, before there is a figure.
 
     Raises:
         ArgumentError: The suffix names no format matplotlib writes, or the folder does not exist.
     """
+    path = Path(path)
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in known:
         raise ArgumentError(f"path must end in one of {', '.join(known)}, got {str(path)!r}; for instance timeline.png")
     if path.is_dir() or not path.parent.is_dir():
         raise ArgumentError(f"path must be a file in an existing folder, got {str(path)!r}; create the folder first")
-
-
-# -------------------------------------------------------------------------------------------------------- layout
+    return path
 
 
 def _checked(
@@ -253,9 +241,6 @@ def _lanes(spans: Sequence[Span], duration_seconds: float) -> list[list[_Placed]
     if len(lanes) > _MAX_LANES:
         return [[("", 0.0, span) for span in sorted(spans)]]
     return lanes or [[]]
-
-
-# ------------------------------------------------------------------------------------------------------- drawing
 
 
 def _draw_strip(

@@ -119,7 +119,7 @@ def read_frames(
         raise VideoError(f"{path} cannot be read ({error.strerror}): most likely {_guess(path)}") from error
     if pictures is None:
         raise VideoError(f"{path} decodes differently each time it is read; re-encode it")
-    times = torch.from_numpy(shown.seconds()[_indices(len(shown), num_frames)])
+    times = torch.from_numpy(shown.seconds()[spread(len(shown), num_frames)])
     return Frames(pictures, times, _duration(path, shown))
 
 
@@ -142,7 +142,8 @@ def _file(source: object) -> Path:
     return path
 
 
-def _indices(num_available: int, num_frames: int) -> NDArray[np.int64]:
+def spread(num_available: int, num_frames: int) -> NDArray[np.int64]:
+    """Indices of ``num_frames`` frames spread evenly over those there are, both ends included, halves to even."""
     return np.round(np.linspace(0, num_available - 1, num_frames)).astype(np.int64)
 
 
@@ -277,7 +278,7 @@ def _decode(stream: VideoStream, packet: "Packet[VideoStream]") -> list[VideoFra
 
 def _pictures(path: Path, shown: _Shown, num_frames: int, size: tuple[int, int] | None) -> torch.Tensor | None:
     """Pixels [t 3 h w], or None when a wanted frame does not decode."""
-    indices, positions = np.unique(_indices(len(shown), num_frames), return_inverse=True)
+    indices, positions = np.unique(spread(len(shown), num_frames), return_inverse=True)
     pictures: torch.Tensor | None = None
     scaler = VideoReformatter()  # kept: setting one up costs several times what scaling a small frame does
     with _opened(path) as (container, stream):

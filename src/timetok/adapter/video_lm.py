@@ -135,9 +135,6 @@ class VideoLM(nn.Module):
             labels: ``[b s]``; placeholders and padding become -100.
             **lm_kwargs: Passed to the LM's forward.
 
-        Returns:
-            The LM's output.
-
         Raises:
             PromptError, SpliceError: As ``spliced``.
         """

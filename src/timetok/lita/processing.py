@@ -18,7 +18,7 @@ from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import SlowFastPlan
 from timetok.timegrid import Span
 from timetok.tokenizer import TimeTokenizer
-from timetok.video import Frames, read_frames
+from timetok.video import Frames, read_frames, spread
 from timetok.vision import FrameTransform
 
 Video = str | PathLike[str] | Frames
@@ -102,40 +102,26 @@ class LitaProcessor(ProcessorMixin):
     def conversation(
         self, turns: Sequence[tuple[str, str]], duration_seconds: float, *, num_frames: int | None = None
     ) -> tuple[list[int], list[int]]:
-        """Questions and answers about one video → ids and labels; only answers are learned.
+        """Questions and answers about one video, trusted text → ids, and labels that are -100 outside answers.
 
-        Args:
-            turns: Question and answer, trusted: ``<12.3>`` is a moment.
-            duration_seconds: Of the video.
-            num_frames: Frames that stand for the video, if not the processor's own number.
-
-        Returns:
-            ids and labels of the same length; labels are -100 outside answers.
+        ``num_frames`` frames stand for the video, the processor's own number of them if None.
         """
-        ids: list[int] = []
-        labels: list[int] = []
         counts = repeat(self._num_tokens(num_frames or self.num_frames))
+        parts = []
         for k, (question, answer) in enumerate(turns):
             prompt = self.prompt(question, duration_seconds=duration_seconds, video=k == 0)
-            turn = self.prompts.with_answer(prompt, f" {answer}", counts, duration_seconds, begins=k == 0)
-            ids += turn[0]
-            labels += turn[1]
-        return ids, labels
+            parts.append(self.prompts.with_answer(prompt, f" {answer}", counts, duration_seconds, begins=k == 0))
+        return [token for ids, _ in parts for token in ids], [label for _, labels in parts for label in labels]
 
     def read(self, video: Video) -> Frames:
-        """Frames of one video: ``num_frames`` of them, spread evenly, both ends included.
-
-        Args:
-            video: A path; or ``Frames``, of which some are picked, or repeated, where their number differs.
+        """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few.
 
         Raises:
             VideoError: The file is not a video.
         """
         if not isinstance(video, Frames):
             return read_frames(video, num_frames=self.num_frames)
-        if len(video) == self.num_frames:
-            return video
-        picked = self._spread(len(video))
+        picked = spread(len(video), self.num_frames)
         return Frames(video.data[picked], video.times_seconds[picked], video.duration_seconds)
 
     def __call__(
@@ -185,12 +171,9 @@ class LitaProcessor(ProcessorMixin):
     def encode_text(
         self, prompts: Sequence[str], *, durations: Sequence[float | None] | None = None, trusted: bool = True
     ) -> BatchFeature:
-        """Prompts alone → ``input_ids`` and ``attention_mask`` ``[b s]``, placeholders expanded, padded on the left.
+        """Prompts alone, each with at most one ``<video>`` → ``input_ids`` and ``attention_mask`` ``[b s]``.
 
-        Args:
-            prompts: Each with at most one ``<video>``.
-            durations: Seconds, one a prompt; needed for ``<12.3>``.
-            trusted: False keeps a literal ``<t12>`` as plain characters.
+        Durations are one a prompt; the rest is as in calling.
 
         Raises:
             PromptError: A prompt is empty or holds ``<video>`` twice.
@@ -219,10 +202,7 @@ class LitaProcessor(ProcessorMixin):
             return self.frame_transform(frames.data), frames.duration_seconds
         if 0 in video.shape or video.ndim != 4:
             raise ArgumentError(f"videos: expected uint8 [t 3 h w], none of them 0, got {list(video.shape)}")
-        return self.frame_transform(torch.as_tensor(video[self._spread(len(video))])), None
-
-    def _spread(self, num_available: int) -> NDArray[np.int64]:
-        return np.round(np.linspace(0, num_available - 1, self.num_frames)).astype(np.int64)  # as read_frames
+        return self.frame_transform(torch.as_tensor(video[spread(len(video), self.num_frames)])), None
 
     def post_process_spans(self, ids: Any, durations: Sequence[float], *, prompt_length: int = 0) -> list[list[Span]]:
         """Generated ids ``[b s]`` → the spans of each row, in seconds.

@@ -27,8 +27,8 @@ class SlowFastPooler(nn.Module):
     """SlowFast pooling of patch features; LITA's published layout is the default. No weights.
 
     Args:
-        fast: One token a frame, the mean of its patches.
-        num_slow_frames: Frames seen in detail, spread evenly with both ends included; 0 for none.
+        fast: As in ``SlowFastPlan``, like the next two: one token a frame, the mean of its patches.
+        num_slow_frames: Frames seen in detail.
         slow_pool: Side of the square that is averaged into one slow token.
 
     Attributes:

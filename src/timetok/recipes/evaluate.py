@@ -16,6 +16,7 @@ from timetok.lita.answer import Answer, Localizer
 from timetok.metrics import Prediction, Reference, Report, evaluate
 from timetok.timegrid import Span
 
+_FILES = ("event_loc.json", "rtl.json")
 _NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
 _MOMENT = re.compile(r"<(\d+(?:\.\d+)?)>")
 
@@ -29,21 +30,20 @@ class Question:
     reference: Reference
 
 
-def read_questions(data: str | Path, files: Sequence[str] = ("event_loc.json", "rtl.json")) -> list[Question]:
+def read_questions(data: str | Path) -> list[Question]:
     """Questions in LITA's evaluation layout.
 
     Args:
         data: A JSON file ``[{vid, question, answer, duration, question_id}]`` with its ``videos`` folder
-            beside it, or a folder that holds such files.
-        files: Which files of a folder to read; those that exist are.
+            beside it, or a folder of files that are named after an evaluated task.
 
     Raises:
         DataError: There is no such file, or an entry does not follow the schema; names file, entry and field.
     """
     path = Path(data)
-    paths = [path] if path.is_file() else [path / name for name in files if (path / name).is_file()]
+    paths = [path] if path.is_file() else [path / name for name in _FILES if (path / name).is_file()]
     if not paths:
-        raise DataError(f"data: expected a JSON file or a folder with one of {', '.join(files)}, got {str(path)!r}")
+        raise DataError(f"data: expected a JSON file or a folder with one of {', '.join(_FILES)}, got {str(path)!r}")
     found = []
     for path in paths:
         entries = read_json(path, list, "a list of questions")

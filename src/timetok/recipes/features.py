@@ -22,7 +22,7 @@ from timetok.atomic import replacing
 from timetok.lita import LitaProcessor
 from timetok.recipes.shapes import ClipRecord, cut
 from timetok.recipes.tasks import Event, Turn, sample_turns
-from timetok.video import read_frames
+from timetok.video import read_frames, spread
 from timetok.vision import FrameEncoder, FrameTransform
 
 _SHORTEST_EVENT = 0.05  # of a cut: what is shown for less is too easily missed to be asked about
@@ -76,8 +76,7 @@ def draw_cut(clip: CachedClip, rng: np.random.Generator, num_frames: int) -> tup
             break
     else:
         start, length, duration, events = 0, total, total / clip.fps, clip.events
-    picked = start + np.round(np.linspace(0, length - 1, num_frames)).astype(np.int64)
-    return clip.features[torch.from_numpy(picked)], duration, events
+    return clip.features[torch.from_numpy(start + spread(length, num_frames))], duration, events
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,13 +24,7 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train with the HF Trainer, from the last checkpoint in ``arguments.output_dir`` if there is one.
 
-    Args:
-        model: Changed in place.
-        data: A map-style dataset.
-        arguments: As in transformers.
-        collate: Rows of ``data`` → what the model takes.
-        loss: As ``Trainer(compute_loss_func=…)``.
-        optimizer: Instead of the one ``arguments`` name; their schedule scales its learning rates.
+    Args are those of ``Trainer``; the schedule of ``arguments`` scales the learning rates of ``optimizer``.
 
     Returns:
         The log: one dict per logged step.

@@ -6,7 +6,7 @@ H.264 files with annotations in LITA's layouts, `read_scenes` and `cut` give the
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -74,12 +74,7 @@ class ClipRecord(Clip):
 class Scene(Clip):
     """Everything there is to know about one clip; equal seeds and options give equal scenes.
 
-    Attributes:
-        seed: what it was drawn from.
-        width: pixels.
-        height: pixels.
-        tracks: how events and distractors move, in drawing order.
-        background: what is behind them.
+    Tracks say how events and distractors move, in drawing order.
     """
 
     seed: int
@@ -143,8 +138,7 @@ def draw_scene(
 
 def render(scene: Scene, index: int) -> Pixels:
     """Paint frame `index`: uint8 [h w 3]."""
-    frame: Pixels = render_frames(scene, [index])[0]
-    return frame
+    return np.asarray(render_frames(scene, [index])[0])
 
 
 def render_frames(scene: Scene, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
@@ -247,7 +241,7 @@ def cut(record_events: Sequence[Event], start_seconds: float, stop_seconds: floa
     for event in record_events:
         start, end = max(event.span.start, start_seconds), min(event.span.end, stop_seconds)
         if end - start > 1e-6:
-            kept.append(Event(event.colour, event.shape, Span(start - start_seconds, end - start_seconds)))
+            kept.append(replace(event, span=Span(start - start_seconds, end - start_seconds)))
     return tuple(kept)
 
 
@@ -311,12 +305,9 @@ def _covered(a: Track, b: Track, fps: int, size: tuple[int, int]) -> float:
 
 
 def _scene_entry(scene: Scene) -> dict[str, Any]:
-    events = [
-        {"name": e.name, "colour": e.colour, "shape": e.shape, "start": e.span.start, "end": e.span.end}
-        for e in scene.events
-    ]
-    sizes = {"num_frames": scene.num_frames, "width": scene.width, "height": scene.height}
-    return {"duration": scene.duration_seconds, "fps": scene.fps, **sizes, "events": events}
+    events = [{"name": e.name, "colour": e.colour, "shape": e.shape, **asdict(e.span)} for e in scene.events]
+    sizes = {name: getattr(scene, name) for name in ("fps", "num_frames", "width", "height")}
+    return {"duration": scene.duration_seconds, **sizes, "events": events}
 
 
 def _annotations(scenes: dict[str, Scene], split_number: int) -> dict[str, Any]:
