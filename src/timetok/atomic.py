@@ -41,12 +41,7 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str], kind: type[_Kind], expected: str) -> _Kind:
-    """Read a JSON file whose outermost value is a list or an object.
-
-    Args:
-        path: The file.
-        kind: ``list`` or ``dict``.
-        expected: What it should hold, in words.
+    """Read a JSON file of a list or an object, which should hold what is ``expected`` in words.
 
     Raises:
         DataError: It cannot be read, is no JSON, or holds another kind of value.

@@ -62,31 +62,20 @@ class VideoAdapter(VideoLM):
         order: Order = "pool-first",
         time_markers: bool = False,
     ) -> None:
-        if tt.time_token_ids and max(tt.time_token_ids) >= len(embedding_weight(lm)):
+        rows, last = len(embedding_weight(lm)), max(tt.time_token_ids, default=-1)
+        if last >= rows:
             raise ArgumentError(
-                f"lm: its embedding has {len(embedding_weight(lm))} rows, but time tokens reach id "
-                f"{max(tt.time_token_ids)}; call timetok.embeddings.resize(lm, tt.time_token_ids) first"
+                f"lm: its embedding has {rows} rows, but time tokens reach id {last}; "
+                "call timetok.embeddings.resize(lm, tt.time_token_ids) first"
             )
         pooler = pooler or SlowFastPooler()
         processor = VideoPrompts(tt, pooler.plan)
-        super().__init__(
-            lm,
-            vision_dim=vision_dim,
-            video_token_id=processor.video_token_id,
-            time_token_ids=tt.time_token_ids,
-            pooler=pooler,
-            projector=projector,
-            order=order,
-            time_markers=time_markers,
-        )
+        ids: dict[str, Any] = {"video_token_id": processor.video_token_id, "time_token_ids": tt.time_token_ids}
+        options: dict[str, Any] = {"vision_dim": vision_dim, "order": order, "time_markers": time_markers}
+        super().__init__(lm, pooler=pooler, projector=projector, **ids, **options)
         self.prepare = self.processor = processor
-        self._settings = {
-            "vision_dim": vision_dim,
-            "projector": projector if isinstance(projector, str) else None,
-            "order": order,
-            "time_markers": time_markers,
-            "pooler": pooler.to_dict(),
-        }
+        name = projector if isinstance(projector, str) else None
+        self._settings = {**options, "projector": name, "pooler": pooler.to_dict()}
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, adapter_only: bool = True) -> None:
         """Write the adapter: projector and time rows (safetensors), settings, tokenizer.
@@ -163,8 +152,7 @@ class VideoAdapter(VideoLM):
             lm = AutoModelForCausalLM.from_pretrained(path / "lm")
         adapter = cls(lm, TimeTokenizer.from_pretrained(path), projector=kind, pooler=pooler, **settings)
         state = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
-        for tensor in list(state.values())[:1]:
-            adapter.projector.to(tensor.dtype)
+        adapter.projector.to(dtype=next((tensor.dtype for tensor in state.values()), None))
         adapter.projector.load_state_dict(state)
         _load_rows(lm, adapter.time_token_ids, tensors)
         return adapter

@@ -173,13 +173,8 @@ def write_dataset(
     First the JSON: ``scenes.json`` (what `read_scenes` reads) and, in LITA's layouts, ``dvc.json``, ``rtl.json`` and
     ``event_loc.json`` (evaluation, one question a clip), ``vidqa.json``. Then ``videos/{split}_{k:05d}.mp4``.
 
-    Args:
-        folder: made where missing; one folder holds one split and seed.
-        num_clips: how many clips; a later call may ask for more.
-        split: as in `draw_scene`.
-        seed: non-negative; the same seed gives the same bytes of JSON and the same pixels.
-        workers: threads that encode.
-        progress: show a bar.
+    One folder holds one split and one non-negative seed, which decides every byte of JSON and every pixel painted; a
+    later call may ask for more clips. ``workers`` threads encode.
 
     Raises:
         DataError: the folder holds clips of another seed or split.

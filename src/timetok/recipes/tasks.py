@@ -62,13 +62,11 @@ class Event:
 
 @dataclass(frozen=True)
 class Turn:
-    """One question with its answer.
+    """One question, without times, and its answer, with times as seconds in trusted text.
 
     Attributes:
-        question: what the user asks; holds no times.
-        answer: what the model should say, times as seconds in trusted text.
-        task: the name of the task in `TASKS`.
-        span: the one span asked for, in seconds; None where the task asks for none or for several.
+        task: its name in `TASKS`.
+        span: the one span asked for; None where the task asks for none or for several.
     """
 
     question: str
@@ -190,7 +188,7 @@ def sample_turns(
         events: what is visible in the clip.
         duration_seconds: how long the clip is.
         rng: drawn from; the same state gives the same turns.
-        num_turns: how many turns are wanted.
+        num_turns: how many are wanted.
         rates: task name → how often it is drawn, relative to the others.
 
     Raises:

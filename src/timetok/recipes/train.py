@@ -98,11 +98,7 @@ def training_arguments(folder: Path, preset: Preset, settings: Mapping[str, Any]
 
 
 def train(preset: Preset, out: Path) -> Path:
-    """Run every stage of a shapes preset.
-
-    Args:
-        preset: As ``load_preset`` gives it.
-        out: Folder of everything the run makes; run again with the same folder to resume.
+    """Run every stage of a preset, as ``load_preset`` gives it, and resume a run of the same folder ``out``.
 
     Returns:
         The folder of the trained model, ``out/model``.
@@ -110,22 +106,21 @@ def train(preset: Preset, out: Path) -> Path:
     Raises:
         DataError: The folder holds a run of another preset, or a setting is refused.
     """
-    stages = _check(preset, out)
     data = preset["data"]
+    clips, cache = Path(data.get("folder") or out / "clips"), Path(data.get("cache") or out)
+    for_encoder, *stages = _check(preset, cache, out)
     recorded = {key: value for key, value in data.items() if key not in ("folder", "cache")}  # where is no setting
     settings = {**preset, "data": recorded}
     _claim(out / "preset.json", settings)
     if (out / "model").exists():
         return out / "model"
-    clips, cache = Path(data.get("folder") or out / "clips"), Path(data.get("cache") or out)
     if "folder" not in data:
         write_dataset(clips, num_clips=data["num_clips"], split="train", seed=data["seed"], workers=2)
     records = list(read_scenes(clips).values())
     _claim(cache / "cache.json", {key: settings[key] for key in ("data", "vision", "transform", "encoder", "features")})
     set_seed(data["seed"])
     encoder, transform = FrameEncoder(**preset["vision"]), FrameTransform(**preset["transform"])
-    arguments = training_arguments(cache / "encoder", preset, preset["encoder"]["trainer"])
-    train_encoder(records, encoder, transform, arguments, frames_per_clip=preset["encoder"]["frames_per_clip"])
+    train_encoder(records, encoder, transform, for_encoder, frames_per_clip=preset["encoder"]["frames_per_clip"])
     frames = preset["features"]["frames_per_clip"]
     cached = cache_features(records, encoder, transform, cache / "features.safetensors", frames_per_clip=frames)
 
@@ -185,9 +180,11 @@ def train_stages(
     return log
 
 
-def _check(preset: Preset, out: Path) -> list[TrainingArguments]:
+def _check(preset: Preset, cache: Path, out: Path) -> list[TrainingArguments]:
     """Build everything once, so that a bad setting is refused now and not after an hour."""
-    training_arguments(out / "encoder", preset, preset["encoder"]["trainer"])
+    arguments = [training_arguments(cache / "encoder", preset, preset["encoder"]["trainer"])]
+    for number, stage in enumerate(preset["stages"]):
+        arguments.append(training_arguments(out / f"stage-{number}", preset, stage["trainer"]))
     try:
         FrameTransform(**preset["transform"])
         processor = build_processor(preset, FrameEncoder(**preset["vision"]).grid)
@@ -195,8 +192,7 @@ def _check(preset: Preset, out: Path) -> list[TrainingArguments]:
         SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
     except (TypeError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         raise DataError(f"preset: cannot be built: {error}") from error
-    stages = enumerate(preset["stages"])
-    return [training_arguments(out / f"stage-{number}", preset, stage["trainer"]) for number, stage in stages]
+    return arguments
 
 
 def _claim(path: Path, settings: Preset) -> None:
