@@ -179,11 +179,10 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if (kind := container.format.name) in ("tty", "image2") or kind.endswith("_pipe"):
             raise VideoError(f"{path} is {'text' if kind == 'tty' else 'a still image'}, not a video")
         for stream in container.streams.video:
-            if stream.disposition & Disposition.attached_pic:  # the cover of a song
-                continue
-            stream.codec_context.thread_type = "AUTO"
-            yield container, stream
-            return
+            if not stream.disposition & Disposition.attached_pic:  # the cover of a song
+                stream.codec_context.thread_type = "AUTO"
+                yield container, stream
+                return
         if not container.streams:
             raise VideoError(f"{path} holds no streams: most likely {_guess(path)}")
         found = ", ".join(sorted({stream.type for stream in container.streams}))

@@ -67,18 +67,15 @@ def _read_entry(path: Path, index: int, entry: Any) -> Question:
             duration_seconds=duration,
             task=entry.get("task", path.stem),
         )
-        return Question(str(entry["question"]), _video(path.parent / "videos", vid), reference)
+        beside = (path.parent / "videos").glob(f"{escape(vid)}.*")
+        videos = sorted(file for file in beside if file.suffix not in _NO_VIDEO)
+        if not videos or Path(vid).name != vid:
+            raise DataError(f"vid {vid!r} has no file in videos/")
+        return Question(str(entry["question"]), videos[0], reference)
     except KeyError as error:
         raise DataError(f"{where}: field {error} is missing") from error
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: {error}") from error
-
-
-def _video(folder: Path, vid: str) -> Path:
-    found = sorted(path for path in folder.glob(f"{escape(vid)}.*") if path.suffix not in _NO_VIDEO)
-    if not found or Path(vid).name != vid:
-        raise DataError(f"vid {vid!r} has no file in {folder.name}/")
-    return found[0]
 
 
 def encode_videos(localizer: Localizer, questions: Sequence[Question]) -> dict[Path, tuple[Tensor, float]]:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from timetok.adapter import pad_answers
+from timetok.adapter.prompts import pad_answers
 from timetok.atomic import replacing
 from timetok.lita import LitaProcessor
 from timetok.recipes.shapes import ClipRecord, cut

@@ -37,7 +37,10 @@ def fit(
         compute_loss_func=loss,
         optimizers=(optimizer, None),
     )
-    checkpoint = last_checkpoint(Path(str(arguments.output_dir)))
+    # The Trainer writes trainer_state.json last, so a torn checkpoint lacks it.
+    states = Path(str(arguments.output_dir)).glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
+    complete = (state.parent for state in states)
+    checkpoint = max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= arguments.max_steps:  # resumed there, the Trainer would take one step more
@@ -66,9 +69,3 @@ def muon(model: nn.Module, arguments: TrainingArguments, *, matrix_learning_rate
         nesterov=True,
         adjust_lr_fn="original",
     )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint; the Trainer writes ``trainer_state.json`` last, so a torn one lacks it."""
-    complete = (state.parent for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"))
-    return max(complete, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)

@@ -182,14 +182,13 @@ def write_dataset(
     folder = Path(folder)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     scenes = {f"{split}_{k:05d}": draw_scene(seed * 1_000_000 + k, split) for k in range(num_clips)}
-    entries = {vid: _scene_entry(scene) for vid, scene in scenes.items()}
+    files = _annotations(scenes, _SPLIT_NUMBERS[split])
     if (folder / "scenes.json").exists():
-        earlier = read_json(folder / "scenes.json", dict, "what write_dataset writes")
+        earlier, entries = read_json(folder / "scenes.json", dict, "what write_dataset writes"), files["scenes.json"]
         common = earlier.keys() & entries.keys()
         if (earlier and entries and not common) or any(earlier[vid] != entries[vid] for vid in common):
             raise DataError(f"{folder} holds clips of another seed or split; choose another folder, or remove it")
-    write_json(folder / "scenes.json", entries)
-    for name, content in _annotations(scenes, _SPLIT_NUMBERS[split]).items():
+    for name, content in files.items():
         write_json(folder / name, content)
     paths = {vid: folder / "videos" / f"{vid}.mp4" for vid in scenes}
     missing = [vid for vid, path in paths.items() if not path.exists()]
@@ -299,18 +298,15 @@ def _covered(a: Track, b: Track, fps: int, size: tuple[int, int]) -> float:
     return float(close.sum() / shortest + (close[0] or close[-1]))
 
 
-def _scene_entry(scene: Scene) -> dict[str, Any]:
-    events = [{"name": e.name, "colour": e.colour, "shape": e.shape, **asdict(e.span)} for e in scene.events]
-    sizes = {name: getattr(scene, name) for name in ("fps", "num_frames", "width", "height")}
-    return {"duration": scene.duration_seconds, **sizes, "events": events}
-
-
 def _annotations(scenes: dict[str, Scene], split_number: int) -> dict[str, Any]:
-    """File name → content, in LITA's layouts."""
-    files: dict[str, Any] = {"dvc.json": {}, "rtl.json": [], "event_loc.json": [], "vidqa.json": []}
+    """File name → content: what `read_scenes` reads, and LITA's layouts."""
+    files: dict[str, Any] = {"scenes.json": {}, "dvc.json": {}, "rtl.json": [], "event_loc.json": [], "vidqa.json": []}
     for vid, scene in scenes.items():
         rng = np.random.default_rng([scene.seed, split_number, 1])
         seconds, events = scene.duration_seconds, scene.events
+        sizes = {name: getattr(scene, name) for name in ("fps", "num_frames", "width", "height")}
+        shown = [{"name": e.name, "colour": e.colour, "shape": e.shape, **asdict(e.span)} for e in events]
+        files["scenes.json"][vid] = {"duration": seconds, **sizes, "events": shown}
         files["dvc.json"][vid] = {
             "duration": seconds,
             "timestamps": [[event.span.start, event.span.end] for event in events],

@@ -49,16 +49,9 @@ def build_tokenizer(*, seed: int = 0, vocab_size: int = 640) -> PreTrainedTokeni
 
 def build_processor(preset: Preset, grid: tuple[int, int]) -> LitaProcessor:
     """The processor of a preset, its tokenizer trained on the tasks' wordings."""
-    model = preset["model"]
-    return LitaProcessor(
-        build_tokenizer(seed=preset["data"]["seed"]),
-        num_frames=model["num_frames"],
-        num_time_tokens=model["num_time_tokens"],
-        codec=model["codec"],
-        transform=preset["transform"],
-        pooler=model["pooler"],
-        grid=grid,
-    )
+    tokenizer = build_tokenizer(seed=preset["data"]["seed"])
+    told = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
+    return LitaProcessor(tokenizer, transform=preset["transform"], grid=grid, **told)
 
 
 def build_model(preset: Preset, processor: LitaProcessor) -> LitaForConditionalGeneration:
