@@ -21,20 +21,6 @@ Order = Literal["pool-first", "project-first"]
 ProjectorName = Literal["linear", "mlp2x_gelu"]
 
 
-def build_projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) -> nn.Module:
-    """A projector by name: ``linear`` is LITA's, ``mlp2x_gelu`` is LLaVA-1.5's; a module stays itself.
-
-    Raises:
-        ArgumentError: The name is not known.
-    """
-    if isinstance(kind, nn.Module):
-        return kind
-    if kind not in get_args(ProjectorName):
-        raise ArgumentError(f"projector: expected 'linear', 'mlp2x_gelu' or a module, got {kind!r}")
-    first = nn.Linear(vision_dim, lm_dim)
-    return first if kind == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(lm_dim, lm_dim))
-
-
 class VideoLM(nn.Module):
     """A pooler and a projector in front of a causal LM; knows ids, no tokenizer.
 
@@ -44,7 +30,7 @@ class VideoLM(nn.Module):
         video_token_id: Id that stands for one visual token.
         time_token_ids: Ids of the time tokens, in the order of time; needed for ``time_markers`` only.
         pooler: ``[b t p e]`` → ``[b n e]``.
-        projector: ``"linear"``, ``"mlp2x_gelu"`` or a module e → d.
+        projector: ``"linear"`` (LITA's), ``"mlp2x_gelu"`` (LLaVA-1.5's) or a module e → d.
         order: Pool before or after projecting. The two agree for a linear projector, and pooling
             first is cheaper; an MLP that was trained after the other order needs that order.
         time_markers: Add the embedding of a frame's time token to its fast token. Not LITA's; see Source.
@@ -72,7 +58,7 @@ class VideoLM(nn.Module):
             raise ArgumentError(f"order: expected 'pool-first' or 'project-first', got {order!r}")
         self.lm = lm
         self.pooler = pooler or SlowFastPooler()
-        self.projector = build_projector(projector, vision_dim, embedding_weight(lm).shape[1])
+        self.projector = _projector(projector, vision_dim, embedding_weight(lm).shape[1])
         self.video_token_id, self.order = video_token_id, order
         self.time_token_ids, self.time_markers = tuple(time_token_ids), time_markers
         if time_markers and not (self.pooler.plan.fast and self.time_token_ids):
@@ -189,6 +175,15 @@ class VideoLM(nn.Module):
             return options | {"suppress_tokens": banned}
         config.suppress_tokens = banned  # transformers frowns on a config with options beside it
         return options | {"generation_config": config}
+
+
+def _projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) -> nn.Module:
+    if isinstance(kind, nn.Module):
+        return kind
+    if kind not in get_args(ProjectorName):
+        raise ArgumentError(f"projector: expected 'linear', 'mlp2x_gelu' or a module, got {kind!r}")
+    first = nn.Linear(vision_dim, lm_dim)
+    return first if kind == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(lm_dim, lm_dim))
 
 
 def embedding_weight(lm: PreTrainedModel) -> Tensor:

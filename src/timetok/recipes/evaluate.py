@@ -99,12 +99,10 @@ def ask_all(
     ``videos`` are those of ``encode_videos``; models with the same frozen encoder may share them.
     """
     answers: list[Answer] = []
-    with tqdm(total=len(questions), desc="questions") as bar:
-        for start in range(0, len(questions), batch_size):
-            group = questions[start : start + batch_size]
-            features, durations = zip(*(videos[question.path] for question in group), strict=True)
-            answers += localizer.ask(features, [question.text for question in group], durations)
-            bar.update(len(group))
+    for start in tqdm(range(0, len(questions), batch_size), desc="batches of questions"):
+        group = questions[start : start + batch_size]
+        features, durations = zip(*(videos[question.path] for question in group), strict=True)
+        answers += localizer.ask(features, [question.text for question in group], durations)
     return answers
 
 
@@ -119,7 +117,5 @@ def evaluate_model(
 def score(questions: Sequence[Question], times: Sequence[Sequence[float]], *, protocol: str = "lita-rtl") -> Report:
     """Score moments found by whatever means: one sequence of seconds a question."""
     references = [question.reference for question in questions]
-    predictions = [
-        Prediction(reference.question_id, tuple(seconds)) for reference, seconds in zip(references, times, strict=True)
-    ]
-    return evaluate(predictions, references, protocol=protocol)
+    answered = zip(references, times, strict=True)
+    return evaluate([Prediction(one.question_id, tuple(seconds)) for one, seconds in answered], references, protocol)

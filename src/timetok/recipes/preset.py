@@ -10,11 +10,6 @@ from timetok.errors import DataError
 _FOLDER = Path(__file__).parent / "presets"
 
 
-def preset_names() -> list[str]:
-    """Names that ship with timetok."""
-    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
-
-
 def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     """Read a preset and apply changes.
 
@@ -33,7 +28,8 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     try:
         preset = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"preset: expected one of {preset_names()} or a .toml file, got {name!r}") from error
+        names = sorted(path.stem for path in _FOLDER.glob("*.toml"))
+        raise DataError(f"preset: expected one of {names} or a .toml file, got {name!r}") from error
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"preset: {path.name} is not TOML: {error}") from error
     smoke = preset.pop("smoke", {})

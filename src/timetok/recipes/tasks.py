@@ -9,6 +9,7 @@ tiny language model learns it from scratch.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
+from operator import attrgetter
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ HELD_OUT = frozenset(
 SEEN_PAIRS = tuple(pair for pair in product(COLOUR_NAMES, SHAPES) if pair not in HELD_OUT)
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _SAME_INSTANT_SECONDS = 1e-6
+_start = attrgetter("span.start")
 _T = TypeVar("_T")
 
 
@@ -111,7 +113,7 @@ def dvc(events: Sequence[Event], duration_seconds: float, rng: np.random.Generat
     """Dense captioning: every event with its timestamps, in the order of their starts."""
     if not events:
         return None
-    answer = " ".join(f"{event.times} {event.caption}" for event in _in_order(events))
+    answer = " ".join(f"{event.times} {event.caption}" for event in sorted(events, key=_start))
     return Turn(f"{_pick(rng, _DESCRIBE)} {_pick(rng, _TIMES_FIRST)}", answer, "dvc", None)
 
 
@@ -239,7 +241,7 @@ _Relation: TypeAlias = tuple[str, Event, str]
 
 def _relations(events: Sequence[Event]) -> dict[str, list[_Relation]]:
     """What can be said about the order of shapes, by kind; only what is unambiguous."""
-    ordered = _in_order(events)
+    ordered = sorted(events, key=_start)
     if len(ordered) < 2 or len(_unique(events, "name")) < len(events):
         return {}
     tied = [b.span.start - a.span.start < _SAME_INSTANT_SECONDS for a, b in pairwise(ordered)]
@@ -252,10 +254,6 @@ def _relations(events: Sequence[Event]) -> dict[str, list[_Relation]]:
         "before": [(f"right before the {b.name}", a, f"last shape to appear before the {b.name}") for a, b in pairs],
     }
     return {kind: relations for kind, relations in found.items() if relations}
-
-
-def _in_order(events: Sequence[Event]) -> list[Event]:
-    return sorted(events, key=lambda event: event.span.start)
 
 
 def _unique(events: Sequence[Event], attribute: str) -> list[Event]:
