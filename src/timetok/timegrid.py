@@ -222,13 +222,7 @@ class TimeGrid:
         return _as_given(seconds, index, duration)
 
     def sample_times(self, duration: Number | Numbers) -> NDArray[np.float64]:
-        """Seconds at which all T marks stand: the instants to sample for one frame a mark.
-
-        Args:
-            duration: Length of the video in seconds, scalar or array of shape ``[...]``.
-
-        Returns:
-            float64 ``[... T]``.
+        """Seconds at which all T marks stand, the instants to sample for one frame a mark: ``[...]`` → ``[... T]``.
 
         Raises:
             TimeRangeError: A duration is not a positive finite number.
@@ -248,9 +242,6 @@ class TimeGrid:
 
         Half a step where moments go to the nearest mark and a whole step where they go to the one before, or
         more at an end of the video that has no mark: ``"starts"`` is a whole step away from the last instant.
-
-        Args:
-            duration: Length of the video in seconds, scalar or array.
 
         Raises:
             TimeRangeError: A duration is not a positive finite number.

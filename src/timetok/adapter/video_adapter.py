@@ -115,11 +115,7 @@ class VideoAdapter(VideoLM):
 
     @classmethod
     def from_pretrained(
-        cls,
-        folder: str | os.PathLike[str],
-        *,
-        lm: PreTrainedModel | None = None,
-        projector: nn.Module | None = None,
+        cls, folder: str | os.PathLike[str], *, lm: PreTrainedModel | None = None, projector: nn.Module | None = None
     ) -> Self:
         """Read back what ``save_pretrained`` wrote.
 

@@ -106,15 +106,10 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         **lm_kwargs: Any,
     ) -> Any:
-        """The language model's forward with the videos in place.
+        """The language model's forward with the videos in place, as in ``VideoLM``.
 
-        Args:
-            input_ids: ``[b s]`` with one placeholder per visual token.
-            attention_mask: ``[b s]``.
-            pixel_values_videos: ``[m t c s s]``, as ``LitaProcessor`` gives them.
-            video_features: ``[m t p e]`` from ``encode_video``, instead of pixels.
-            labels: ``[b s]``, -100 where nothing is learned; placeholders and padding become -100.
-            **lm_kwargs: Passed to the language model.
+        ``input_ids`` ``[b s]`` hold one placeholder per visual token. The videos come as ``pixel_values_videos``
+        ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]`` from ``encode_video``.
 
         Raises:
             ArgumentError: Both pixels and features were given.

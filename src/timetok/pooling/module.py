@@ -24,12 +24,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 class SlowFastPooler(nn.Module):
-    """SlowFast pooling of patch features; LITA's published layout is the default. No weights.
+    """SlowFast pooling of patch features, as a ``SlowFastPlan`` of the same arguments lays it out. No weights.
 
-    Args:
-        fast: As in ``SlowFastPlan``, like the next two: one token a frame, the mean of its patches.
-        num_slow_frames: Frames seen in detail.
-        slow_pool: Side of the square that is averaged into one slow token.
+    LITA's published layout is the default.
 
     Attributes:
         plan: The same layout in integers.

@@ -45,7 +45,8 @@ class SlowFastPlan:
         >>> SlowFastPlan().slow_frame_indices(100)
         [0, 33, 66, 99]
         """
-        _check_num_frames(num_frames)
+        if num_frames < 1:
+            raise ArgumentError(f"num_frames: expected at least 1, got {num_frames}")
         steps = max(self.num_slow_frames - 1, 1)
         return [round(Fraction(i * (num_frames - 1), steps)) for i in range(self.num_slow_frames)]
 
@@ -66,14 +67,9 @@ class SlowFastPlan:
         Raises:
             ArgumentError: ``num_frames`` is below 1, or the grid is too small for the slow path.
         """
-        _check_num_frames(num_frames)
+        slow_frames = self.slow_frame_indices(num_frames)
         tokens = [("fast", i) for i in range(num_frames)] if self.fast else []
-        if self.num_slow_frames:
+        if slow_frames:
             height, width = self.slow_grid(grid)
-            tokens += [("slow", i) for i in self.slow_frame_indices(num_frames) for _ in range(height * width)]
+            tokens += [("slow", i) for i in slow_frames for _ in range(height * width)]
         return tokens
-
-
-def _check_num_frames(num_frames: int) -> None:
-    if num_frames < 1:
-        raise ArgumentError(f"num_frames: expected at least 1, got {num_frames}")

@@ -30,7 +30,7 @@ _COLUMNS = {name: k for k, name in enumerate([*SEEN_PAIRS, *COLOUR_NAMES, *SHAPE
 def visible(events: Sequence[Event], times_seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which events are on screen at which instants: ``[events, t]``."""
     slack = 1e-6  # frame times come from integer time stamps, spans from divisions
-    spans = np.array([[event.span.start, event.span.end] for event in events]).reshape(-1, 2)
+    spans = np.array([tuple(event.span) for event in events]).reshape(-1, 2)
     return (spans[:, :1] - slack <= times_seconds) & (times_seconds < spans[:, 1:] - slack)
 
 

@@ -39,12 +39,7 @@ class CachedClip:
 
 
 def cache_features(
-    records: Sequence[ClipRecord],
-    encoder: FrameEncoder,
-    transform: FrameTransform,
-    path: Path,
-    *,
-    frames_per_clip: int,
+    records: Sequence[ClipRecord], encoder: FrameEncoder, transform: FrameTransform, path: Path, *, frames_per_clip: int
 ) -> list[CachedClip]:
     """Features of every clip, encoded into one safetensors file, or only read where it exists.
 

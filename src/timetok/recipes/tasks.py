@@ -79,11 +79,7 @@ class Turn:
 
 Task: TypeAlias = Callable[[Sequence[Event], float, np.random.Generator], Turn | None]
 
-_WHEN = (
-    "When is the {name} visible?",
-    'When does "a {name} is visible" happen?',
-    "When can you see the {name}?",
-)
+_WHEN = ("When is the {name} visible?", 'When does "a {name} is visible" happen?', "When can you see the {name}?")
 _ONLY_TIMES = ("Answer with the start and end time only.", "Give only the times.", "Use only time stamps.")
 _DESCRIBE = ("Describe the video.", "Describe what is visible in the video.", "Describe every shape in the video.")
 _TIMES_FIRST = (
