@@ -38,22 +38,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "adapter",
-    "codecs",
-    "decoding",
-    "embeddings",
-    "errors",
-    "lita",
-    "losses",
-    "metrics",
-    "plots",
-    "pooling",
-    "recipes",
-    "timegrid",
-    "tokenizer",
-    "video",
-    "vision",
-}
+    "adapter", "codecs", "decoding", "embeddings", "errors", "lita", "losses", "metrics", "plots", "pooling", "recipes",
+    "timegrid", "tokenizer", "video", "vision",
+}  # fmt: skip
 _NAMES = {
     "Answer": "lita.answer",
     "SlowFastPooler": "pooling",

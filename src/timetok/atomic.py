@@ -6,7 +6,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from timetok.errors import DataError
+
+_Kind = TypeVar("_Kind", list[Any], dict[str, Any])
 
 
 @contextmanager
@@ -34,3 +38,18 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write ``content`` as indented JSON."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str], kind: type[_Kind], expected: str) -> _Kind:
+    """Read a JSON file of a list or an object, which should hold what is ``expected`` in words.
+
+    Raises:
+        DataError: It cannot be read, is no JSON, or holds another kind of value.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON: {error}; expected {expected}") from error
+    if not isinstance(content, kind):
+        raise DataError(f"{path}: expected {expected}, got {type(content).__name__}")
+    return content

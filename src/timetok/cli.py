@@ -21,7 +21,6 @@ from timetok.errors import ArgumentError, TimetokError
 if TYPE_CHECKING:
     from timetok.lita.answer import Answer
     from timetok.timegrid import Span
-    from timetok.video import Frames
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,6 +58,15 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _picture(text: str) -> Path:
+    from timetok.plots import check_path
+
+    try:
+        return check_path(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="timetok", description="When does it happen? Spans in seconds from videos.")
     parser.add_argument("--version", action="version", version=f"timetok {__version__}")
@@ -70,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument("--sample", action="store_true", help="use the bundled clip and its question")
     localize.add_argument("--model", metavar="DIR", help="a LITA folder (default: the bundled model of shapes)")
     localize.add_argument("--json", action="store_true", help="print JSON")
-    localize.add_argument("--plot", metavar="FILE", help="draw the answer under a strip of frames (png, svg, pdf)")
+    localize.add_argument(
+        "--plot", type=_picture, metavar="FILE", help="draw the answer under a strip of frames (png, svg, pdf)"
+    )
     localize.set_defaults(run=_localize)
 
     train = commands.add_parser("train", help="train from a preset; run again to resume")
@@ -90,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="which number of time tokens a data set needs")
     plan.add_argument("spans", metavar="SPANS.json", help='a list of {"duration": seconds, "spans": [[start, end], …]}')
     plan.add_argument("--target-recall", default="0.99@0.7", metavar="RECALL@IOU", help="default: %(default)s")
-    plan.add_argument("--plot", metavar="FILE", help="draw the table (png, svg, pdf)")
+    plan.add_argument("--plot", type=_picture, metavar="FILE", help="draw the table (png, svg, pdf)")
     plan.set_defaults(run=_plan)
 
     info = commands.add_parser("info", help="versions and what is at hand")
@@ -103,8 +113,6 @@ def _localize(options: argparse.Namespace) -> None:
         raise ArgumentError("VIDEO, QUESTION: give both, or --sample alone")
     if options.video and options.question is None:
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
-    if options.plot:
-        _check_plot(Path(options.plot))
     from timetok.lita.answer import Localizer
     from timetok.lita.sample import load_sample
 
@@ -117,38 +125,25 @@ def _localize(options: argparse.Namespace) -> None:
     answer = localizer.localize(frames, question)
     truth = sample.span if sample else None
     if options.plot:
-        _plot(frames, question, answer, truth, options.plot)
+        from timetok.plots import save, timeline
+
+        figure = timeline(
+            frames.data.numpy(),
+            frames.times_seconds.numpy(),
+            frames.duration_seconds,
+            answer.spans,
+            question=question,
+            answer=answer.text,
+            truth=[truth] if truth else None,
+        )
+        save(figure, options.plot)
     if options.json:
         print(json.dumps({"video": str(video), "question": question, **answer.to_dict()}))
     else:
         _tell(question, answer, truth, options.plot)
 
 
-def _check_plot(path: Path) -> None:
-    from timetok.plots import check_path
-
-    try:
-        check_path(path)
-    except ArgumentError as error:
-        raise ArgumentError(f"--plot: {error}") from error
-
-
-def _plot(frames: "Frames", question: str, answer: "Answer", truth: "Span | None", path: str) -> None:
-    from timetok.plots import save, timeline
-
-    figure = timeline(
-        frames.data.numpy(),
-        frames.times_seconds.numpy(),
-        frames.duration_seconds,
-        answer.spans,
-        question=question,
-        answer=answer.text,
-        truth=[truth] if truth else None,
-    )
-    save(figure, path)
-
-
-def _tell(question: str, answer: "Answer", truth: "Span | None", plot: str | None) -> None:
+def _tell(question: str, answer: "Answer", truth: "Span | None", plot: Path | None) -> None:
     print(f"question: {question}\nanswer:   {answer.text}")
     for span, confidence in zip(answer.spans, answer.confidences or [None] * len(answer.spans), strict=True):
         likely = "" if confidence is None else f"   (probability of these two marks: {confidence:.2f})"
@@ -197,8 +192,6 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    if options.plot:
-        _check_plot(Path(options.plot))
     from timetok.recipes.plan import plan, read_spans, read_target
 
     wanted, level = read_target(options.target_recall)

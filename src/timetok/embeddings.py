@@ -147,13 +147,8 @@ def _rows(table: Tensor, ids: list[int], how: InitRows, number_ids: Sequence[Seq
         waves: Tensor = torch.cat([angle.sin(), angle.cos()], dim=1)[:, : table.shape[1]]
         waves *= length / waves.norm(dim=1, keepdim=True)
         return waves
-    arc = length * _arc(table.shape[1], len(ids))
+    # unit rows from one random direction to another at a right angle
+    first, second = torch.linalg.qr(torch.randn(table.shape[1], 2)).Q.T
+    angle = torch.linspace(0, torch.pi / 2, len(ids))[:, None]
+    arc: Tensor = length * (angle.cos() * first + angle.sin() * second)
     return table[others].mean(0) + 0.1 * arc if how == "mean" else arc
-
-
-def _arc(width: int, count: int) -> Tensor:
-    """``count`` unit rows from one random direction to another at a right angle."""
-    first, second = torch.linalg.qr(torch.randn(width, 2)).Q.T
-    angle = torch.linspace(0, torch.pi / 2, count)[:, None]
-    arc: Tensor = angle.cos() * first + angle.sin() * second
-    return arc

@@ -8,7 +8,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,6 +28,7 @@ _DPI = 160
 
 # The timeline's layout, in inches.
 _WIDTH, _LEFT, _RIGHT, _MARGIN, _GAP = 8.0, 0.85, 0.4, 0.25, 0.12
+_INNER = _WIDTH - _LEFT - _RIGHT
 _LANE, _BAR, _AXIS = 0.42, 0.15, 0.62
 _NUM_SLOTS, _SLOT_HEIGHT = 8, 1.3
 _TITLE_POINTS, _POINTS = 14.0, 11.0
@@ -75,34 +76,36 @@ def timeline(
         save(figure, "timeline.png")
     """
     data, times = _checked(frames_data, times_seconds, duration_seconds)
-    heading = _wrapped(question, _TITLE_POINTS * _BOLD_WIDTH)
-    remark = _wrapped(answer or "", _POINTS * _LETTER_WIDTH)
     rows = [("answer", _ANSWER, _lanes(spans, duration_seconds))]
     if truth is not None:
         rows.append(("truth", _TRUTH, _lanes(truth, duration_seconds)))
-    heading_height = 0.12 + _text_height(heading, _TITLE_POINTS) + _text_height(remark, _POINTS)
-    strip_height = _strip_height(data)
+    title, title_height = _wrapped(question, _TITLE_POINTS, _BOLD_WIDTH)
+    remark, remark_height = _wrapped(answer or "", _POINTS, _LETTER_WIDTH)
+    slot_width = _INNER / min(_NUM_SLOTS, len(data))
+    strip_height = min(slot_width * data.shape[2] / data.shape[3], _SLOT_HEIGHT)
     rows_height = _LANE * sum(len(lanes) for _, _, lanes in rows) + 0.08 * len(rows)
-    height = heading_height + strip_height + 2 * _GAP + rows_height + _AXIS
+    top = 0.12 + title_height + remark_height + _GAP
+    height = top + strip_height + _GAP + rows_height + _AXIS
 
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    _write_heading(figure, heading, remark, height)
-    top = height - heading_height - _GAP
-    _draw_strip(_axes(figure, top - strip_height, strip_height, duration_seconds), data, times, spans)
-    axes = _axes(figure, _AXIS, rows_height, duration_seconds)
+    figure = _figure(_WIDTH, height)
+    style: dict[str, Any] = {"x": _MARGIN / _WIDTH, "va": "top", "linespacing": 1.2, "parse_math": False}
+    figure.text(y=1 - 0.1 / height, s=title, fontsize=_TITLE_POINTS, weight="bold", color=_INK, **style)
+    figure.text(y=1 - (0.1 + title_height) / height, s=remark, fontsize=_POINTS, color=_MUTED, **style)
+    strip, axes = figure.subplots(2, sharex=True, height_ratios=[strip_height, rows_height])
+    edges = {"left": _LEFT / _WIDTH, "right": 1 - _RIGHT / _WIDTH, "top": 1 - top / height, "bottom": _AXIS / height}
+    figure.subplots_adjust(**edges, hspace=2 * _GAP / (strip_height + rows_height))  # of their mean height
+    axes.set(xlim=(0, duration_seconds), yticks=[])
+    half = min(strip_height * data.shape[3] / data.shape[2], slot_width) / 2 * 0.95 * duration_seconds / _INNER
+    _draw_strip(strip, data, times, spans, half)
     _draw_rows(axes, rows)
     _mark_time(axes, duration_seconds)
     return figure
 
 
 def curve(steps: ArrayLike, values: ArrayLike, *, ylabel: str) -> Figure:
-    """Draw values over training steps, for instance a loss; the last value is written at its end.
+    """Draw values ``[n]`` over training steps ``[n]``, for instance a loss; the last is written at its end.
 
-    Args:
-        steps: Horizontal positions ``[n]``, at least one.
-        values: What was measured there ``[n]``; NaN leaves a gap.
-        ylabel: Name of the values, with its unit where it has one.
+    NaN leaves a gap. ``ylabel`` names the values, with their unit where they have one.
 
     Raises:
         ArgumentError: The two are not one-dimensional, empty, or of different length.
@@ -118,12 +121,9 @@ def curve(steps: ArrayLike, values: ArrayLike, *, ylabel: str) -> Figure:
 
 
 def ceilings(sizes: Sequence[int], shares: Mapping[str, Sequence[float]], *, target: float | None = None) -> Figure:
-    """Draw what each number of time tokens allows.
+    """Draw what each number of time tokens ``[n]`` allows: score, such as ``"R@0.7"`` → shares in [0, 1], ``[n]``.
 
-    Args:
-        sizes: Numbers of time tokens ``[n]``.
-        shares: Name of a score, such as ``"R@0.7"`` → its values in [0, 1], ``[n]``.
-        target: A line at the score wanted.
+    ``target`` draws a line at the score wanted.
     """
     figure, axes = _chart("time tokens T", "best share that can be reached")
     for name, values in shares.items():
@@ -137,8 +137,7 @@ def ceilings(sizes: Sequence[int], shares: Mapping[str, Sequence[float]], *, tar
 
 
 def _chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 4.0), dpi=_DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(6.4, 4.0, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(xlabel, fontsize=_POINTS)
     axes.set_ylabel(ylabel, fontsize=_POINTS, parse_math=False)
@@ -148,39 +147,33 @@ def _chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure, in the format its suffix names; a reader never sees half a file.
-
-    Args:
-        figure: What to write.
-        path: Where; its folder must exist. An existing file is replaced.
+    """Write a figure, in the format its suffix names; an existing file is replaced, never left half written.
 
     Returns:
         The path written.
 
     Raises:
-        ArgumentError: The suffix names no format matplotlib writes, or the folder does not exist.
+        ArgumentError: As ``check_path``.
     """
-    path = Path(path)
-    check_path(path)
+    path = check_path(path)
     with replacing(path) as partial:
         figure.savefig(partial, format=path.suffix.lower().removeprefix("."))
     return path
 
 
-def check_path(path: Path) -> None:
+def check_path(path: str | os.PathLike[str]) -> Path:
     """Refuse what ``save`` would refuse, before there is a figure.
 
     Raises:
         ArgumentError: The suffix names no format matplotlib writes, or the folder does not exist.
     """
+    path = Path(path)
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in known:
         raise ArgumentError(f"path must end in one of {', '.join(known)}, got {str(path)!r}; for instance timeline.png")
     if path.is_dir() or not path.parent.is_dir():
         raise ArgumentError(f"path must be a file in an existing folder, got {str(path)!r}; create the folder first")
-
-
-# -------------------------------------------------------------------------------------------------------- layout
+    return path
 
 
 def _checked(
@@ -196,27 +189,17 @@ def _checked(
     return data, times
 
 
-def _wrapped(text: str, letter_points: float) -> list[str]:
-    columns = int((_WIDTH - 2 * _MARGIN) * 72 / letter_points)
-    return textwrap.wrap(text, columns, max_lines=4, placeholder=" …")
+def _wrapped(text: str, points: float, letter_width: float) -> tuple[str, float]:
+    """A text in lines that fit, and their height in inches."""
+    columns = int((_WIDTH - 2 * _MARGIN) * 72 / (points * letter_width))
+    lines = textwrap.wrap(text, columns, max_lines=4, placeholder=" …")
+    return "\n".join(lines), len(lines) * points * _LINE_HEIGHT / 72
 
 
-def _text_height(lines: list[str], points: float) -> float:
-    return len(lines) * points * _LINE_HEIGHT / 72
-
-
-def _strip_height(data: NDArray[np.uint8]) -> float:
-    slot_width = (_WIDTH - _LEFT - _RIGHT) / min(_NUM_SLOTS, len(data))
-    return min(float(slot_width * data.shape[2] / data.shape[3]), _SLOT_HEIGHT)
-
-
-def _axes(figure: Figure, bottom: float, height: float, duration_seconds: float) -> Axes:
-    total = figure.get_figheight()
-    width = _WIDTH - _LEFT - _RIGHT
-    axes = figure.add_axes((_LEFT / _WIDTH, bottom / total, width / _WIDTH, height / total))
-    axes.set_xlim(0, duration_seconds)
-    axes.set_yticks([])
-    return axes
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _label(span: Span, duration_seconds: float) -> str:
@@ -242,7 +225,7 @@ def _lanes(spans: Sequence[Span], duration_seconds: float) -> list[list[_Placed]
 
     Spans that would fill more than twelve lanes share one, without labels.
     """
-    seconds_per_inch = duration_seconds / (_WIDTH - _LEFT - _RIGHT)
+    seconds_per_inch = duration_seconds / _INNER
     lanes: list[list[_Placed]] = []
     ends: list[float] = []
     for span in sorted(spans):
@@ -260,60 +243,39 @@ def _lanes(spans: Sequence[Span], duration_seconds: float) -> list[list[_Placed]
     return lanes or [[]]
 
 
-# ------------------------------------------------------------------------------------------------------- drawing
-
-
-def _write_heading(figure: Figure, heading: list[str], remark: list[str], height: float) -> None:
-    style: dict[str, Any] = {"va": "top", "ha": "left", "linespacing": 1.2, "parse_math": False}
-    x, y = _MARGIN / _WIDTH, 1 - 0.1 / height
-    figure.text(x, y, "\n".join(heading), fontsize=_TITLE_POINTS, weight="bold", color=_INK, **style)
-    y -= _text_height(heading, _TITLE_POINTS) / height
-    figure.text(x, y, "\n".join(remark), fontsize=_POINTS, color=_MUTED, **style)
-
-
-def _draw_strip(axes: Axes, data: NDArray[np.uint8], times: NDArray[np.float64], spans: Sequence[Span]) -> None:
-    num_slots = min(_NUM_SLOTS, len(data))
-    duration = axes.get_xlim()[1]
-    slot = duration / num_slots
-    seconds_per_inch = duration / (_WIDTH - _LEFT - _RIGHT)
-    half = min(_strip_height(data) * data.shape[3] / data.shape[2] * seconds_per_inch, slot) / 2 * 0.95
-    for middle in (np.arange(num_slots) + 0.5) * slot:
+def _draw_strip(
+    axes: Axes, data: NDArray[np.uint8], times: NDArray[np.float64], spans: Sequence[Span], half: float
+) -> None:
+    """Frames over the middles of their slots; ``half`` of one's width in seconds."""
+    limits, num_slots = axes.get_xlim(), min(_NUM_SLOTS, len(data))
+    for middle in (np.arange(num_slots) + 0.5) * limits[1] / num_slots:
         nearest = int(np.abs(times - middle).argmin())
         extent = (middle - half, middle + half, 0.0, 1.0)
         axes.imshow(data[nearest].transpose(1, 2, 0), extent=extent, aspect="auto", interpolation="antialiased")
         if any(span.start <= times[nearest] <= span.end for span in spans):
             frame = Rectangle((middle - half, 0), 2 * half, 1, fill=False, color=_ANSWER, linewidth=4, clip_on=False)
             axes.add_patch(frame)
-    axes.set(xlim=(0, duration), ylim=(0, 1))
+    axes.set(xlim=limits, ylim=(0, 1))
     axes.axis("off")
 
 
 def _draw_rows(axes: Axes, rows: list[tuple[str, str, list[list[_Placed]]]]) -> None:
-    top = sum(len(lanes) for _, _, lanes in rows)
+    duration, top = axes.get_xlim()[1], sum(len(lanes) for _, _, lanes in rows)
     axes.set_ylim(0, top)
+    centre: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": _POINTS}
     for name, color, lanes in rows:
-        axes.text(-0.012, (top - len(lanes) / 2) / axes.get_ylim()[1], name, transform=axes.transAxes, **_row_style())
+        axes.text(-0.012 * duration, top - len(lanes) / 2, name, color=_INK, **centre | {"ha": "right"})
         for lane in lanes:
             top -= 1
-            _draw_lane(axes, top, lane, color)
+            if not lane:
+                axes.text(duration / 2, top + 0.5, "no span found", style="italic", color=_MUTED, **centre)
+            for label, middle, span in lane:
+                start, end = (min(max(second, 0), duration) for second in span)
+                width = max(end - start, duration / 250)  # a moment is seen too
+                place = (min(start, duration - width), top + 0.1)
+                axes.add_patch(Rectangle(place, width, _BAR / _LANE, facecolor=color, edgecolor=_INK, lw=0.8))
+                axes.text(middle, top + 0.72, label, color=_INK, **centre)
         axes.axhline(top, color="#DDDDDD", linewidth=0.8)
-
-
-def _row_style() -> dict[str, Any]:
-    return {"ha": "right", "va": "center", "fontsize": _POINTS, "color": _INK}
-
-
-def _draw_lane(axes: Axes, bottom: float, lane: list[_Placed], color: str) -> None:
-    duration = axes.get_xlim()[1]
-    if not lane:
-        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": _POINTS}
-        axes.text(duration / 2, bottom + 0.5, "no span found", style="italic", color=_MUTED, **style)
-    for label, middle, span in lane:
-        start, end = (min(max(second, 0), duration) for second in span)
-        width = max(end - start, duration / 250)  # a moment is seen too
-        start = min(start, duration - width)
-        axes.add_patch(Rectangle((start, bottom + 0.1), width, _BAR / _LANE, facecolor=color, edgecolor=_INK, lw=0.8))
-        axes.text(middle, bottom + 0.72, label, ha="center", va="center", fontsize=_POINTS, color=_INK)
 
 
 def _mark_time(axes: Axes, duration_seconds: float) -> None:

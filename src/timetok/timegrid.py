@@ -48,7 +48,10 @@ class Span:
         for name in ("start", "end"):
             value: object = getattr(self, name)
             if type(value) is not float or not math.isfinite(value):  # spares what spans are made of nearly always
-                object.__setattr__(self, name, _seconds_scalar(name, value))
+                number = _finite(name, value)
+                if number.ndim:
+                    raise TimeRangeError(f"{name} must be one number of seconds, got {reprlib.repr(value)}")
+                object.__setattr__(self, name, float(number))
         if self.start > self.end:
             raise TimeRangeError(
                 f"a span must not end before it starts: got start={self.start!r}, end={self.end!r}; swap the two"
@@ -172,8 +175,7 @@ class TimeGrid:
             TimeRangeError: A value is not a finite number, a duration is not positive, the shapes do not
                 broadcast, or ``out_of_range="raise"`` and a timestamp lies outside ``[0, duration]``.
         """
-        times, length = _finite("seconds", seconds), _durations(duration)
-        _check_shapes("seconds", times, length)
+        times, length = _with_durations("seconds", _finite("seconds", seconds), duration)
         if self.out_of_range == "raise":
             _refuse("seconds", times, (times < 0) | (times > length), "between 0 and the duration")
         with np.errstate(over="ignore"):  # an overflow is clamped like any other timestamp beyond the end
@@ -209,8 +211,8 @@ class TimeGrid:
             TimeRangeError: An index is not an integer, a duration is not positive and finite, the shapes do
                 not broadcast, or ``out_of_range="raise"`` and an index lies outside ``[0, T)``.
         """
-        marks, length = _integers("index", index), _durations(duration)
-        _check_shapes("index", marks, length)
+        marks = _numbers("index", index, "iu", "an integer or an array of integers")
+        marks, length = _with_durations("index", marks if marks.size else marks.astype(np.int64), duration)
         last = self.num_tokens - 1
         if self.out_of_range == "raise":
             _refuse("index", marks, (marks < 0) | (marks > last), f"between 0 and {last}")
@@ -220,13 +222,7 @@ class TimeGrid:
         return _as_given(seconds, index, duration)
 
     def sample_times(self, duration: Number | Numbers) -> NDArray[np.float64]:
-        """Seconds at which all T marks stand: the instants to sample for one frame a mark.
-
-        Args:
-            duration: Length of the video in seconds, scalar or array of shape ``[...]``.
-
-        Returns:
-            float64 ``[... T]``.
+        """Seconds at which all T marks stand, the instants to sample for one frame a mark: ``[...]`` → ``[... T]``.
 
         Raises:
             TimeRangeError: A duration is not a positive finite number.
@@ -235,8 +231,7 @@ class TimeGrid:
             >>> TimeGrid(4, marks="centres").sample_times(8.0).tolist()
             [1.0, 3.0, 5.0, 7.0]
         """
-        seconds: NDArray[np.float64] = self.decode(np.arange(self.num_tokens), _durations(duration)[..., None])
-        return seconds
+        return np.asarray(self.decode(np.arange(self.num_tokens), _durations(duration)[..., None]))
 
     @overload
     def max_error(self, duration: Number) -> float: ...
@@ -248,9 +243,6 @@ class TimeGrid:
         Half a step where moments go to the nearest mark and a whole step where they go to the one before, or
         more at an end of the video that has no mark: ``"starts"`` is a whole step away from the last instant.
 
-        Args:
-            duration: Length of the video in seconds, scalar or array.
-
         Raises:
             TimeRangeError: A duration is not a positive finite number.
         """
@@ -258,10 +250,6 @@ class TimeGrid:
         at_the_end = self._steps - (self.num_tokens - 1 + self._offset)
         error = max(between, self._offset, at_the_end) * _durations(duration) / self._steps
         return float(error) if error.ndim == 0 else error
-
-
-def _half_even(marks: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.rint(marks, out=marks))
 
 
 def _half_up(marks: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -275,7 +263,7 @@ def _floor(marks: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 _ROUND: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "half-even": _half_even,
+    "half-even": lambda marks: np.rint(marks, out=marks),
     "half-up": _half_up,
     "floor": _floor,
 }
@@ -297,13 +285,6 @@ def _as_given(result: NDArray[Any], *given: Any) -> Any:
     return result.item() if result.ndim == 0 else result
 
 
-def _seconds_scalar(name: str, value: object) -> float:
-    number = _finite(name, value)
-    if number.ndim:
-        raise TimeRangeError(f"{name} must be one number of seconds, got {reprlib.repr(value)}")
-    return float(number)
-
-
 def _numbers(name: str, value: Any, kinds: str, expected: str) -> NDArray[Any]:
     """As an array whose dtype kind is one of ``kinds``; numpy would also take strings, None and booleans."""
     if hasattr(value, "detach"):  # a tensor, which may be of a dtype numpy lacks
@@ -318,11 +299,6 @@ def _numbers(name: str, value: Any, kinds: str, expected: str) -> NDArray[Any]:
     return array
 
 
-def _integers(name: str, value: object) -> NDArray[Any]:
-    array = _numbers(name, value, "iu", "an integer or an array of integers")
-    return array if array.size else array.astype(np.int64)
-
-
 def _finite(name: str, value: object) -> NDArray[np.float64]:
     array = np.asarray(_numbers(name, value, "iuf", "a number or an array of numbers"), dtype=np.float64)
     _refuse(name, array, ~np.isfinite(array), "finite")
@@ -335,13 +311,8 @@ def _durations(value: object) -> NDArray[np.float64]:
     return array
 
 
-def _refuse(name: str, values: NDArray[Any], wrong: NDArray[np.bool_] | np.bool_, expected: str) -> None:
-    if np.any(wrong):
-        first = np.broadcast_to(values, np.shape(wrong))[wrong].flat[0]
-        raise TimeRangeError(f"{name} must be {expected}, got {first.item()!r}")
-
-
-def _check_shapes(name: str, values: NDArray[Any], durations: NDArray[Any]) -> None:
+def _with_durations(name: str, values: NDArray[Any], duration: object) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    durations = _durations(duration)
     try:
         np.broadcast_shapes(values.shape, durations.shape)
     except ValueError:
@@ -349,3 +320,10 @@ def _check_shapes(name: str, values: NDArray[Any], durations: NDArray[Any]) -> N
             f"{name} of shape {values.shape} and duration of shape {durations.shape} do not broadcast; "
             "give one duration for all, or one for each"
         ) from None
+    return values, durations
+
+
+def _refuse(name: str, values: NDArray[Any], wrong: NDArray[np.bool_] | np.bool_, expected: str) -> None:
+    if np.any(wrong):
+        first = np.broadcast_to(values, np.shape(wrong))[wrong].flat[0]
+        raise TimeRangeError(f"{name} must be {expected}, got {first.item()!r}")

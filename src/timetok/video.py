@@ -104,37 +104,29 @@ def read_frames(
         frames.times_seconds[-1]   # one frame before frames.duration_seconds
     """
     num_frames = _positive("num_frames", num_frames)
-    size = None if size is None else _size(size)
+    if size is not None:
+        if not isinstance(size, Sequence) or len(size) != 2:
+            raise ArgumentError(f"size must be (height, width) in pixels, got {size!r}")
+        size = _positive("size[0] (height)", size[0]), _positive("size[1] (width)", size[1])
     path = _file(source)
-    with _refused_as_video_error(path):
+    try:
         shown = _demux(path)
         pictures = None if shown.num_lost else _pictures(path, shown, num_frames, size)
         if pictures is None:  # something did not decode: find out what does
             shown = _decodable(path, shown, allow_truncated=allow_truncated)
             pictures = _pictures(path, shown, num_frames, size)
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{path} cannot be read ({error.strerror}): most likely {_guess(path)}") from error
     if pictures is None:
         raise VideoError(f"{path} decodes differently each time it is read; re-encode it")
-    times = torch.from_numpy(shown.seconds()[_indices(len(shown), num_frames)])
+    times = torch.from_numpy(shown.seconds()[spread(len(shown), num_frames)])
     return Frames(pictures, times, _duration(path, shown))
 
 
-# ------------------------------------------------------------------------------------------------- the arguments
-
-
 def _positive(name: str, value: object) -> int:
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = 0
-    if isinstance(value, bool) or number < 1:
+    if not hasattr(value, "__index__") or isinstance(value, bool) or operator.index(value) < 1:
         raise ArgumentError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return number
-
-
-def _size(size: object) -> tuple[int, int]:
-    if not isinstance(size, Sequence) or len(size) != 2:
-        raise ArgumentError(f"size must be (height, width) in pixels, got {size!r}")
-    return _positive("size[0] (height)", size[0]), _positive("size[1] (width)", size[1])
+    return operator.index(value)
 
 
 def _file(source: object) -> Path:
@@ -150,11 +142,9 @@ def _file(source: object) -> Path:
     return path
 
 
-def _indices(num_available: int, num_frames: int) -> NDArray[np.int64]:
+def spread(num_available: int, num_frames: int) -> NDArray[np.int64]:
+    """Indices of ``num_frames`` frames spread evenly over those there are, both ends included, halves to even."""
     return np.round(np.linspace(0, num_available - 1, num_frames)).astype(np.int64)
-
-
-# ------------------------------------------------------------------------------------------ what the file presents
 
 
 @dataclass(frozen=True)
@@ -179,8 +169,7 @@ class _Shown:
 
     def seconds(self) -> NDArray[np.float64]:
         scaled = (self.ticks - self.ticks[0]) * self.time_base.numerator
-        seconds: NDArray[np.float64] = scaled / self.time_base.denominator
-        return seconds
+        return np.asarray(scaled / self.time_base.denominator)
 
 
 @contextmanager
@@ -190,23 +179,14 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if (kind := container.format.name) in ("tty", "image2") or kind.endswith("_pipe"):
             raise VideoError(f"{path} is {'text' if kind == 'tty' else 'a still image'}, not a video")
         for stream in container.streams.video:
-            if stream.disposition & Disposition.attached_pic:  # the cover of a song
-                continue
-            stream.codec_context.thread_type = "AUTO"
-            yield container, stream
-            return
+            if not stream.disposition & Disposition.attached_pic:  # the cover of a song
+                stream.codec_context.thread_type = "AUTO"
+                yield container, stream
+                return
         if not container.streams:
             raise VideoError(f"{path} holds no streams: most likely {_guess(path)}")
         found = ", ".join(sorted({stream.type for stream in container.streams}))
         raise VideoError(f"{path} has no video stream, only {found}; give a file that shows something")
-
-
-@contextmanager
-def _refused_as_video_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except av.error.FFmpegError as error:
-        raise VideoError(f"{path} cannot be read ({error.strerror}): most likely {_guess(path)}") from error
 
 
 def _guess(path: Path) -> str:
@@ -219,7 +199,9 @@ def _demux(path: Path) -> _Shown:
     durations: dict[int, int] = {}
     keyframes: list[int] = []
     with _opened(path) as (container, stream):
-        num_lost = _num_beyond_end(container, stream)
+        # An mp4 whose index stands in front still opens when its end is missing; other formats list no single frames.
+        listed = stream.index_entries if "mp4" in container.format.name else ()
+        num_lost = sum(entry.pos + entry.size > container.size and not entry.is_discard for entry in listed)
         for packet in container.demux(stream):
             if packet.pts is None:
                 continue
@@ -239,13 +221,6 @@ def _demux(path: Path) -> _Shown:
     return _Shown(ticks, durations[int(ticks[-1])], starts, time_base, rate, num_lost, is_counted)
 
 
-def _num_beyond_end(container: InputContainer, stream: VideoStream) -> int:
-    # An mp4 whose index stands in front still opens when its end is missing; other formats list no single frames.
-    if "mp4" not in container.format.name:
-        return 0
-    return sum(entry.pos + entry.size > container.size and not entry.is_discard for entry in stream.index_entries)
-
-
 def _duration(path: Path, shown: _Shown) -> float:
     last: Fraction | int = shown.last_ticks
     if last <= 0 and len(shown) > 1:
@@ -256,9 +231,6 @@ def _duration(path: Path, shown: _Shown) -> float:
     if duration <= 0:
         raise VideoError(f"{path} has {len(shown)} frame(s) and a duration of 0 seconds; nothing can be located in it")
     return float(duration)
-
-
-# ----------------------------------------------------------------------------------------------------- decoding
 
 
 class _Walk:
@@ -275,19 +247,17 @@ class _Walk:
         for packet in self.container.demux(self.stream):
             if packet.pts is not None:
                 self.position = max(self.position, packet.pts)
-            for frame in self._decode(packet):
+            try:
+                found = [] if packet.is_corrupt else _decode(self.stream, packet)
+                self.damaged |= packet.is_corrupt
+            except av.error.InvalidDataError:
+                found, self.damaged = [], True
+            for frame in found:
+                if frame.pts is None or frame.is_corrupt:
+                    continue
                 if self.counted is not None:
                     frame.pts = next(self.counted, None)
                 yield frame
-
-    def _decode(self, packet: "Packet[VideoStream]") -> list[VideoFrame]:
-        if not packet.is_corrupt:
-            try:
-                return [f for f in _decode(self.stream, packet) if f.pts is not None and not f.is_corrupt]
-            except av.error.InvalidDataError:
-                pass
-        self.damaged = True
-        return []
 
     def find(self, tick: int) -> VideoFrame | None:
         """The frame shown at ``tick``, which must not lie before one already found; None where there is none."""
@@ -307,7 +277,7 @@ def _decode(stream: VideoStream, packet: "Packet[VideoStream]") -> list[VideoFra
 
 def _pictures(path: Path, shown: _Shown, num_frames: int, size: tuple[int, int] | None) -> torch.Tensor | None:
     """Pixels [t 3 h w], or None when a wanted frame does not decode."""
-    indices, positions = np.unique(_indices(len(shown), num_frames), return_inverse=True)
+    indices, positions = np.unique(spread(len(shown), num_frames), return_inverse=True)
     pictures: torch.Tensor | None = None
     scaler = VideoReformatter()  # kept: setting one up costs several times what scaling a small frame does
     with _opened(path) as (container, stream):
@@ -333,13 +303,9 @@ def _decodable(path: Path, shown: _Shown, *, allow_truncated: bool) -> _Shown:
     last_ticks = shown.last_ticks if ticks[-1] == shown.ticks[-1] else 0
     left = replace(shown, ticks=ticks, last_ticks=last_ticks, keyframes=(), num_lost=0)
     if walk.damaged or shown.num_lost:  # else the file is whole and merely holds packets that show nothing
-        _tell_truncated(path, len(shown) + shown.num_lost, left, allow_truncated)
+        found = f"{path} is cut off or damaged: {len(left)} of its {len(shown) + shown.num_lost} frames decode"
+        found += f", the last at {left.seconds()[-1]:.2f} seconds"
+        if not allow_truncated:
+            raise VideoError(f"{found}; pass allow_truncated=True to use those")
+        warnings.warn(f"{found}; only those are used", stacklevel=3)
     return left
-
-
-def _tell_truncated(path: Path, num_listed: int, left: _Shown, allow_truncated: bool) -> None:
-    found = f"{path} is cut off or damaged: {len(left)} of its {num_listed} frames decode"
-    found += f", the last at {left.seconds()[-1]:.2f} seconds"
-    if not allow_truncated:
-        raise VideoError(f"{found}; pass allow_truncated=True to use those")
-    warnings.warn(f"{found}; only those are used", stacklevel=4)

@@ -131,7 +131,8 @@ class FrameEncoder(nn.Module):
             raise ArgumentError(f"chunk_size: expected at least 1, got {chunk_size}")
         args = dict(model_args or {})
         try:
-            if _needs_image_size(name):
+            known = timm.models.get_pretrained_cfg(name)
+            if known.fixed_input_size if known else "vit" in name:  # its weights depend on the size
                 args["img_size"] = image_size
             self.tower = timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
             stages = list(self.tower.feature_info)
@@ -172,9 +173,3 @@ class FrameEncoder(nn.Module):
         chunks = pixels.flatten(0, 1).split(self.chunk_size)
         features: Tensor = torch.cat([self.frames(chunk) for chunk in chunks]).unflatten(0, pixels.shape[:2])
         return features
-
-
-def _needs_image_size(name: str) -> bool:
-    """Whether a model's weights depend on the image size, so that it must be told when it is built."""
-    config = timm.models.get_pretrained_cfg(name)
-    return bool(config.fixed_input_size) if config else "vit" in name

@@ -10,12 +10,5 @@ from timetok.adapter.video_adapter import VideoAdapter
 from timetok.adapter.video_lm import VideoLM
 
 __all__ = [
-    "VIDEO_TOKEN",
-    "VideoAdapter",
-    "VideoCollator",
-    "VideoLM",
-    "VideoPrompts",
-    "pad_left",
-    "splice",
-    "video_token_id",
-]
+    "VIDEO_TOKEN", "VideoAdapter", "VideoCollator", "VideoLM", "VideoPrompts", "pad_left", "splice", "video_token_id",
+]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.errors import ArgumentError, PromptError
@@ -61,39 +62,46 @@ class VideoPrompts:
             ArgumentError: Durations and prompts differ in number.
         """
         prompts, videos = ([text] if isinstance(text, str) else list(text)), list(videos)
-        seconds = [None] * len(prompts) if durations is None else list(durations)
-        if len(seconds) != len(prompts):
-            raise ArgumentError(f"durations: expected one a prompt, got {len(seconds)} for {len(prompts)} prompts")
         asked = [prompt.count(VIDEO_TOKEN) for prompt in prompts]
         if sum(asked) != len(videos):
             raise PromptError(f"text: expected {len(videos)} {VIDEO_TOKEN}, one a video; by row there are {asked}")
-        empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
-        if empty or not prompts:
-            raise PromptError(f"text: expected prompts, rows {empty} of {len(prompts)} are empty")
-        rest = iter(videos)
-        rows = [
-            self.encode(prompt, rest, duration, trusted=trusted)
-            for prompt, duration in zip(prompts, seconds, strict=True)
-        ]
+        rows = self.encode(prompts, _counts(videos, self.plan), durations, trusted=trusted)
         batch = pad_left(rows, self.tt.tokenizer)
-        if videos:
-            batch["video_features"] = _stacked(videos)
+        batch.update(_stacked(videos))
         return batch
 
     def encode(
-        self, prompt: str, videos: Iterator[Tensor], duration: float | None = None, *, trusted: bool = True
-    ) -> list[int]:
-        """Ids of one prompt, which takes a video from ``videos`` for each ``<video>``.
+        self,
+        prompts: Sequence[str],
+        counts: Iterator[int],
+        durations: Sequence[float | None] | None = None,
+        *,
+        trusted: bool = True,
+    ) -> list[list[int]]:
+        """As calling, but ids only and not padded; ``counts`` are the visual tokens of each ``<video>``."""
+        empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
+        if empty or not prompts:
+            raise PromptError(
+                f"text: expected prompts, rows {empty} of {len(prompts)} are empty; pass one or more that are not empty"
+            )
+        seconds = [None] * len(prompts) if durations is None else list(durations)
+        if len(seconds) != len(prompts):
+            raise ArgumentError(f"durations: expected one a prompt, got {len(seconds)} for {len(prompts)} prompts")
+        rows = zip(prompts, seconds, strict=True)
+        return [list(self.tt(_expand(text, counts), one, trusted=trusted)["input_ids"]) for text, one in rows]
 
-        Args:
-            prompt: With a ``<video>`` for each video that is left to it.
-            videos: Features, each ``[t p e]`` or ``[t h w e]``.
-            duration: Seconds, where the prompt names seconds as ``<12.3>``.
-            trusted: False keeps a literal ``<t12>`` as plain characters.
+    def with_answer(
+        self, prompt: str, answer: str, counts: Iterator[int], duration: float | None, *, begins: bool = True
+    ) -> tuple[list[int], list[int]]:
+        """Ids and labels of trusted text: learned are the answer, as it stands, and the end-of-sequence token.
+
+        The prompt is tokenised alone, so that it has the ids it will have when the answer is asked for. ``begins``
+        is False in the middle of a conversation.
         """
-        first, *others = prompt.split(VIDEO_TOKEN)
-        expanded = first + "".join(VIDEO_TOKEN * num_visual_tokens(next(videos), self.plan) + part for part in others)
-        return list(self.tt(expanded, duration, trusted=trusted)["input_ids"])
+        asked = self.tt(_expand(prompt, counts), duration, add_special_tokens=begins)["input_ids"]
+        reply = self.tt(answer, duration, add_special_tokens=False)["input_ids"]
+        reply = [*reply, self.tt.tokenizer.eos_token_id]
+        return [*asked, *reply], [-100] * len(asked) + reply
 
     def collator(self) -> "VideoCollator":
         """Rows of a data set → batches to train on, for ``Trainer(data_collator=…)``."""
@@ -103,9 +111,6 @@ class VideoPrompts:
 @dataclass(frozen=True)
 class VideoCollator:
     """Prompts and answers → a batch to train on, padded on the right; only answers are learned. Picklable.
-
-    Each prompt is tokenised alone, so that it has the ids it will have when the answer is asked for. The answer
-    follows as it stands, leading space included, and then the end-of-sequence token.
 
     Attributes:
         prompts: Tokenizer and token plan.
@@ -137,18 +142,11 @@ class VideoCollator:
         """
         if not rows:
             raise ArgumentError("rows: expected at least one, got none")
-        encoded = [self._encode(index, row) for index, row in enumerate(rows)]
-        ids, labels = ([pair[k] for pair in encoded] for k in (0, 1))
-        batch = _pad(ids, self.prompts.tt.tokenizer, left=False)
-        longest = batch["input_ids"].shape[1]
-        batch["labels"] = torch.tensor([row + [-100] * (longest - len(row)) for row in labels])
-        videos = [row["video_features"] for row in rows if row.get("video_features") is not None]
-        if videos:
-            batch["video_features"] = _stacked(videos)
+        batch = pad_answers([self._encode(index, row) for index, row in enumerate(rows)], self.prompts.tt.tokenizer)
+        batch.update(_stacked([row["video_features"] for row in rows if row.get("video_features") is not None]))
         return batch
 
     def _encode(self, index: int, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-        """Ids and labels of one row."""
         missing = [name for name in ("prompt", "answer") if name not in row]
         if missing:
             raise ArgumentError(f"rows: row {index} lacks {missing}, it has {list(row)}")
@@ -158,16 +156,20 @@ class VideoCollator:
             raise PromptError(
                 f"rows: prompt and answer of row {index} hold {asked} {VIDEO_TOKEN}, expected {[len(videos), 0]}"
             )
-        tt, duration = self.prompts.tt, row.get("duration_seconds")
-        prompt = self.prompts.encode(row["prompt"], iter(videos), duration)
-        answer = [*tt(row["answer"], duration, add_special_tokens=False)["input_ids"], tt.tokenizer.eos_token_id]
-        return prompt + answer, [-100] * len(prompt) + answer
+        counts = _counts(videos, self.prompts.plan)
+        return self.prompts.with_answer(row["prompt"], row["answer"], counts, row.get("duration_seconds"))
 
 
-def num_visual_tokens(features: Tensor, plan: SlowFastPlan) -> int:
-    """Visual tokens of one video's features, ``[t p e]`` or ``[t h w e]``."""
-    _, num_frames, height, width, _ = as_grid(features.unsqueeze(0)).shape
-    return len(plan.token_frames(num_frames, (height, width)))
+def _expand(prompt: str, counts: Iterator[int]) -> str:
+    first, *others = prompt.split(VIDEO_TOKEN)
+    return first + "".join(VIDEO_TOKEN * next(counts) + part for part in others)
+
+
+def _counts(videos: Sequence[Tensor], plan: SlowFastPlan) -> Iterator[int]:
+    """Visual tokens of each video's features, ``[t p e]`` or ``[t h w e]``."""
+    for video in videos:
+        _, num_frames, height, width, _ = as_grid(video.unsqueeze(0)).shape
+        yield len(plan.token_frames(num_frames, (height, width)))
 
 
 def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -188,22 +190,27 @@ def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def pad_left(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
     """Ids of different lengths → ``input_ids`` and ``attention_mask`` ``[b s]``, padded on the left."""
-    return _pad(rows, tokenizer, left=True)
+    return _pad(rows, tokenizer, "left")
 
 
-def _pad(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, *, left: bool) -> BatchEncoding:
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    longest = max(map(len, rows))
-
-    def padded(row: Sequence[int], value: int) -> list[int]:
-        filling = [value] * (longest - len(row))
-        return [*filling, *row] if left else [*row, *filling]
-
-    ids = [padded(row, pad) for row in rows]
-    mask = [padded([1] * len(row), 0) for row in rows]
-    return BatchEncoding({"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)})
+def pad_answers(
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]], tokenizer: PreTrainedTokenizerBase
+) -> BatchEncoding:
+    """Ids and labels → ``input_ids``, ``attention_mask`` and ``labels`` ``[b s]``, padded on the right."""
+    batch = _pad([ids for ids, _ in rows], tokenizer, "right")
+    batch["labels"] = pad_sequence([torch.tensor(labels) for _, labels in rows], batch_first=True, padding_value=-100)
+    return batch
 
 
-def _stacked(videos: list[Tensor]) -> Tensor | list[Tensor]:
-    """One tensor where the videos are alike, else the list."""
-    return torch.stack(videos) if len({video.shape for video in videos}) == 1 else videos
+def _pad(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, side: str) -> BatchEncoding:
+    value = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
+    padded = pad_sequence(ids, batch_first=True, padding_value=value, padding_side=side)
+    return BatchEncoding({"input_ids": padded, "attention_mask": mask})
+
+
+def _stacked(videos: list[Tensor]) -> dict[str, Tensor | list[Tensor]]:
+    """One tensor where the videos are alike, else the list; nothing where there is none."""
+    alike = len({video.shape for video in videos}) == 1
+    return {"video_features": torch.stack(videos) if alike else videos} if videos else {}

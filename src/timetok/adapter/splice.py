@@ -50,15 +50,8 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
         return embeds.masked_scatter(mask.unsqueeze(-1), _visual_for(mask, rows).to(embeds))
 
     embedding = lm.get_input_embeddings()
-    handles = [
-        embedding.register_forward_pre_hook(hide, with_kwargs=True),
-        embedding.register_forward_hook(fill),
-    ]
-    try:
+    with embedding.register_forward_pre_hook(hide, with_kwargs=True), embedding.register_forward_hook(fill):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     if not filled:
         raise SpliceError(
             f"the video did not reach {type(lm).__name__}: its input embedding was not called with the placeholders; "

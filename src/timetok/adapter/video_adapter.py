@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BatchEncoding, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from timetok.adapter.prompts import VideoPrompts
 from timetok.adapter.video_lm import Order, ProjectorName, VideoLM, embedding_weight
@@ -32,13 +32,14 @@ class VideoAdapter(VideoLM):
         lm: A causal LM whose embedding has a row for every time token.
         tt: Its tokenizer, wrapped.
         vision_dim: Width e of the features that come in.
-        pooler: As in ``VideoLM``.
-        projector: As in ``VideoLM``.
-        order: As in ``VideoLM``.
-        time_markers: As in ``VideoLM``.
+        pooler: As in ``VideoLM``, like the next three.
+        projector: Its name, or a module.
+        order: Whether it comes after the pooler or before it.
+        time_markers: Whether fast tokens say when they are.
 
     Attributes:
-        processor: Prompts and features → batches; no weights, picklable.
+        processor: Prompts and features → what ``forward`` and ``generate`` take; no weights, picklable.
+        prepare: The processor, by another name.
 
     Raises:
         ArgumentError: The LM's embedding is too small; the message names the call that grows it.
@@ -61,38 +62,20 @@ class VideoAdapter(VideoLM):
         order: Order = "pool-first",
         time_markers: bool = False,
     ) -> None:
-        _check_rows(lm, tt)
+        rows, last = len(embedding_weight(lm)), max(tt.time_token_ids, default=-1)
+        if last >= rows:
+            raise ArgumentError(
+                f"lm: its embedding has {rows} rows, but time tokens reach id {last}; "
+                "call timetok.embeddings.resize(lm, tt.time_token_ids) first"
+            )
         pooler = pooler or SlowFastPooler()
         processor = VideoPrompts(tt, pooler.plan)
-        super().__init__(
-            lm,
-            vision_dim=vision_dim,
-            video_token_id=processor.video_token_id,
-            time_token_ids=tt.time_token_ids,
-            pooler=pooler,
-            projector=projector,
-            order=order,
-            time_markers=time_markers,
-        )
-        self.processor = processor
-        self._settings = {
-            "vision_dim": vision_dim,
-            "projector": projector if isinstance(projector, str) else None,
-            "order": order,
-            "time_markers": time_markers,
-            "pooler": pooler.to_dict(),
-        }
-
-    def prepare(
-        self,
-        text: Sequence[str] | str,
-        *,
-        videos: Sequence[Tensor] = (),
-        durations: Sequence[float] | None = None,
-        trusted: bool = True,
-    ) -> BatchEncoding:
-        """Prompts and features → what ``forward`` and ``generate`` take; see ``VideoPrompts``."""
-        return self.processor(text, videos=videos, durations=durations, trusted=trusted)
+        ids: dict[str, Any] = {"video_token_id": processor.video_token_id, "time_token_ids": tt.time_token_ids}
+        options: dict[str, Any] = {"vision_dim": vision_dim, "order": order, "time_markers": time_markers}
+        super().__init__(lm, pooler=pooler, projector=projector, **ids, **options)
+        self.prepare = self.processor = processor
+        name = projector if isinstance(projector, str) else None
+        self._settings = {**options, "projector": name, "pooler": pooler.to_dict()}
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, adapter_only: bool = True) -> None:
         """Write the adapter: projector and time rows (safetensors), settings, tokenizer.
@@ -118,25 +101,21 @@ class VideoAdapter(VideoLM):
             self.processor.tt.save_pretrained(part)
             if not adapter_only:
                 self.lm.save_pretrained(part / "lm")
-            (part / _WEIGHTS).write_bytes(save(self._tensors()))  # save_file makes files only the owner can read
+            ids = list(self.time_token_ids)
+            rows = {name: weight.detach()[ids] for name, weight in _time_rows(self.lm, ids)}
+            tensors = self.projector.state_dict(prefix=_PREFIX) | rows
+            data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+            (part / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
             (part / _SETTINGS).write_text(json.dumps(self._settings, indent=1) + "\n", encoding="utf-8")
-            _move_files(part, path, last=_SETTINGS)
-
-    @torch.no_grad()
-    def _tensors(self) -> dict[str, Tensor]:
-        """What adapter.safetensors holds."""
-        ids = list(self.time_token_ids)
-        rows = {name: weight[ids] for name, weight in _time_rows(self.lm, ids)}
-        state = self.projector.state_dict(prefix=_PREFIX)
-        return {name: tensor.contiguous() for name, tensor in (state | rows).items()}
+            files = (file for file in part.rglob("*") if file.is_file())
+            for file in sorted(files, key=lambda file: file.name == _SETTINGS):  # the settings last
+                target = path / file.relative_to(part)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
 
     @classmethod
     def from_pretrained(
-        cls,
-        folder: str | os.PathLike[str],
-        *,
-        lm: PreTrainedModel | None = None,
-        projector: nn.Module | None = None,
+        cls, folder: str | os.PathLike[str], *, lm: PreTrainedModel | None = None, projector: nn.Module | None = None
     ) -> Self:
         """Read back what ``save_pretrained`` wrote.
 
@@ -151,7 +130,11 @@ class VideoAdapter(VideoLM):
                 projector cannot be rebuilt.
         """
         path = Path(folder)
-        _check_folder(path, with_lm=lm is None)
+        missing = [name for name in (_SETTINGS, _WEIGHTS) if not (path / name).is_file()]
+        if lm is None and not (path / "lm").is_dir():
+            missing.append("lm/ (or pass lm=)")
+        if missing:
+            raise ModelFolderError(f"folder: {str(path)!r} is no saved adapter, it lacks {', '.join(missing)}")
         try:
             settings: dict[str, Any] = json.loads((path / _SETTINGS).read_text(encoding="utf-8"))
             tensors = load_file(path / _WEIGHTS)
@@ -165,28 +148,10 @@ class VideoAdapter(VideoLM):
             lm = AutoModelForCausalLM.from_pretrained(path / "lm")
         adapter = cls(lm, TimeTokenizer.from_pretrained(path), projector=kind, pooler=pooler, **settings)
         state = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
-        for tensor in list(state.values())[:1]:
-            adapter.projector.to(tensor.dtype)
+        adapter.projector.to(dtype=next((tensor.dtype for tensor in state.values()), None))
         adapter.projector.load_state_dict(state)
         _load_rows(lm, adapter.time_token_ids, tensors)
         return adapter
-
-
-def _check_rows(lm: PreTrainedModel, tt: TimeTokenizer) -> None:
-    rows = len(embedding_weight(lm))
-    if tt.time_token_ids and max(tt.time_token_ids) >= rows:
-        raise ArgumentError(
-            f"lm: its embedding has {rows} rows, but time tokens reach id {max(tt.time_token_ids)}; "
-            "call timetok.embeddings.resize(lm, tt.time_token_ids) first"
-        )
-
-
-def _check_folder(path: Path, *, with_lm: bool) -> None:
-    missing = [name for name in (_SETTINGS, _WEIGHTS) if not (path / name).is_file()]
-    if with_lm and not (path / "lm").is_dir():
-        missing.append("lm/ (or pass lm=)")
-    if missing:
-        raise ModelFolderError(f"folder: {str(path)!r} is no saved adapter, it lacks {', '.join(missing)}")
 
 
 def _time_rows(lm: PreTrainedModel, ids: Sequence[int]) -> list[tuple[str, Tensor]]:
@@ -213,12 +178,3 @@ def _load_rows(lm: PreTrainedModel, ids: Sequence[int], tensors: Mapping[str, Te
                 "pass a language model of the width and with the tied or untied head the adapter was saved with"
             )
         weight[list(ids)] = tensors[name].to(weight)
-
-
-def _move_files(part: Path, folder: Path, *, last: str) -> None:
-    """Move every file of ``part`` to its place under ``folder``, each at once, replacing what is there."""
-    files = sorted((file for file in part.rglob("*") if file.is_file()), key=lambda file: file.name == last)
-    for file in files:
-        target = folder / file.relative_to(part)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, target)

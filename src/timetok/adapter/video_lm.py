@@ -6,7 +6,7 @@ Shapes: b batch, m videos, t frames, p patches, e vision width, d language width
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,21 +21,6 @@ Order = Literal["pool-first", "project-first"]
 ProjectorName = Literal["linear", "mlp2x_gelu"]
 
 
-def build_projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) -> nn.Module:
-    """A projector by name: ``linear`` is LITA's, ``mlp2x_gelu`` is LLaVA-1.5's; a module stays itself.
-
-    Raises:
-        ArgumentError: The name is not known.
-    """
-    if isinstance(kind, nn.Module):
-        return kind
-    if kind == "linear":
-        return nn.Linear(vision_dim, lm_dim)
-    if kind == "mlp2x_gelu":
-        return nn.Sequential(nn.Linear(vision_dim, lm_dim), nn.GELU(), nn.Linear(lm_dim, lm_dim))
-    raise ArgumentError(f"projector: expected 'linear', 'mlp2x_gelu' or a module, got {kind!r}")
-
-
 class VideoLM(nn.Module):
     """A pooler and a projector in front of a causal LM; knows ids, no tokenizer.
 
@@ -45,7 +30,7 @@ class VideoLM(nn.Module):
         video_token_id: Id that stands for one visual token.
         time_token_ids: Ids of the time tokens, in the order of time; needed for ``time_markers`` only.
         pooler: ``[b t p e]`` → ``[b n e]``.
-        projector: ``"linear"``, ``"mlp2x_gelu"`` or a module e → d.
+        projector: ``"linear"`` (LITA's), ``"mlp2x_gelu"`` (LLaVA-1.5's) or a module e → d.
         order: Pool before or after projecting. The two agree for a linear projector, and pooling
             first is cheaper; an MLP that was trained after the other order needs that order.
         time_markers: Add the embedding of a frame's time token to its fast token. Not LITA's; see Source.
@@ -55,10 +40,6 @@ class VideoLM(nn.Module):
 
     Source: arXiv 2403.19046 §3.3; markers as in LLaVA-ST (arXiv 2501.08282).
     """
-
-    lm: PreTrainedModel
-    pooler: SlowFastPooler
-    projector: nn.Module
 
     def __init__(
         self,
@@ -73,11 +54,11 @@ class VideoLM(nn.Module):
         time_markers: bool = False,
     ) -> None:
         super().__init__()
-        if order not in ("pool-first", "project-first"):
+        if order not in get_args(Order):
             raise ArgumentError(f"order: expected 'pool-first' or 'project-first', got {order!r}")
         self.lm = lm
         self.pooler = pooler or SlowFastPooler()
-        self.projector = build_projector(projector, vision_dim, embedding_weight(lm).shape[1])
+        self.projector = _projector(projector, vision_dim, embedding_weight(lm).shape[1])
         self.video_token_id, self.order = video_token_id, order
         self.time_token_ids, self.time_markers = tuple(time_token_ids), time_markers
         if time_markers and not (self.pooler.plan.fast and self.time_token_ids):
@@ -85,19 +66,13 @@ class VideoLM(nn.Module):
 
     def visual_tokens(self, features: Tensor) -> Tensor:
         """Pool and project: ``[m t p e]`` or ``[m t h w e]`` → ``[m n d]``."""
-        first, second = self.projector, self.pooler
-        if self.order == "pool-first":
-            first, second = second, first
+        first, second = (self.pooler, self.projector) if self.order == "pool-first" else (self.projector, self.pooler)
         tokens: Tensor = second(first(features))
-        return self._marked(tokens, features.shape[1]) if self.time_markers else tokens
-
-    def _marked(self, tokens: Tensor, num_frames: int) -> Tensor:
-        """The fast tokens, which come first, with the embedding of a time token: by the rank of their frame.
-
-        The first frame gets the first mark and the last the last, though it stands one frame before the end.
-        """
-        grid = TimeGrid(len(self.time_token_ids))
-        marks = grid.encode(list(range(num_frames)), max(num_frames - 1, 1))
+        if not self.time_markers:
+            return tokens
+        # By the rank of a frame: the last gets the last mark, though it stands one frame before the end.
+        num_frames = features.shape[1]
+        marks = TimeGrid(len(self.time_token_ids)).encode(list(range(num_frames)), max(num_frames - 1, 1))
         ids = torch.tensor([self.time_token_ids[k] for k in marks], device=tokens.device)
         fast, slow = tokens.split([num_frames, tokens.shape[1] - num_frames], dim=1)
         return torch.cat([fast + self.lm.get_input_embeddings()(ids), slow], dim=1)
@@ -146,12 +121,8 @@ class VideoLM(nn.Module):
             labels: ``[b s]``; placeholders and padding become -100.
             **lm_kwargs: Passed to the LM's forward.
 
-        Returns:
-            The LM's output.
-
         Raises:
-            PromptError: As ``spliced``.
-            SpliceError: As ``spliced``.
+            PromptError, SpliceError: As ``spliced``.
         """
         if labels is not None:
             ignored = input_ids == self.video_token_id
@@ -179,8 +150,7 @@ class VideoLM(nn.Module):
             **generate_kwargs: Passed to the LM's ``generate``.
 
         Raises:
-            PromptError: As ``spliced``.
-            SpliceError: As ``spliced``.
+            PromptError, SpliceError: As ``spliced``.
             ArgumentError: A repetition penalty is asked for, and the LM has no score for the placeholder.
         """
         if attention_mask is None:
@@ -207,6 +177,15 @@ class VideoLM(nn.Module):
         return options | {"generation_config": config}
 
 
+def _projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) -> nn.Module:
+    if isinstance(kind, nn.Module):
+        return kind
+    if kind not in get_args(ProjectorName):
+        raise ArgumentError(f"projector: expected 'linear', 'mlp2x_gelu' or a module, got {kind!r}")
+    first = nn.Linear(vision_dim, lm_dim)
+    return first if kind == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(lm_dim, lm_dim))
+
+
 def embedding_weight(lm: PreTrainedModel) -> Tensor:
     """The input embedding's matrix ``[v d]``, with peft's trained rows in place where it is wrapped."""
     embedding: Any = lm.get_input_embeddings()
@@ -218,16 +197,15 @@ def _by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
     """Deal videos out to prompts so that each prompt's placeholders are used up exactly."""
     rows, rest = [], list(videos)
     for row, count in enumerate(counts):
-        mine: list[Tensor] = []
+        mine: list[Tensor] = [videos[0][:0]]
         while sum(map(len, mine)) < count and rest:
             mine.append(rest.pop(0))
         if sum(map(len, mine)) != count:
-            sizes = [len(video) for video in videos]
             raise PromptError(
                 f"input_ids: row {row} holds {count} placeholders, which whole videos do not fill; "
-                f"visual tokens by video: {sizes}"
+                f"visual tokens by video: {[len(video) for video in videos]}"
             )
-        rows.append(torch.cat(mine) if mine else videos[0][:0])
+        rows.append(torch.cat(mine))
     if rest:
         raise PromptError(f"video_features: {len(videos)} videos given, {len(videos) - len(rest)} have placeholders")
     return rows

@@ -106,27 +106,17 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         **lm_kwargs: Any,
     ) -> Any:
-        """The language model's forward with the videos in place.
+        """The language model's forward with the videos in place, as in ``VideoLM``.
 
-        Args:
-            input_ids: ``[b s]`` with one placeholder per visual token.
-            attention_mask: ``[b s]``.
-            pixel_values_videos: ``[m t c s s]``, as ``LitaProcessor`` gives them.
-            video_features: ``[m t p e]`` from ``encode_video``, instead of pixels.
-            labels: ``[b s]``, -100 where nothing is learned; placeholders and padding become -100.
-            **lm_kwargs: Passed to the language model.
+        ``input_ids`` ``[b s]`` hold one placeholder per visual token. The videos come as ``pixel_values_videos``
+        ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]`` from ``encode_video``.
 
         Raises:
             ArgumentError: Both pixels and features were given.
             PromptError: Placeholders and videos do not match.
         """
-        return self.model(
-            input_ids,
-            attention_mask=attention_mask,
-            video_features=self._features(pixel_values_videos, video_features),
-            labels=labels,
-            **lm_kwargs,
-        )
+        features = self._features(pixel_values_videos, video_features)
+        return self.model(input_ids, attention_mask=attention_mask, video_features=features, labels=labels, **lm_kwargs)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # what it adds is keyword-only
@@ -140,9 +130,5 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> Any:
         """Prompt and new ids; arguments as in ``forward``, the rest as in transformers' ``generate``."""
         self.model.lm.generation_config = self.generation_config  # from_pretrained puts it on the outer model only
-        return self.model.generate(
-            input_ids,
-            attention_mask=attention_mask,
-            video_features=self._features(pixel_values_videos, video_features),
-            **generate_kwargs,
-        )
+        features = self._features(pixel_values_videos, video_features)
+        return self.model.generate(input_ids, attention_mask=attention_mask, video_features=features, **generate_kwargs)

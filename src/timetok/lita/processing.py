@@ -4,6 +4,7 @@ Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame.
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 from os import PathLike
 from typing import Any, Literal
 
@@ -12,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from timetok.adapter import VIDEO_TOKEN, pad_left, video_token_id
+from timetok.adapter import VIDEO_TOKEN, VideoPrompts, pad_left, video_token_id
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import SlowFastPlan
 from timetok.timegrid import Span
 from timetok.tokenizer import TimeTokenizer
-from timetok.video import Frames, read_frames
+from timetok.video import Frames, read_frames, spread
 from timetok.vision import FrameTransform
 
 Video = str | PathLike[str] | Frames
@@ -51,9 +52,10 @@ class LitaProcessor(ProcessorMixin):
     ) -> None:
         self.num_frames, self.num_time_tokens, self.codec = num_frames, num_time_tokens, codec
         self.transform, self.pooler, self.grid = dict(transform or {}), dict(pooler or {}), list(grid)
-        self.video_token = VIDEO_TOKEN
-        self.video_token_id = video_token_id(tokenizer)
+        video_token_id(tokenizer)  # before the time tokens
         self.tt = TimeTokenizer.wrap(tokenizer, num_time_tokens, codec=codec)
+        self.prompts = VideoPrompts(self.tt, SlowFastPlan(**self.pooler))
+        self.video_token, self.video_token_id = VIDEO_TOKEN, self.prompts.video_token_id
         super().__init__(tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
 
     @property
@@ -62,7 +64,7 @@ class LitaProcessor(ProcessorMixin):
         return self._num_tokens(self.num_frames)
 
     def _num_tokens(self, num_frames: int) -> int:
-        return len(SlowFastPlan(**self.pooler).token_frames(num_frames, (self.grid[0], self.grid[1])))
+        return len(self.prompts.plan.token_frames(num_frames, (self.grid[0], self.grid[1])))
 
     def prompt(self, question: str, *, duration_seconds: float | None = None, video: bool = True) -> str:
         """One user turn in LITA's conversation format, ready for the answer.
@@ -84,7 +86,10 @@ class LitaProcessor(ProcessorMixin):
             question.encode()
         except UnicodeEncodeError as error:
             raise PromptError(f"question: expected text, got bytes that are not UTF-8 in {question!r}") from error
-        if control := self._control_tokens(question):
+        # Special tokens that the tokenizer finds; its stand-in for unknown characters is harmless.
+        found = set(self.tokenizer(question, add_special_tokens=False)["input_ids"]) - {self.tokenizer.unk_token_id}
+        added = self.tokenizer.added_tokens_decoder
+        if control := [token.content for key, token in added.items() if key in found and token.special]:
             raise PromptError(
                 f"question: holds {', '.join(control)}, which the model would not read as characters; rephrase it"
             )
@@ -94,56 +99,29 @@ class LitaProcessor(ProcessorMixin):
             question = f"The video lasts {duration_seconds:.1f} seconds. {question}"
         return f"USER: {VIDEO_TOKEN}\n{question} ASSISTANT:" if video else f"USER: {question} ASSISTANT:"
 
-    def _control_tokens(self, question: str) -> list[str]:
-        """Special tokens that the tokenizer finds in a text; its stand-in for unknown characters is harmless."""
-        found = set(self.tokenizer(question, add_special_tokens=False)["input_ids"]) - {self.tokenizer.unk_token_id}
-        added = self.tokenizer.added_tokens_decoder
-        return [token.content for key, token in added.items() if key in found and token.special]
-
     def conversation(
         self, turns: Sequence[tuple[str, str]], duration_seconds: float, *, num_frames: int | None = None
     ) -> tuple[list[int], list[int]]:
-        """Questions and answers about one video → ids and labels; only answers are learned.
+        """Questions and answers about one video, trusted text → ids, and labels that are -100 outside answers.
 
-        Each prompt is tokenised alone, so that it has the ids it will have when the answer is asked for.
-
-        Args:
-            turns: Question and answer, trusted: ``<12.3>`` is a moment.
-            duration_seconds: Of the video.
-            num_frames: Frames that stand for the video, if not the processor's own number.
-
-        Returns:
-            ids and labels of the same length; labels are -100 outside answers.
+        ``num_frames`` frames stand for the video, the processor's own number of them if None.
         """
-        ids: list[int] = []
-        labels: list[int] = []
+        counts = repeat(self._num_tokens(num_frames or self.num_frames))
+        parts = []
         for k, (question, answer) in enumerate(turns):
-            prompted = self.prompt(question, duration_seconds=duration_seconds, video=k == 0)
-            asked = self._expand(prompted, num_frames)
-            prompt = self.tt(asked, duration_seconds, add_special_tokens=k == 0)["input_ids"]
-            reply = self.tt(f" {answer}", duration_seconds, add_special_tokens=False)["input_ids"]
-            reply = [*reply, self.tokenizer.eos_token_id]
-            ids += [*prompt, *reply]
-            labels += [-100] * len(prompt) + reply
-        return ids, labels
-
-    def _expand(self, prompt: str, num_frames: int | None = None) -> str:
-        return prompt.replace(VIDEO_TOKEN, VIDEO_TOKEN * self._num_tokens(num_frames or self.num_frames))
+            prompt = self.prompt(question, duration_seconds=duration_seconds, video=k == 0)
+            parts.append(self.prompts.with_answer(prompt, f" {answer}", counts, duration_seconds, begins=k == 0))
+        return [token for ids, _ in parts for token in ids], [label for _, labels in parts for label in labels]
 
     def read(self, video: Video) -> Frames:
-        """Frames of one video: ``num_frames`` of them, spread evenly, both ends included.
-
-        Args:
-            video: A path; or ``Frames``, of which some are picked, or repeated, where their number differs.
+        """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few.
 
         Raises:
             VideoError: The file is not a video.
         """
         if not isinstance(video, Frames):
             return read_frames(video, num_frames=self.num_frames)
-        if len(video) == self.num_frames:
-            return video
-        picked = self._spread(len(video))
+        picked = spread(len(video), self.num_frames)
         return Frames(video.data[picked], video.times_seconds[picked], video.duration_seconds)
 
     def __call__(
@@ -182,7 +160,6 @@ class LitaProcessor(ProcessorMixin):
             raise PromptError(f"text: {VIDEO_TOKEN} by row is {asked}, but {len(videos)} videos came")
         if durations is not None and len(durations) != len(videos):
             raise ArgumentError(f"durations: expected one a video, got {len(durations)} for {len(videos)} videos")
-        _check_prompts(prompts)
         clips = [self._pixels(video) for video in videos]
         seconds = iter(durations if durations is not None else [own for _, own in clips])
         by_row = [next(seconds) if count else None for count in asked]
@@ -194,12 +171,9 @@ class LitaProcessor(ProcessorMixin):
     def encode_text(
         self, prompts: Sequence[str], *, durations: Sequence[float | None] | None = None, trusted: bool = True
     ) -> BatchFeature:
-        """Prompts alone → ``input_ids`` and ``attention_mask`` ``[b s]``, placeholders expanded, padded on the left.
+        """Prompts alone, each with at most one ``<video>`` → ``input_ids`` and ``attention_mask`` ``[b s]``.
 
-        Args:
-            prompts: Each with at most one ``<video>``.
-            durations: Seconds, one a prompt; needed for ``<12.3>``.
-            trusted: False keeps a literal ``<t12>`` as plain characters.
+        Durations are one a prompt; the rest is as in calling.
 
         Raises:
             PromptError: A prompt is empty or holds ``<video>`` twice.
@@ -211,14 +185,10 @@ class LitaProcessor(ProcessorMixin):
         self, prompts: Sequence[str], durations: Sequence[float | None] | None = None, *, trusted: bool = True
     ) -> list[list[int]]:
         """As ``encode_text``, not padded."""
-        _check_prompts(prompts)
-        seconds = [None] * len(prompts) if durations is None else list(durations)
-        if len(seconds) != len(prompts):
-            raise ArgumentError(f"durations: expected one a prompt, got {len(seconds)} for {len(prompts)} prompts")
-        return [
-            list(self.tt(self._expand(prompt), duration, trusted=trusted)["input_ids"])
-            for prompt, duration in zip(prompts, seconds, strict=True)
-        ]
+        twice = [k for k, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
+        if twice:
+            raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")
+        return self.prompts.encode(prompts, repeat(self.num_video_tokens), durations, trusted=trusted)
 
     @property
     def frame_transform(self) -> FrameTransform:
@@ -232,10 +202,7 @@ class LitaProcessor(ProcessorMixin):
             return self.frame_transform(frames.data), frames.duration_seconds
         if 0 in video.shape or video.ndim != 4:
             raise ArgumentError(f"videos: expected uint8 [t 3 h w], none of them 0, got {list(video.shape)}")
-        return self.frame_transform(torch.as_tensor(video[self._spread(len(video))])), None
-
-    def _spread(self, num_available: int) -> NDArray[np.int64]:
-        return np.round(np.linspace(0, num_available - 1, self.num_frames)).astype(np.int64)  # as read_frames
+        return self.frame_transform(torch.as_tensor(video[spread(len(video), self.num_frames)])), None
 
     def post_process_spans(self, ids: Any, durations: Sequence[float], *, prompt_length: int = 0) -> list[list[Span]]:
         """Generated ids ``[b s]`` → the spans of each row, in seconds.
@@ -251,11 +218,3 @@ class LitaProcessor(ProcessorMixin):
         if len(durations) != len(ids):
             raise ArgumentError(f"durations: expected one a row, got {len(durations)} for {len(ids)} rows")
         return [self.tt.spans(row, d, prompt_length=prompt_length) for row, d in zip(ids, durations, strict=True)]
-
-
-def _check_prompts(prompts: Sequence[str]) -> None:
-    if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise PromptError(f"text: expected prompts that are not empty, got {list(prompts)}")
-    twice = [k for k, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
-    if twice:
-        raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")

@@ -12,13 +12,7 @@ _FOLDER = Path(__file__).parent / "sample"
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip and what is asked about it.
-
-    Attributes:
-        path: The mp4.
-        question: What to ask.
-        span: The true answer, in seconds.
-    """
+    """An mp4, what to ask about it, and the true answer in seconds."""
 
     path: Path
     question: str

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from timetok.codecs import IndexCodec, MomentCodec, format_span
 from timetok.errors import ArgumentError
@@ -64,18 +64,13 @@ def codec_ceiling(
     else:
         pairs = zip(truth.tolist(), lengths.tolist(), strict=True)
         read = np.array([codec.parse(format_span(codec, Span(*pair), length), length) for pair, length in pairs])
-    ious = _ious(read, truth)
+    # `iou` for rows of starts and ends
+    both = np.minimum(read[:, 1], truth[:, 1]) - np.maximum(read[:, 0], truth[:, 0])
+    hull = np.maximum(read[:, 1], truth[:, 1]) - np.minimum(read[:, 0], truth[:, 0])
+    ious = np.divide(np.maximum(both, 0), hull, out=np.zeros(len(truth)), where=hull > 0)
     return Ceiling(
         miou=float(ious.mean()),
         recall={level: float((ious >= level).mean()) for level in thresholds},
         zero_length=float((read[:, 0] == read[:, 1]).mean()),
         num_spans=len(truth),
     )
-
-
-def _ious(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`iou` for rows of starts and ends."""
-    both = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 0], b[:, 0])
-    hull = np.maximum(a[:, 1], b[:, 1]) - np.minimum(a[:, 0], b[:, 0])
-    shares: NDArray[np.float64] = np.divide(np.maximum(both, 0), hull, out=np.zeros(len(a)), where=hull > 0)
-    return shares

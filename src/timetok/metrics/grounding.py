@@ -79,13 +79,7 @@ class Protocol:
     average: Literal["per-video", "per-sample"] = "per-video"
 
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("lita-rtl"),
-        Protocol("lita-rtl-strict", missing="zero"),
-    )
-}
+PROTOCOLS = {rules.name: rules for rules in (Protocol("lita-rtl"), Protocol("lita-rtl-strict", missing="zero"))}
 
 
 def iou(a: Span, b: Span) -> float:
@@ -130,19 +124,14 @@ def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference],
         raise ArgumentError(f"protocol must be one of {sorted(PROTOCOLS)}, got {protocol!r}")
     rules, references = PROTOCOLS[protocol], list(references)
     answers = _match(list(predictions), references)
-    samples = [_score_sample(answers[reference.question_id], reference, rules) for reference in references]
+    pairs = [(one, _score_sample(answers[one.question_id], one, rules)) for one in references]
     by_task = defaultdict(list)
-    for reference, sample in zip(references, samples, strict=True):
-        by_task[reference.task].append((reference, sample))
-    total = _average(list(zip(references, samples, strict=True)), rules)
+    for pair in pairs:
+        by_task[pair[0].task].append(pair)
     return Report(
-        miou=total.miou,
-        p_at_05=total.p_at_05,
-        parse_rate=total.parse_rate,
-        num_samples=total.num_samples,
-        num_videos=total.num_videos,
+        **vars(_average(pairs, rules)),
         protocol=protocol,
-        per_sample=tuple(samples),
+        per_sample=tuple(sample for _, sample in pairs),
         by_task={task: _average(pairs, rules) for task, pairs in by_task.items()},
     )
 

@@ -24,12 +24,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 class SlowFastPooler(nn.Module):
-    """SlowFast pooling of patch features; LITA's published layout is the default. No weights.
+    """SlowFast pooling of patch features, as a ``SlowFastPlan`` of the same arguments lays it out. No weights.
 
-    Args:
-        fast: One token a frame, the mean of its patches.
-        num_slow_frames: Frames seen in detail, spread evenly with both ends included; 0 for none.
-        slow_pool: Side of the square that is averaged into one slow token.
+    LITA's published layout is the default.
 
     Attributes:
         plan: The same layout in integers.
@@ -89,18 +86,14 @@ class SlowFastPooler(nn.Module):
         Raises:
             ArgumentError: As ``as_grid``, or the grid is too small for the slow path.
         """
-        grid = as_grid(features)
-        tokens = [reduce(grid, "b t h w e -> b t e", "mean")] if self.plan.fast else []
-        if self.plan.num_slow_frames:
-            tokens.append(self._slow(grid))
+        grid, plan = as_grid(features), self.plan
+        tokens = [reduce(grid, "b t h w e -> b t e", "mean")] if plan.fast else []
+        if plan.num_slow_frames:
+            plan.slow_grid((grid.shape[2], grid.shape[3]))  # refuses a grid that is too small
+            frames = rearrange(grid[:, plan.slow_frame_indices(grid.shape[1])], "b t h w e -> (b t) e h w")
+            slow = avg_pool2d(frames, plan.slow_pool)
+            tokens.append(rearrange(slow, "(b t) e h w -> b (t h w) e", t=plan.num_slow_frames))
         return torch.cat(tokens, dim=1)
-
-    def _slow(self, grid: Tensor) -> Tensor:
-        self.plan.slow_grid((grid.shape[2], grid.shape[3]))  # refuses a grid that is too small
-        frames = self.plan.slow_frame_indices(grid.shape[1])
-        slow = rearrange(grid[:, frames], "b t h w e -> (b t) e h w")
-        slow = avg_pool2d(slow, self.plan.slow_pool)
-        return rearrange(slow, "(b t) e h w -> b (t h w) e", t=len(frames))
 
     def to_dict(self) -> dict[str, Any]:
         """The arguments that build this pooler again."""

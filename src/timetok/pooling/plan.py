@@ -1,6 +1,7 @@
 """What a pooler will do, in integers only: no tensor, no torch."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from timetok.errors import ArgumentError
 
@@ -44,9 +45,10 @@ class SlowFastPlan:
         >>> SlowFastPlan().slow_frame_indices(100)
         [0, 33, 66, 99]
         """
-        _check_num_frames(num_frames)
+        if num_frames < 1:
+            raise ArgumentError(f"num_frames: expected at least 1, got {num_frames}")
         steps = max(self.num_slow_frames - 1, 1)
-        return [_round_ratio(i * (num_frames - 1), steps) for i in range(self.num_slow_frames)]
+        return [round(Fraction(i * (num_frames - 1), steps)) for i in range(self.num_slow_frames)]
 
     def slow_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Cells of one slow frame; a border that does not fill a whole square is dropped, as PyTorch pools.
@@ -65,20 +67,9 @@ class SlowFastPlan:
         Raises:
             ArgumentError: ``num_frames`` is below 1, or the grid is too small for the slow path.
         """
-        _check_num_frames(num_frames)
+        slow_frames = self.slow_frame_indices(num_frames)
         tokens = [("fast", i) for i in range(num_frames)] if self.fast else []
-        if self.num_slow_frames:
+        if slow_frames:
             height, width = self.slow_grid(grid)
-            tokens += [("slow", i) for i in self.slow_frame_indices(num_frames) for _ in range(height * width)]
+            tokens += [("slow", i) for i in slow_frames for _ in range(height * width)]
         return tokens
-
-
-def _check_num_frames(num_frames: int) -> None:
-    if num_frames < 1:
-        raise ArgumentError(f"num_frames: expected at least 1, got {num_frames}")
-
-
-def _round_ratio(numerator: int, denominator: int) -> int:
-    """Nearest integer of a non-negative ratio, ties to even."""
-    quotient, rest = divmod(numerator, denominator)
-    return quotient + (2 * rest > denominator or (2 * rest == denominator and quotient % 2))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from timetok import __version__, plots
+from timetok.recipes.tasks import SEEN_PAIRS
 
 _CARD = """---
 license: apache-2.0
@@ -44,49 +45,34 @@ def write_card(
     *,
     minutes: float,
     parameters: int,
-    num_pairs: int,
     device: str,
 ) -> None:
     """Write ``training.json``, ``curve.png`` and ``README.md`` into a model folder.
 
-    Args:
-        folder: The model's.
-        preset: What it was trained from.
-        log: The Trainer's.
-        minutes: Time of the language-model stage; of the last part, where it was interrupted.
-        parameters: Number of them.
-        num_pairs: Coloured shapes in the training clips.
-        device: What it was trained on.
+    ``log`` is the Trainer's; ``minutes`` are those of the last part where training was interrupted.
     """
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
-    steps, losses = [step for step, _ in points], [loss for _, loss in points]
+    steps, losses = zip(*points, strict=True)
+    trainers = [stage["trainer"] for stage in preset["stages"]]
     versions = {name: version(name) for name in ("torch", "transformers", "timm", "accelerate")}
-    versions = {"timetok": __version__, **versions, "python": platform.python_version()}
-    facts = {
-        "steps": sum(stage["trainer"]["max_steps"] for stage in preset["stages"]),
+    facts: dict[str, Any] = {
+        "steps": sum(trainer["max_steps"] for trainer in trainers),
         "minutes": round(minutes, 1),
         "device": device,
         "parameters": parameters,
-        "versions": versions,
+        "versions": {"timetok": __version__, **versions, "python": platform.python_version()},
     }
-    data = {key: value for key, value in preset["data"].items() if key not in ("folder", "cache", "workers")}
-    content = {**facts, "preset": {**preset, "data": data}, "curve": points}
+    content = {**facts, "preset": preset, "curve": points}
     (folder / "training.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     plots.save(plots.curve(steps, losses, ylabel="training loss"), folder / "curve.png")
-    card = _CARD.format(
-        parameters=parameters,
-        num_pairs=num_pairs,
-        steps=", then ".join(
-            f"{stage['trainer']['max_steps']} x {stage['trainer']['per_device_train_batch_size']}"
-            for stage in preset["stages"]
-        ),
-        minutes=minutes,
-        device=facts["device"],
-        first=losses[0],
-        last=losses[-1],
-        seed=preset["data"]["seed"],
-        versions=", ".join(f"{name} {number}" for name, number in versions.items()),
-        markers="on" if preset["model"]["time_markers"] else "off",
-        sigma=preset["loss"]["sigma"],
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    told = {
+        "num_pairs": len(SEEN_PAIRS),
+        "steps": ", then ".join(f"{one['max_steps']} x {one['per_device_train_batch_size']}" for one in trainers),
+        "first": losses[0],
+        "last": losses[-1],
+        "seed": preset["data"]["seed"],
+        "versions": ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
+        "markers": "on" if preset["model"]["time_markers"] else "off",
+        "sigma": preset["loss"]["sigma"],
+    }
+    (folder / "README.md").write_text(_CARD.format(**facts | told), encoding="utf-8")

@@ -5,39 +5,41 @@ single frames. Its head reads the *mean* over patches, because that is what a fa
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, default_collate
 from tqdm import tqdm
 from transformers import TrainingArguments
 
+from timetok.atomic import replacing
 from timetok.recipes.hf import fit
 from timetok.recipes.shapes import ClipRecord
-from timetok.recipes.tasks import COLOUR_NAMES, HELD_OUT, SHAPES, Event
+from timetok.recipes.tasks import COLOUR_NAMES, SEEN_PAIRS, SHAPES, Event
 from timetok.video import read_frames
 from timetok.vision import FrameEncoder, FrameTransform
 
-SEEN_PAIRS = [(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES if (colour, shape) not in HELD_OUT]
+_COLUMNS = {name: k for k, name in enumerate([*SEEN_PAIRS, *COLOUR_NAMES, *SHAPES])}
 
 
 def visible(events: Sequence[Event], times_seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which events are on screen at which instants: ``[events, t]``."""
     slack = 1e-6  # frame times come from integer time stamps, spans from divisions
-    spans = np.array([[event.span.start, event.span.end] for event in events]).reshape(-1, 2)
+    spans = np.array([tuple(event.span) for event in events]).reshape(-1, 2)
     return (spans[:, :1] - slack <= times_seconds) & (times_seconds < spans[:, 1:] - slack)
 
 
 def frame_targets(events: Sequence[Event], times_seconds: NDArray[np.float64]) -> Tensor:
     """What a frame shows, as several-hot rows over pairs, colours and shapes: float32 ``[t k]``."""
-    columns = {name: k for k, name in enumerate([*SEEN_PAIRS, *COLOUR_NAMES, *SHAPES])}
-    targets = np.zeros((len(times_seconds), len(columns)), dtype=np.float32)
+    targets = np.zeros((len(times_seconds), len(_COLUMNS)), dtype=np.float32)
     for event, seen in zip(events, visible(events, times_seconds), strict=True):
         for name in ((event.colour, event.shape), event.colour, event.shape):
-            targets[seen, columns[name]] = 1
+            targets[seen, _COLUMNS[name]] = 1
     return torch.from_numpy(targets)
 
 
@@ -47,24 +49,12 @@ class FrameClassifier(nn.Module):
     def __init__(self, encoder: FrameEncoder, transform: FrameTransform) -> None:
         super().__init__()
         self.encoder, self.transform = encoder, transform
-        self.head = nn.Linear(encoder.width, len(SEEN_PAIRS) + len(COLOUR_NAMES) + len(SHAPES))
+        self.head = nn.Linear(encoder.width, len(_COLUMNS))
 
     def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """uint8 ``[b c s s]`` and several-hot ``[b k]`` → loss and logits."""
         logits = self.head(self.encoder.frames(self.transform.normalise(pixels)).mean(1))
         return {"loss": binary_cross_entropy_with_logits(logits, labels), "logits": logits}
-
-
-def read_training_frames(
-    records: Sequence[ClipRecord], transform: FrameTransform, *, frames_per_clip: int
-) -> tuple[Tensor, Tensor]:
-    """Frames spread over every clip: uint8 ``[n c s s]`` and their targets ``[n k]``."""
-    pixels, targets = [], []
-    for record in tqdm(records, desc="frames for the encoder"):
-        frames = read_frames(record.path, num_frames=min(frames_per_clip, record.num_frames))
-        pixels.append(transform.resize(frames.data))
-        targets.append(frame_targets(record.events, frames.times_seconds.numpy()))
-    return torch.cat(pixels), torch.cat(targets)
 
 
 def train_encoder(
@@ -74,28 +64,28 @@ def train_encoder(
     arguments: TrainingArguments,
     *,
     frames_per_clip: int,
-) -> FrameEncoder:
-    """Train on single frames under the HF Trainer; resumes from ``arguments.output_dir``.
+) -> None:
+    """Train an encoder in place, on single frames spread over every clip, and switch it to evaluation mode.
 
-    Args:
-        records: The training clips.
-        encoder: Changed in place.
-        transform: The resizing in front of it.
-        arguments: As in transformers.
-        frames_per_clip: Frames taken from each clip, evenly spread.
-
-    Returns:
-        The encoder, in evaluation mode.
+    The weights are left in ``encoder.safetensors`` beside ``arguments.output_dir``, and only read where they are.
     """
-    pixels, targets = read_training_frames(records, transform, frames_per_clip=frames_per_clip)
-    data = TensorDataset(pixels, targets)
-    fit(
-        FrameClassifier(encoder, transform),
-        data,
-        arguments,
-        collate=lambda rows: {
-            "pixels": torch.stack([row[0] for row in rows]),
-            "labels": torch.stack([row[1] for row in rows]),
-        },
-    )
-    return encoder.eval()
+    path = Path(str(arguments.output_dir)).with_name("encoder.safetensors")
+    if path.exists():
+        encoder.load_state_dict(load_file(path))
+        encoder.eval()
+        return
+    pixels, targets = [], []
+    for record in tqdm(records, desc="frames for the encoder"):
+        frames = read_frames(record.path, num_frames=min(frames_per_clip, record.num_frames))
+        pixels.append(transform.resize(frames.data))
+        targets.append(frame_targets(record.events, frames.times_seconds.numpy()))
+    data = TensorDataset(torch.cat(pixels), torch.cat(targets))
+    fit(FrameClassifier(encoder, transform), data, arguments, collate=_batch)
+    encoder.eval()
+    with replacing(path) as partial:
+        save_file(encoder.state_dict(), partial)
+
+
+def _batch(rows: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    pixels, labels = default_collate(rows)
+    return {"pixels": pixels, "labels": labels}

@@ -1,6 +1,5 @@
 """Questions of a data set put to a model, and scored under a named protocol."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,56 +10,47 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from timetok.atomic import read_json
 from timetok.errors import DataError
 from timetok.lita.answer import Answer, Localizer
 from timetok.metrics import Prediction, Reference, Report, evaluate
 from timetok.timegrid import Span
 
+_FILES = ("event_loc.json", "rtl.json")
 _NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
 _MOMENT = re.compile(r"<(\d+(?:\.\d+)?)>")
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question of an evaluation file.
-
-    Attributes:
-        text: What is asked.
-        path: The video file.
-        reference: The annotated answer.
-    """
+    """One question of an evaluation file: what is asked about which video, and the annotated answer."""
 
     text: str
     path: Path
     reference: Reference
 
 
-def read_questions(data: str | Path, files: Sequence[str] = ("event_loc.json", "rtl.json")) -> list[Question]:
+def read_questions(data: str | Path) -> list[Question]:
     """Questions in LITA's evaluation layout.
 
     Args:
         data: A JSON file ``[{vid, question, answer, duration, question_id}]`` with its ``videos`` folder
-            beside it, or a folder that holds such files.
-        files: Which files of a folder to read; those that exist are.
+            beside it, or a folder of files that are named after an evaluated task.
 
     Raises:
         DataError: There is no such file, or an entry does not follow the schema; names file, entry and field.
     """
     path = Path(data)
-    paths = [path] if path.is_file() else [path / name for name in files if (path / name).is_file()]
+    paths = [path] if path.is_file() else [path / name for name in _FILES if (path / name).is_file()]
     if not paths:
-        raise DataError(f"data: expected a JSON file or a folder with one of {', '.join(files)}, got {str(path)!r}")
-    return [question for path in paths for question in _read_file(path)]
-
-
-def _read_file(path: Path) -> list[Question]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path.name}: not readable as JSON: {error}") from error
-    if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path.name}: expected a list of questions, got {type(entries).__name__}")
-    return [_read_entry(path, k, entry) for k, entry in enumerate(entries)]
+        raise DataError(f"data: expected a JSON file or a folder with one of {', '.join(_FILES)}, got {str(path)!r}")
+    found = []
+    for path in paths:
+        entries = read_json(path, list, "a list of questions")
+        if not entries:
+            raise DataError(f"{path}: expected a list of questions, got an empty one")
+        found += [_read_entry(path, k, entry) for k, entry in enumerate(entries)]
+    return found
 
 
 def _read_entry(path: Path, index: int, entry: Any) -> Question:
@@ -77,18 +67,15 @@ def _read_entry(path: Path, index: int, entry: Any) -> Question:
             duration_seconds=duration,
             task=entry.get("task", path.stem),
         )
-        return Question(str(entry["question"]), _video(path.parent / "videos", vid), reference)
+        beside = (path.parent / "videos").glob(f"{escape(vid)}.*")
+        videos = sorted(file for file in beside if file.suffix not in _NO_VIDEO)
+        if not videos or Path(vid).name != vid:
+            raise DataError(f"vid {vid!r} has no file in videos/")
+        return Question(str(entry["question"]), videos[0], reference)
     except KeyError as error:
         raise DataError(f"{where}: field {error} is missing") from error
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: {error}") from error
-
-
-def _video(folder: Path, vid: str) -> Path:
-    found = sorted(path for path in folder.glob(f"{escape(vid)}.*") if path.suffix not in _NO_VIDEO)
-    if not found or Path(vid).name != vid:
-        raise DataError(f"vid {vid!r} has no file in {folder.name}/")
-    return found[0]
 
 
 def encode_videos(localizer: Localizer, questions: Sequence[Question]) -> dict[Path, tuple[Tensor, float]]:
@@ -107,38 +94,22 @@ def ask_all(
     *,
     batch_size: int = 32,
 ) -> list[Answer]:
-    """Put every question to the model.
+    """One answer a question, in order, ``batch_size`` at once.
 
-    Args:
-        localizer: The model.
-        questions: In any order.
-        videos: From ``encode_videos``; models with the same frozen encoder may share it.
-        batch_size: Questions at once.
-
-    Returns:
-        One answer a question, in order.
+    ``videos`` are those of ``encode_videos``; models with the same frozen encoder may share them.
     """
     answers: list[Answer] = []
-    with tqdm(total=len(questions), desc="questions") as bar:
-        for start in range(0, len(questions), batch_size):
-            group = questions[start : start + batch_size]
-            features, durations = zip(*(videos[question.path] for question in group), strict=True)
-            answers += localizer.ask(features, [question.text for question in group], durations)
-            bar.update(len(group))
+    for start in tqdm(range(0, len(questions), batch_size), desc="batches of questions"):
+        group = questions[start : start + batch_size]
+        features, durations = zip(*(videos[question.path] for question in group), strict=True)
+        answers += localizer.ask(features, [question.text for question in group], durations)
     return answers
 
 
 def evaluate_model(
     localizer: Localizer, questions: Sequence[Question], *, protocol: str = "lita-rtl", batch_size: int = 32
 ) -> Report:
-    """Score a model.
-
-    Args:
-        localizer: The model.
-        questions: What to ask.
-        protocol: A name of ``timetok.metrics.PROTOCOLS``.
-        batch_size: Questions at once.
-    """
+    """Put questions to a model, ``batch_size`` at once, and score its answers under a name of ``PROTOCOLS``."""
     answers = ask_all(localizer, questions, encode_videos(localizer, questions), batch_size=batch_size)
     return score(questions, [answer.times_seconds for answer in answers], protocol=protocol)
 
@@ -146,7 +117,5 @@ def evaluate_model(
 def score(questions: Sequence[Question], times: Sequence[Sequence[float]], *, protocol: str = "lita-rtl") -> Report:
     """Score moments found by whatever means: one sequence of seconds a question."""
     references = [question.reference for question in questions]
-    predictions = [
-        Prediction(reference.question_id, tuple(seconds)) for reference, seconds in zip(references, times, strict=True)
-    ]
-    return evaluate(predictions, references, protocol=protocol)
+    answered = zip(references, times, strict=True)
+    return evaluate([Prediction(one.question_id, tuple(seconds)) for one, seconds in answered], references, protocol)

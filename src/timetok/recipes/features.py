@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
+from timetok.adapter.prompts import pad_answers
 from timetok.atomic import replacing
 from timetok.lita import LitaProcessor
 from timetok.recipes.shapes import ClipRecord, cut
 from timetok.recipes.tasks import Event, Turn, sample_turns
-from timetok.video import read_frames
+from timetok.video import read_frames, spread
 from timetok.vision import FrameEncoder, FrameTransform
 
 _SHORTEST_EVENT = 0.05  # of a cut: what is shown for less is too easily missed to be asked about
@@ -30,13 +31,7 @@ _FEWEST_FRAMES = 30
 
 @dataclass(frozen=True)
 class CachedClip:
-    """Features of one clip.
-
-    Attributes:
-        features: float16 ``[frames p e]``.
-        fps: Frames a second of the cached frames.
-        events: What the clip shows.
-    """
+    """What one clip shows, and float16 features ``[frames p e]`` of its frames, ``fps`` of them a second."""
 
     features: Tensor
     fps: float
@@ -44,51 +39,28 @@ class CachedClip:
 
 
 def cache_features(
-    records: Sequence[ClipRecord],
-    encoder: FrameEncoder,
-    transform: FrameTransform,
-    path: Path,
-    *,
-    frames_per_clip: int,
-) -> None:
-    """Encode every clip into one safetensors file; does nothing where the file exists.
+    records: Sequence[ClipRecord], encoder: FrameEncoder, transform: FrameTransform, path: Path, *, frames_per_clip: int
+) -> list[CachedClip]:
+    """Features of every clip, encoded into one safetensors file, or only read where it exists.
 
-    Args:
-        records: The clips.
-        encoder: Frozen.
-        transform: The resizing in front of it.
-        path: The file; it appears only when complete.
-        frames_per_clip: Longer clips keep every k-th frame, k whole.
+    Clips of more than ``frames_per_clip`` frames keep every k-th, k whole.
     """
+    strides = {record.vid: -(-record.num_frames // frames_per_clip) for record in records}
     if path.exists():
-        return
-    clips, device = {}, next(encoder.parameters()).device
-    for record in tqdm(records, desc="features of all frames"):
-        stride = -(-record.num_frames // frames_per_clip)
-        pixels = transform(read_frames(record.path, num_frames=record.num_frames).data[::stride]).to(device)
-        with torch.inference_mode():
-            clips[record.vid] = encoder(pixels.unsqueeze(0))[0].half().contiguous().cpu()
-    with replacing(path) as partial:
-        save_file(clips, partial)
-
-
-def load_features(records: Sequence[ClipRecord], path: Path) -> list[CachedClip]:
-    """Read back what ``cache_features`` wrote, in the order of ``records``."""
-    clips = []
-    with safe_open(path, framework="pt") as file:
-        for record in records:
-            features = file.get_tensor(record.vid)
-            stride = -(-record.num_frames // len(features))
-            clips.append(CachedClip(features, record.fps / stride, record.events))
-    return clips
+        clips = load_file(path)
+    else:
+        clips, device = {}, next(encoder.parameters()).device
+        for record in tqdm(records, desc="features of all frames"):
+            frames = read_frames(record.path, num_frames=record.num_frames).data[:: strides[record.vid]]
+            with torch.inference_mode():
+                clips[record.vid] = encoder(transform(frames).to(device).unsqueeze(0))[0].half().contiguous().cpu()
+        with replacing(path) as partial:
+            save_file(clips, partial)
+    return [CachedClip(clips[record.vid], record.fps / strides[record.vid], record.events) for record in records]
 
 
 def draw_cut(clip: CachedClip, rng: np.random.Generator, num_frames: int) -> tuple[Tensor, float, tuple[Event, ...]]:
-    """A random cut of a clip, sampled as a file of its own would be.
-
-    Returns:
-        Features ``[num_frames p e]``, the duration in seconds, and the events of the cut.
-    """
+    """A random cut, sampled as a file of its own would be: features ``[num_frames p e]``, duration, events."""
     total = len(clip.features)
     for _ in range(20):
         length = total if rng.random() < 0.3 else int(rng.integers(min(_FEWEST_FRAMES, total), total + 1))
@@ -99,36 +71,23 @@ def draw_cut(clip: CachedClip, rng: np.random.Generator, num_frames: int) -> tup
             break
     else:
         start, length, duration, events = 0, total, total / clip.fps, clip.events
-    picked = start + np.round(np.linspace(0, length - 1, num_frames)).astype(np.int64)
-    return clip.features[torch.from_numpy(picked)], duration, events
+    return clip.features[torch.from_numpy(start + spread(length, num_frames))], duration, events
 
 
+@dataclass(frozen=True, kw_only=True)
 class Conversations(Dataset[dict[str, Any]]):
-    """Sample i is a cut and questions about it, drawn from (seed, i) alone, so that any run can resume anywhere.
+    """Sample i is ``num_frames`` of a cut and ``turns`` about it; ``rates`` say of which tasks, as in `sample_turns`.
 
-    Args:
-        clips: Cached clips.
-        processor: Writes prompts and moments.
-        num_samples: Length of the data set.
-        num_frames: Frames sampled from a cut.
-        seed: Of everything drawn.
-        turns: Questions a cut.
-        rates: Task name → how often it is drawn, relative to the others.
+    It is drawn from (seed, i) alone, so that any run can resume anywhere.
     """
 
-    def __init__(
-        self,
-        clips: Sequence[CachedClip],
-        processor: LitaProcessor,
-        *,
-        num_samples: int,
-        num_frames: int,
-        seed: int,
-        turns: int,
-        rates: Mapping[str, float],
-    ) -> None:
-        self.clips, self.processor, self.num_samples, self.num_frames = clips, processor, num_samples, num_frames
-        self.seed, self.turns, self.rates = seed, turns, dict(rates)
+    clips: Sequence[CachedClip]
+    processor: LitaProcessor
+    num_samples: int
+    num_frames: int
+    seed: int
+    turns: int
+    rates: Mapping[str, float]
 
     def __len__(self) -> int:
         return self.num_samples
@@ -145,15 +104,8 @@ class Conversations(Dataset[dict[str, Any]]):
         return {"input_ids": ids, "labels": labels, "video_features": features}
 
 
-def collate(rows: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> dict[str, Tensor]:
+def collate(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
     """Samples → a batch, padded on the right; a causal model then needs no mask, which is faster on a CPU."""
-    longest = max(len(row["input_ids"]) for row in rows)
-
-    def padded(name: str, value: int) -> Tensor:
-        return torch.tensor([row[name] + [value] * (longest - len(row[name])) for row in rows])
-
-    return {
-        "input_ids": padded("input_ids", pad_token_id),
-        "labels": padded("labels", -100),
-        "video_features": torch.stack([row["video_features"] for row in rows]).float(),
-    }
+    batch = pad_answers([(row["input_ids"], row["labels"]) for row in rows], tokenizer)
+    features = torch.stack([row["video_features"] for row in rows]).float()
+    return {"input_ids": batch["input_ids"], "labels": batch["labels"], "video_features": features}

@@ -1,6 +1,6 @@
 """The one place where the recipes meet the HF Trainer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,13 @@ def fit(
     data: Dataset[Any],
     arguments: TrainingArguments,
     *,
-    collate: Callable[[Sequence[Any]], dict[str, Any]],
+    collate: Callable[[list[Any]], dict[str, Any]],
     loss: Callable[..., Any] | None = None,
     optimizer: Optimizer | None = None,
 ) -> list[dict[str, Any]]:
     """Train with the HF Trainer, from the last checkpoint in ``arguments.output_dir`` if there is one.
 
-    Args:
-        model: Changed in place.
-        data: A map-style dataset.
-        arguments: As in transformers.
-        collate: Rows of ``data`` → what the model takes.
-        loss: As ``Trainer(compute_loss_func=…)``.
-        optimizer: Instead of the one ``arguments`` name; their schedule scales its learning rates.
+    Args are those of ``Trainer``; the schedule of ``arguments`` scales the learning rates of ``optimizer``.
 
     Returns:
         The log: one dict per logged step.
@@ -43,7 +37,10 @@ def fit(
         compute_loss_func=loss,
         optimizers=(optimizer, None),
     )
-    checkpoint = last_checkpoint(Path(str(arguments.output_dir)))
+    # The Trainer writes trainer_state.json last, so a torn checkpoint lacks it.
+    states = Path(str(arguments.output_dir)).glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
+    complete = (state.parent for state in states)
+    checkpoint = max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= arguments.max_steps:  # resumed there, the Trainer would take one step more
@@ -54,21 +51,15 @@ def fit(
 
 
 def muon(model: nn.Module, arguments: TrainingArguments, *, matrix_learning_rate: float) -> Optimizer:
-    """Muon for the matrices of the decoder layers, AdamW for everything else that is trained.
+    """Muon for the matrices of whatever is named ``layers``, AdamW as ``arguments`` say for the rest that is trained.
 
     Which frames match a name is found in about half the steps that AdamW alone needs.
 
-    Args:
-        model: Has a ``model.lm`` whose layers are named ``layers``.
-        arguments: Learning rate, betas and weight decay of AdamW; the weight decay is the matrices' too.
-        matrix_learning_rate: Of Muon, whose updates are orthogonal.
-
     Source: K. Jordan et al., Muon (2024), as timm has it.
     """
-    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    matrices = [weight for name, weight in trained.items() if weight.ndim == 2 and ".layers." in name]
-    chosen = {id(weight) for weight in matrices}
-    rest = [weight for weight in trained.values() if id(weight) not in chosen]
+    trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    matrices = [weight for name, weight in trained if weight.ndim == 2 and ".layers." in name]
+    rest = [weight for name, weight in trained if weight.ndim != 2 or ".layers." not in name]
     return Muon(
         [
             {"params": matrices, "lr": matrix_learning_rate, "weight_decay": arguments.weight_decay},
@@ -78,10 +69,3 @@ def muon(model: nn.Module, arguments: TrainingArguments, *, matrix_learning_rate
         nesterov=True,
         adjust_lr_fn="original",
     )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint; the Trainer writes ``trainer_state.json`` last, so a torn one lacks it."""
-    states = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
-    complete = sorted(states, key=lambda state: int(state.parent.name.rpartition("-")[2]))
-    return complete[-1].parent if complete else None

@@ -4,7 +4,7 @@ Outlines are signed distances. Positions are quantised to quarters of a pixel, s
 back is drawn from a cached mask; painting touches its bounding box only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -32,8 +32,8 @@ class Motion:
     def at(self, seconds: Floats) -> Floats:
         """[t] → [t 2]."""
         t = seconds[:, None]
-        free = np.array(self.origin) + np.array(self.velocity) * t
-        free = free + np.array(self.amplitude) * np.sin(self.rate * t + np.array(self.phase))
+        line = np.array(self.origin) + np.array(self.velocity) * t
+        free = line + np.array(self.amplitude) * np.sin(self.rate * t + np.array(self.phase))
         return np.asarray(1.0 - np.abs(free % 2.0 - 1.0))
 
 
@@ -48,6 +48,11 @@ class Track:
     start_index: int
     stop_index: int
     motion: Motion
+
+    def centres(self, seconds: Floats, size: tuple[int, int]) -> Floats:
+        """Where it is, in pixels: [t] → [t 2] as (x, y), its whole disc inside the frame."""
+        margin = int(self.radius) + 3.0  # the reach of a mask and a pixel of rounding
+        return margin + self.motion.at(seconds) * (np.array(size) - 1.0 - 2.0 * margin)
 
 
 @dataclass(frozen=True)
@@ -65,16 +70,16 @@ def paint_frames(
 ) -> Pixels:
     """Paint frames `index` [t] of a clip of `size` (width, height): uint8 [t h w 3], later tracks over earlier ones."""
     width, height = size
-    out = np.empty((len(index), height, width, 3), dtype=np.uint8)
-    seconds = index / fps
-    texture = _texture(background, height, width)
+    seconds, texture = index / fps, _texture(background, height, width)
     shifts = np.rint(background.motion.at(seconds) * _DRIFT_PIXELS).astype(int)
-    for frame, (x, y) in zip(out, shifts, strict=True):
-        frame[:] = texture[y : y + height, x : x + width]
+    out = np.array([texture[y : y + height, x : x + width] for x, y in shifts], np.uint8).reshape(-1, height, width, 3)
     for track in tracks:
         visible = np.flatnonzero((index >= track.start_index) & (index < track.stop_index))
-        for at, (x, y) in zip(visible, centres(track, seconds[visible], size), strict=True):
-            _paint(out[at], track, x, y)
+        for at, (x, y) in zip(visible, np.rint(4 * track.centres(seconds[visible], size)).astype(int), strict=True):
+            keep, add = _mask(track.shape, track.colour, track.radius, track.angle, x % 4, y % 4)
+            left, top, reach = x // 4, y // 4, len(keep) // 2
+            box = out[at, top - reach : top + reach, left - reach : left + reach]
+            box[:] = box * keep + add
     noise = _noise(height, width, background.noise)
     for frame, i in zip(out, index, strict=True):
         x, y = 7 * i % _DRIFT_PIXELS, 11 * i % (_DRIFT_PIXELS - 1)
@@ -88,15 +93,14 @@ def draw_motion(rng: np.random.Generator) -> Motion:
     x, y = rng.uniform(0.0, 1.0, 2)
     angle, period = rng.uniform(0.0, 2 * np.pi), rng.uniform(4.0, 12.0)
     if kind == 0:
-        return Motion((float(x), float(y)))
+        return Motion((x, y))
     if kind == 1:
         speed = rng.uniform(0.05, 0.25)
-        return Motion((float(x), float(y)), velocity=(float(speed * np.cos(angle)), float(speed * np.sin(angle))))
+        return Motion((x, y), velocity=(speed * np.cos(angle), speed * np.sin(angle)))
     wide, high = rng.uniform(0.1, 0.3, 2)
-    turn = float(rng.choice([-0.5, 0.0, 0.5]) * np.pi)
-    origin = (float(wide + x * (1 - 2 * wide)), float(high + y * (1 - 2 * high)))
-    phase = (float(angle), float(angle + turn))
-    return Motion(origin, amplitude=(float(wide), float(high)), phase=phase, rate=float(2 * np.pi / period))
+    phase = (angle, angle + rng.choice([-0.5, 0.0, 0.5]) * np.pi)
+    origin = (wide + x * (1 - 2 * wide), high + y * (1 - 2 * high))
+    return Motion(origin, amplitude=(wide, high), phase=phase, rate=2 * np.pi / period)
 
 
 def draw_distractor(rng: np.random.Generator, num_frames: int, small_side: int) -> Track:
@@ -105,45 +109,23 @@ def draw_distractor(rng: np.random.Generator, num_frames: int, small_side: int) 
     colour = (grey, grey, grey) if rng.random() < 0.6 else (grey, int(grey * 0.82), int(grey * 0.62))
     shape, radius = ("line", rng.uniform(0.15, 0.3)) if rng.random() < 0.5 else ("dot", rng.uniform(0.02, 0.045))
     start, stop = np.sort(rng.integers(-num_frames // 2, num_frames * 3 // 2, 2))
-    angle = float(rng.uniform(0.0, np.pi))
-    return Track(shape, colour, float(radius) * small_side, angle, int(start), int(stop), draw_motion(rng))
+    return Track(shape, colour, radius * small_side, rng.uniform(0.0, np.pi), start, stop, draw_motion(rng))
 
 
 def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> Background:
     """Plain, one long wave (a gradient) or several (a texture); dark or light, never near a named colour."""
     base = rng.integers(35, 65) if rng.random() < 0.55 else rng.integers(105, 140)
-    colour = _rgb(np.clip(base + rng.integers(-14, 15, 3), 15, 150))
+    colour = tuple(np.clip(base + rng.integers(-14, 15, 3), 15, 150))
     waves: list[tuple[float, float, float, RGB]] = []
     for _ in range((0, 1, 4)[rng.integers(3)]):
         length = rng.uniform(1.2, 2.0) if not waves else rng.uniform(0.3, 0.9)
         angle, phase = rng.uniform(0.0, 2 * np.pi, 2)
         k = 2 * np.pi / (length * max(size))
-        amplitude = _rgb(rng.integers(2, 8, 3) + (4 if length > 1 else 0))
-        waves.append((float(k * np.cos(angle)), float(k * np.sin(angle)), float(phase), amplitude))
-    speed = rng.uniform(-0.15, 0.15, 2)
-    motion = Motion((float(rng.random()), float(rng.random())), velocity=(float(speed[0]), float(speed[1])))
-    return Background(colour, tuple(waves), motion, float(rng.uniform(0.5, 3.0)))
-
-
-def _rgb(values: NDArray[np.int64]) -> RGB:
-    red, green, blue = (int(value) for value in values)
-    return red, green, blue
-
-
-def centres(track: Track, seconds: Floats, size: tuple[int, int]) -> Floats:
-    """Where a track is, in pixels: [t] → [t 2] as (x, y), its whole disc inside the frame."""
-    margin = int(track.radius) + 3.0  # the reach of a mask and a pixel of rounding
-    return margin + track.motion.at(seconds) * (np.array(size) - 1.0 - 2.0 * margin)
-
-
-def _paint(frame: Pixels, track: Track, x: float, y: float) -> None:
-    """Blend a track into a frame [h w 3], in place, within its bounding box only."""
-    quarter_x, quarter_y = round(4 * x), round(4 * y)
-    left, top = quarter_x // 4, quarter_y // 4
-    keep, add = _mask(track.shape, track.colour, track.radius, track.angle, quarter_x % 4, quarter_y % 4)
-    reach = len(keep) // 2
-    box = frame[top - reach : top + reach, left - reach : left + reach]
-    box[:] = box * keep + add
+        amplitude = tuple(rng.integers(2, 8, 3) + (4 if length > 1 else 0))
+        waves.append((k * np.cos(angle), k * np.sin(angle), phase, amplitude))
+    velocity = tuple(rng.uniform(-0.15, 0.15, 2))
+    motion = Motion((rng.random(), rng.random()), velocity)
+    return Background(colour, tuple(waves), motion, rng.uniform(0.5, 3.0))
 
 
 @lru_cache(maxsize=128)
@@ -155,25 +137,21 @@ def _mask(
     offsets = np.arange(-reach, reach, dtype=np.float64)
     x, y = offsets[None, :] - quarter_x / 4, offsets[:, None] - quarter_y / 4
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    alpha = np.clip(0.5 - _distance(shape, u, v, radius), 0.0, 1.0)[..., None]
+    alpha = np.clip(0.5 - _DISTANCES[shape](u, v, np.abs(u), np.abs(v), radius), 0.0, 1.0)[..., None]
     keep = np.broadcast_to(1.0 - alpha, (*alpha.shape[:2], 3))
     return np.ascontiguousarray(keep, dtype=np.float32), (alpha * colour + 0.5).astype(np.float32)
 
 
-def _distance(shape: str, u: Floats, v: Floats, r: float) -> Floats:
-    """Signed distance to the outline of a shape of circumradius r, negative inside."""
-    au, av_ = np.abs(u), np.abs(v)
-    if shape == "square":
-        return np.asarray(np.maximum(au, av_) - r / np.sqrt(2))
-    if shape == "triangle":
-        return np.asarray(np.maximum(v, au * np.sqrt(0.75) - v / 2) - r / 2)
-    if shape == "cross":
-        return np.asarray(np.maximum(np.minimum(au, av_) - 0.28 * r, np.maximum(au, av_) - 0.95 * r))
-    if shape == "ring":
-        return np.asarray(np.abs(np.hypot(u, v) - 0.79 * r) - 0.21 * r)
-    if shape == "line":
-        return np.asarray(np.hypot(np.maximum(au - r + 1.0, 0.0), v) - 1.0)
-    return np.asarray(np.hypot(u, v) - r)  # circle, dot
+# Signed distance to the outline of a shape of circumradius r, negative inside, at (u, v); a and b are |u| and |v|.
+_DISTANCES: dict[str, Callable[[Floats, Floats, Floats, Floats, float], Floats]] = {
+    "circle": lambda u, v, a, b, r: np.hypot(u, v) - r,
+    "dot": lambda u, v, a, b, r: np.hypot(u, v) - r,
+    "square": lambda u, v, a, b, r: np.maximum(a, b) - r / np.sqrt(2),
+    "triangle": lambda u, v, a, b, r: np.maximum(v, a * np.sqrt(0.75) - v / 2) - r / 2,
+    "cross": lambda u, v, a, b, r: np.maximum(np.minimum(a, b) - 0.28 * r, np.maximum(a, b) - 0.95 * r),
+    "ring": lambda u, v, a, b, r: np.abs(np.hypot(u, v) - 0.79 * r) - 0.21 * r,
+    "line": lambda u, v, a, b, r: np.hypot(np.maximum(a - r + 1.0, 0.0), v) - 1.0,
+}
 
 
 @lru_cache(maxsize=16)

@@ -1,12 +1,12 @@
 """How many time tokens a data set needs: the ceiling of each T on its annotated spans."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from timetok.atomic import read_json
 from timetok.codecs import IndexCodec
 from timetok.errors import ArgumentError, DataError, TimetokError
 from timetok.metrics import Ceiling, codec_ceiling
@@ -17,13 +17,7 @@ SIZES = (10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)
 
 @dataclass(frozen=True)
 class Plan:
-    """What each number of time tokens allows.
-
-    Args:
-        ceilings: T → its ceiling.
-        level: IoU threshold of the target.
-        wanted: Recall wanted at that threshold.
-    """
+    """What each number of time tokens allows: T → its ceiling, for a recall wanted at an IoU threshold."""
 
     ceilings: dict[int, Ceiling]
     level: float
@@ -52,13 +46,7 @@ def read_spans(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float6
     Raises:
         DataError: The file cannot be read, or a record does not follow the schema or its video.
     """
-    path = Path(path)
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(records, list):
-        raise DataError(f'{path}: expected a list of {{"duration", "spans"}}, got {type(records).__name__}')
+    records = read_json(path, list, 'a list of {"duration", "spans"}')
     spans, durations = [], []
     for number, record in enumerate(records):
         try:
@@ -89,14 +77,7 @@ def read_target(text: str) -> tuple[float, float]:
 
 
 def plan(spans: NDArray[np.float64], durations: NDArray[np.float64], *, wanted: float, level: float) -> Plan:
-    """Try every T of ``SIZES`` on LITA's grid.
-
-    Args:
-        spans: Seconds ``[n 2]``.
-        durations: Seconds ``[n]``.
-        wanted: Recall wanted.
-        level: At this IoU threshold.
-    """
+    """Try every T of ``SIZES`` on LITA's grid: ``[n 2]`` and ``[n]`` seconds; a recall wanted at an IoU threshold."""
     levels = sorted({0.5, 0.7, 0.9, level})
     ceilings = {size: codec_ceiling(IndexCodec(TimeGrid(size)), spans, durations, thresholds=levels) for size in SIZES}
     return Plan(ceilings, level, wanted)

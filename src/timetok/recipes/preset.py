@@ -7,13 +7,7 @@ from typing import Any
 
 from timetok.errors import DataError
 
-_OPTIONAL = {"data": {"folder", "cache", "workers"}}
 _FOLDER = Path(__file__).parent / "presets"
-
-
-def preset_names() -> list[str]:
-    """Names that ship with timetok."""
-    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
 def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
@@ -34,7 +28,8 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     try:
         preset = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"preset: expected one of {preset_names()} or a .toml file, got {name!r}") from error
+        names = sorted(path.stem for path in _FOLDER.glob("*.toml"))
+        raise DataError(f"preset: expected one of {names} or a .toml file, got {name!r}") from error
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"preset: {path.name} is not TOML: {error}") from error
     smoke = preset.pop("smoke", {})
@@ -57,25 +52,26 @@ def _check_keys(preset: Mapping[str, Any]) -> None:
     """Every preset has the keys of shapes.toml; what goes to a library as arguments is checked there."""
     shipped = tomllib.loads((_FOLDER / "shapes.toml").read_text(encoding="utf-8"))
     del shipped["smoke"]
-    _same_keys("preset", shipped.keys(), preset.keys())
+    _same_keys("preset", shipped, preset)
     for table in ("data", "encoder", "features", "model", "loss"):
-        if not isinstance(preset[table], dict):
-            raise DataError(f"preset: {table!r} must be a table, got {preset[table]!r}")
-        _same_keys(f"[{table}]", shipped[table].keys(), preset[table].keys(), extra=_OPTIONAL.get(table, set()))
+        _same_keys(
+            f"[{table}]", shipped[table], preset[table], optional={"folder", "cache"} if table == "data" else set()
+        )
     if not isinstance(preset["stages"], list) or not preset["stages"]:
         raise DataError(f"[[stages]]: expected at least one, got {preset['stages']!r}")
-    for stage in preset["stages"]:
-        _same_keys("[[stages]]", shipped["stages"][0].keys(), stage.keys() if isinstance(stage, dict) else set())
     counts = {"data.num_clips": preset["data"]["num_clips"]}
     for number, stage in enumerate(preset["stages"]):
+        _same_keys("[[stages]]", shipped["stages"][0], stage)
         counts |= {f"stages.{number}.{name}": stage[name] for name in ("turns", "num_frames", "num_samples")}
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
             raise DataError(f"preset: {name} must be a whole number of at least 1, got {count!r}")
 
 
-def _same_keys(where: str, wanted: Set[str], found: Set[str], *, extra: Set[str] = frozenset()) -> None:
-    missing, unknown = wanted - found, found - wanted - extra
+def _same_keys(where: str, wanted: Mapping[str, Any], found: Any, *, optional: Set[str] = frozenset()) -> None:
+    if not isinstance(found, dict):
+        raise DataError(f"{where}: expected a table, got {found!r}")
+    missing, unknown = wanted.keys() - found.keys(), found.keys() - wanted.keys() - optional
     if missing or unknown:
         raise DataError(f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}; compare shapes.toml")
 
@@ -91,18 +87,15 @@ def _assign(preset: dict[str, Any], keys: list[str], value: Any) -> None:
     """Tables are the preset's; what stands in them is checked by whatever takes it as arguments."""
     table: Any = preset
     for key in keys[:-1]:
-        table = _entry(table, key)
+        if isinstance(table, list):
+            table = table[int(key)] if key.isdecimal() and int(key) < len(table) else None
+        else:
+            table = table.get(key) if isinstance(table, dict) else None
     if not isinstance(table, dict) or (table is preset and keys[0] not in preset):
         raise DataError(f"--set: the preset has no {'.'.join(keys)!r}; it has the tables {', '.join(sorted(preset))}")
     if isinstance(table.get(keys[-1]), dict) and not isinstance(value, dict):
         raise DataError(f"--set: {'.'.join(keys)!r} is a table; set one of {', '.join(table[keys[-1]])} in it")
     table[keys[-1]] = value
-
-
-def _entry(table: Any, key: str) -> Any:
-    if isinstance(table, list):
-        return table[int(key)] if key.isdecimal() and int(key) < len(table) else None
-    return table.get(key) if isinstance(table, dict) else None
 
 
 def _merge(preset: dict[str, Any], changes: Mapping[str, Any]) -> None:

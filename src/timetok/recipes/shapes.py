@@ -4,13 +4,11 @@
 H.264 files with annotations in LITA's layouts, `read_scenes` and `cut` give them back to a training loop.
 """
 
-import itertools
-import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from multiprocessing import get_context
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,26 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from timetok.atomic import replacing, write_json
+from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import ArgumentError, DataError
 from timetok.recipes.painting import (
     RGB,
     Background,
     Pixels,
     Track,
-    centres,
     draw_background,
     draw_distractor,
     draw_motion,
     paint_frames,
 )
-from timetok.recipes.tasks import COLOUR_NAMES, HELD_OUT, SHAPES, TASKS, Event, Turn, caption, sample_turns
+from timetok.recipes.tasks import HELD_OUT, SHAPES, TASKS, Event, sample_turns
 from timetok.timegrid import Span
-
-__all__ = [
-    "COLOURS", "HELD_OUT", "SHAPES", "ClipRecord", "Event", "Scene", "cut", "draw_scene",
-    "read_scenes", "render", "render_frames", "write_clip", "write_dataset",
-]  # fmt: skip
 
 Split: TypeAlias = Literal["train", "test", "shifted"]
 
@@ -51,49 +43,45 @@ COLOURS: dict[str, RGB] = {
     "white": (240, 240, 240),
 }
 _SPLIT_NUMBERS: dict[Split, int] = {"train": 0, "test": 1, "shifted": 2}
-_PAIRS = [(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES]
 _GAP = 0.03  # starts are at least this share of the duration apart
 _MOST_VISIBLE = 3
 _MOST_COVERED = 0.15  # of the time a shape is visible
 
 
-@dataclass(frozen=True)
-class Scene:
-    """Everything there is to know about one clip; equal seeds and options give equal scenes.
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """What is visible when in a clip: events sorted by start; frame i stands at ``i / fps`` seconds."""
 
-    Attributes:
-        seed: what it was drawn from.
-        duration_seconds: ``num_frames / fps``.
-        fps: frames a second.
-        width: pixels.
-        height: pixels.
-        num_frames: frame i stands at ``i / fps``.
-        events: what is visible when, sorted by start.
-        tracks: how events and distractors move, in drawing order.
-        background: what is behind them.
-    """
-
-    seed: int
-    duration_seconds: float
     fps: int
-    width: int
-    height: int
     num_frames: int
     events: tuple[Event, ...]
-    tracks: tuple[Track, ...]
-    background: Background
+
+    @property
+    def duration_seconds(self) -> float:
+        """``num_frames / fps``."""
+        return self.num_frames / self.fps
 
 
-@dataclass(frozen=True)
-class ClipRecord:
-    """One clip of a written dataset: where it lies, how long it is and what is visible in it."""
+@dataclass(frozen=True, kw_only=True)
+class ClipRecord(Clip):
+    """One clip of a written dataset, and where it lies."""
 
     vid: str
     path: Path
-    duration_seconds: float
-    fps: int
-    num_frames: int
-    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene(Clip):
+    """Everything there is to know about one clip; equal seeds and options give equal scenes.
+
+    Tracks say how events and distractors move, in drawing order.
+    """
+
+    seed: int
+    width: int
+    height: int
+    tracks: tuple[Track, ...]
+    background: Background
 
 
 def draw_scene(
@@ -130,24 +118,27 @@ def draw_scene(
     drawn_seconds, drawn_fps, drawn_size = _draw_format(rng, split)
     duration_seconds = drawn_seconds if duration_seconds is None else duration_seconds
     fps, size = drawn_fps if fps is None else fps, drawn_size if size is None else size
-    width, height = size
-    if duration_seconds < 3 or fps < 2 or min(size) < 64 or width % 2 or height % 2:
+    if duration_seconds < 3 or fps < 2 or min(size) < 64 or size[0] % 2 or size[1] % 2:
         raise ArgumentError(f"got {duration_seconds} s, {fps} fps, size {size}; expected >= 3 s, >= 2 fps, even >= 64")
     num_frames = round(duration_seconds * fps)
-    pairs, times = _draw_events(rng, num_frames, fps, hidden_pairs=split == "shifted")
-    tracks = _draw_tracks(rng, pairs, times, fps, size)
-    events = [Event(*pair, Span(start / fps, stop / fps)) for pair, (start, stop) in zip(pairs, times, strict=True)]
+    shown = _draw_events(rng, num_frames, fps, hidden_pairs=split == "shifted")
+    tracks = _draw_tracks(rng, shown, fps, size)
     distractors = [draw_distractor(rng, num_frames, min(size)) for _ in range(rng.integers(4))]
-    background = draw_background(rng, size)
     return Scene(
-        seed, num_frames / fps, fps, width, height, num_frames, tuple(events), (*distractors, *tracks), background
+        fps=fps,
+        num_frames=num_frames,
+        events=tuple(Event(*pair, Span(start / fps, stop / fps)) for pair, start, stop in shown),
+        seed=seed,
+        width=size[0],
+        height=size[1],
+        tracks=(*distractors, *tracks),
+        background=draw_background(rng, size),
     )
 
 
 def render(scene: Scene, index: int) -> Pixels:
     """Paint frame `index`: uint8 [h w 3]."""
-    frame: Pixels = render_frames(scene, [index])[0]
-    return frame
+    return np.asarray(render_frames(scene, [index])[0])
 
 
 def render_frames(scene: Scene, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
@@ -182,13 +173,8 @@ def write_dataset(
     First the JSON: ``scenes.json`` (what `read_scenes` reads) and, in LITA's layouts, ``dvc.json``, ``rtl.json`` and
     ``event_loc.json`` (evaluation, one question a clip), ``vidqa.json``. Then ``videos/{split}_{k:05d}.mp4``.
 
-    Args:
-        folder: made where missing; one folder holds one split and seed.
-        num_clips: how many clips; a later call may ask for more.
-        split: as in `draw_scene`.
-        seed: non-negative; the same seed gives the same bytes of JSON and the same pixels.
-        workers: processes that encode.
-        progress: show a bar.
+    One folder holds one split and one non-negative seed, which decides every byte of JSON and every pixel painted; a
+    later call may ask for more clips. ``workers`` threads encode.
 
     Raises:
         DataError: the folder holds clips of another seed or split.
@@ -196,15 +182,21 @@ def write_dataset(
     folder = Path(folder)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     scenes = {f"{split}_{k:05d}": draw_scene(seed * 1_000_000 + k, split) for k in range(num_clips)}
-    entries = {vid: _scene_entry(scene) for vid, scene in scenes.items()}
-    _refuse_other_clips(folder, entries)
-    write_json(folder / "scenes.json", entries)
-    for name, content in _annotations(scenes, _SPLIT_NUMBERS[split]).items():
+    files = _annotations(scenes, _SPLIT_NUMBERS[split])
+    if (folder / "scenes.json").exists():
+        earlier, entries = read_json(folder / "scenes.json", dict, "what write_dataset writes"), files["scenes.json"]
+        common = earlier.keys() & entries.keys()
+        if (earlier and entries and not common) or any(earlier[vid] != entries[vid] for vid in common):
+            raise DataError(f"{folder} holds clips of another seed or split; choose another folder, or remove it")
+    for name, content in files.items():
         write_json(folder / name, content)
     paths = {vid: folder / "videos" / f"{vid}.mp4" for vid in scenes}
     missing = [vid for vid, path in paths.items() if not path.exists()]
-    with tqdm(total=num_clips, initial=num_clips - len(missing), desc="clips", disable=not progress) as bar:
-        for _ in _write_clips([(scenes[vid], paths[vid]) for vid in missing], workers):
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=num_clips, initial=num_clips - len(missing), desc="clips", disable=not progress) as bar,
+    ):
+        for _ in pool.map(lambda vid: write_clip(scenes[vid], paths[vid]), missing):
             bar.update()
 
 
@@ -216,13 +208,14 @@ def read_scenes(folder: str | Path) -> dict[str, ClipRecord]:
     """
     folder = Path(folder)
     records = {}
-    for vid, entry in _read_entries(folder).items():
+    for vid, entry in read_json(folder / "scenes.json", dict, "what write_dataset writes").items():
         try:
             events = tuple(Event(e["colour"], e["shape"], Span(e["start"], e["end"])) for e in entry["events"])
-            numbers = float(entry["duration"]), int(entry["fps"]), int(entry["num_frames"])
+            fps, num_frames = int(entry["fps"]), int(entry["num_frames"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{folder}/scenes.json: {vid!r} does not follow the schema ({error!r})") from error
-        records[vid] = ClipRecord(vid, folder / "videos" / f"{vid}.mp4", *numbers, events)
+        path = folder / "videos" / f"{vid}.mp4"
+        records[vid] = ClipRecord(fps=fps, num_frames=num_frames, events=events, vid=vid, path=path)
     return records
 
 
@@ -242,7 +235,7 @@ def cut(record_events: Sequence[Event], start_seconds: float, stop_seconds: floa
     for event in record_events:
         start, end = max(event.span.start, start_seconds), min(event.span.end, stop_seconds)
         if end - start > 1e-6:
-            kept.append(Event(event.colour, event.shape, Span(start - start_seconds, end - start_seconds)))
+            kept.append(replace(event, span=Span(start - start_seconds, end - start_seconds)))
     return tuple(kept)
 
 
@@ -255,12 +248,14 @@ def _draw_format(rng: np.random.Generator, split: Split) -> tuple[float, int, tu
     return duration, fps[rng.integers(len(fps))], sizes[rng.integers(len(sizes))]
 
 
-def _draw_events(
-    rng: np.random.Generator, num_frames: int, fps: int, *, hidden_pairs: bool
-) -> tuple[list[tuple[str, str]], list[tuple[int, int]]]:
-    """Unique pairs, and when each is visible as frames [start, stop), sorted by start."""
+# A colour and a shape, and the frames [start, stop) in which it is visible.
+_Shown: TypeAlias = tuple[tuple[str, str], int, int]
+
+
+def _draw_events(rng: np.random.Generator, num_frames: int, fps: int, *, hidden_pairs: bool) -> list[_Shown]:
+    """Unique pairs, sorted by start."""
     num = int(rng.integers(2, 6))
-    allowed = [pair for pair in _PAIRS if hidden_pairs or pair not in HELD_OUT]
+    allowed = [pair for pair in product(COLOURS, SHAPES) if hidden_pairs or pair not in HELD_OUT]
     pairs = [allowed[i] for i in rng.choice(len(allowed), num, replace=False)]
     if hidden_pairs and not HELD_OUT & set(pairs):
         pairs[rng.integers(num)] = sorted(HELD_OUT)[rng.integers(len(HELD_OUT))]
@@ -271,30 +266,24 @@ def _draw_events(
         starts = rng.uniform(-0.07, 1.07, num) * (num_frames - lengths)
         starts = np.sort(np.clip(np.rint(starts).astype(int), 0, num_frames - lengths))
         stops = np.minimum(starts + lengths, num_frames)
-        crowd = [int(((starts <= start) & (stops > start)).sum()) for start in starts]
+        crowd = [((starts <= start) & (stops > start)).sum() for start in starts]
         long_enough = (stops - starts >= shortest).all()
         if long_enough and np.diff(starts).min() >= _GAP * num_frames and max(crowd) <= _MOST_VISIBLE:
-            return pairs, [(int(a), int(b)) for a, b in zip(starts, stops, strict=True)]
+            return list(zip(pairs, starts.tolist(), stops.tolist(), strict=True))
 
 
-def _draw_tracks(
-    rng: np.random.Generator,
-    pairs: Sequence[tuple[str, str]],
-    times: Sequence[tuple[int, int]],
-    fps: int,
-    size: tuple[int, int],
-) -> list[Track]:
+def _draw_tracks(rng: np.random.Generator, shown: Sequence[_Shown], fps: int, size: tuple[int, int]) -> list[Track]:
     """Sizes and motions with which no shape is covered for long, nor at its begin or end."""
     while True:
         tracks: list[Track] = []
-        for (colour, shape), (start, stop) in zip(pairs, times, strict=True):
-            radius, angle = float(rng.uniform(0.11, 0.2)) * min(size), float(rng.uniform(-0.4, 0.4))
+        for (colour, shape), start, stop in shown:
+            radius, angle = rng.uniform(0.11, 0.2) * min(size), rng.uniform(-0.4, 0.4)
             for _ in range(40):
                 track = Track(shape, COLOURS[colour], radius, angle, start, stop, draw_motion(rng))
                 if all(_covered(track, other, fps, size) <= _MOST_COVERED for other in tracks):
                     tracks.append(track)
                     break
-        if len(tracks) == len(pairs):
+        if len(tracks) == len(shown):
             return tracks
 
 
@@ -303,71 +292,33 @@ def _covered(a: Track, b: Track, fps: int, size: tuple[int, int]) -> float:
     frames = np.arange(max(a.start_index, b.start_index), min(a.stop_index, b.stop_index))
     if not len(frames):
         return 0.0
-    apart = np.hypot(*(centres(a, frames / fps, size) - centres(b, frames / fps, size)).T)
+    apart = np.hypot(*(a.centres(frames / fps, size) - b.centres(frames / fps, size)).T)
     close = apart < 0.8 * (a.radius + b.radius)
     shortest = min(a.stop_index - a.start_index, b.stop_index - b.start_index)
     return float(close.sum() / shortest + (close[0] or close[-1]))
 
 
-def _write_clips(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Iterator[None]:
-    """Write clips, one item for each that is done."""
-    if workers <= 1 or len(jobs) <= 1:
-        yield from itertools.starmap(write_clip, jobs)
-        return
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(write_clip, *zip(*jobs, strict=True))
-
-
-def _scene_entry(scene: Scene) -> dict[str, Any]:
-    events = [
-        {"name": e.name, "colour": e.colour, "shape": e.shape, "start": e.span.start, "end": e.span.end}
-        for e in scene.events
-    ]
-    sizes = {"num_frames": scene.num_frames, "width": scene.width, "height": scene.height}
-    return {"duration": scene.duration_seconds, "fps": scene.fps, **sizes, "events": events}
-
-
 def _annotations(scenes: dict[str, Scene], split_number: int) -> dict[str, Any]:
-    """File name → content, in LITA's layouts."""
-    files: dict[str, Any] = {"dvc.json": {}, "rtl.json": [], "event_loc.json": [], "vidqa.json": []}
+    """File name → content: what `read_scenes` reads, and LITA's layouts."""
+    files: dict[str, Any] = {"scenes.json": {}, "dvc.json": {}, "rtl.json": [], "event_loc.json": [], "vidqa.json": []}
     for vid, scene in scenes.items():
         rng = np.random.default_rng([scene.seed, split_number, 1])
         seconds, events = scene.duration_seconds, scene.events
+        sizes = {name: getattr(scene, name) for name in ("fps", "num_frames", "width", "height")}
+        shown = [{"name": e.name, "colour": e.colour, "shape": e.shape, **asdict(e.span)} for e in events]
+        files["scenes.json"][vid] = {"duration": seconds, **sizes, "events": shown}
         files["dvc.json"][vid] = {
             "duration": seconds,
             "timestamps": [[event.span.start, event.span.end] for event in events],
-            "sentences": [caption(event) for event in events],
+            "sentences": [event.caption for event in events],
         }
         # A shifted clip is asked about the pair no training clip showed; elsewhere there is none.
         unseen = [event for event in events if (event.colour, event.shape) in HELD_OUT]
         for task, asked in (("rtl", events), ("event_loc", unseen or events)):
-            turn = TASKS[task](asked, seconds, rng)
-            files[f"{task}.json"] += [_eval_entry(vid, turn, seconds)] if turn else []
+            if turn := TASKS[task](asked, seconds, rng):
+                said = {"question": turn.question, "answer": turn.answer, "task": task}
+                entry = {"vid": vid, **said, "duration": seconds, "question_id": f"{vid}_{task}"}
+                files[f"{task}.json"].append(entry)
         turns = sample_turns(events, seconds, rng, 3, {"vidqa": 1.0})
         files["vidqa.json"].append({"video": vid, "QA": [{"q": t.question, "a": t.answer} for t in turns]})
     return files
-
-
-def _eval_entry(vid: str, turn: Turn, seconds: float) -> dict[str, Any]:
-    asked = {"question": turn.question, "answer": turn.answer, "task": turn.task}
-    return {"vid": vid, **asked, "duration": seconds, "question_id": f"{vid}_{turn.task}"}
-
-
-def _refuse_other_clips(folder: Path, entries: dict[str, Any]) -> None:
-    if not (folder / "scenes.json").exists():
-        return
-    earlier = _read_entries(folder)
-    common = earlier.keys() & entries.keys()
-    if (earlier and entries and not common) or any(earlier[vid] != entries[vid] for vid in common):
-        raise DataError(f"{folder} holds clips of another seed or split; choose another folder, or remove it")
-
-
-def _read_entries(folder: Path) -> dict[str, Any]:
-    path = folder / "scenes.json"
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); expected what write_dataset writes") from error
-    if not isinstance(entries, dict):
-        raise DataError(f"{path} holds a {type(entries).__name__}; expected an object of clips")
-    return entries

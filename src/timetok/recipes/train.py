@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
@@ -23,10 +22,10 @@ from timetok.errors import DataError
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.card import write_card
-from timetok.recipes.encoder import SEEN_PAIRS, train_encoder
-from timetok.recipes.features import CachedClip, Conversations, cache_features, collate, load_features
+from timetok.recipes.encoder import train_encoder
+from timetok.recipes.features import CachedClip, Conversations, cache_features, collate
 from timetok.recipes.hf import fit, muon
-from timetok.recipes.shapes import ClipRecord, read_scenes, write_dataset
+from timetok.recipes.shapes import read_scenes, write_dataset
 from timetok.recipes.tasks import corpus
 from timetok.vision import FrameEncoder, FrameTransform
 
@@ -50,46 +49,30 @@ def build_tokenizer(*, seed: int = 0, vocab_size: int = 640) -> PreTrainedTokeni
 
 def build_processor(preset: Preset, grid: tuple[int, int]) -> LitaProcessor:
     """The processor of a preset, its tokenizer trained on the tasks' wordings."""
-    model = preset["model"]
-    return LitaProcessor(
-        build_tokenizer(seed=preset["data"]["seed"]),
-        num_frames=model["num_frames"],
-        num_time_tokens=model["num_time_tokens"],
-        codec=model["codec"],
-        transform=preset["transform"],
-        pooler=model["pooler"],
-        grid=grid,
-    )
+    tokenizer = build_tokenizer(seed=preset["data"]["seed"])
+    told = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
+    return LitaProcessor(tokenizer, transform=preset["transform"], grid=grid, **told)
 
 
 def build_model(preset: Preset, processor: LitaProcessor) -> LitaForConditionalGeneration:
     """A LITA with random weights, sized by the preset."""
     tokenizer = processor.tokenizer
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = {"model_type": "llama", "vocab_size": len(tokenizer), "bos_token_id": None, **ids, **preset["lm"]}
     config = LitaConfig(
-        text_config={
-            "model_type": "llama",
-            "vocab_size": len(tokenizer),
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "bos_token_id": None,
-            **preset["lm"],
-        },
+        text_config=text,
         vision=dict(preset["vision"]),
         transform=dict(preset["transform"]),
         time_token_ids=list(processor.tt.time_token_ids),
         video_token_id=processor.video_token_id,
         **preset["model"],
-        **{"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id},
+        **ids,
     )
     return LitaForConditionalGeneration(config)
 
 
 def training_arguments(folder: Path, preset: Preset, settings: Mapping[str, Any]) -> TrainingArguments:
-    """``TrainingArguments`` of one stage, on the seed of the data.
-
-    Raises:
-        DataError: transformers does not know a setting, or refuses its value.
-    """
+    """``TrainingArguments`` of one stage, on the seed of the data; DataError if transformers refuses them."""
     try:
         arguments = TrainingArguments(
             output_dir=str(folder),
@@ -107,32 +90,8 @@ def training_arguments(folder: Path, preset: Preset, settings: Mapping[str, Any]
     return arguments
 
 
-def trained_encoder(preset: Preset, records: list[ClipRecord], out: Path) -> FrameEncoder:
-    """Stage one: the frame encoder, trained or read back from ``out/encoder.safetensors``."""
-    set_seed(preset["data"]["seed"])
-    encoder, path = FrameEncoder(**preset["vision"]), out / "encoder.safetensors"
-    if path.exists():
-        encoder.load_state_dict(load_file(path))
-        return encoder.eval()
-    settings = preset["encoder"]
-    train_encoder(
-        records,
-        encoder,
-        FrameTransform(**preset["transform"]),
-        training_arguments(out / "encoder", preset, settings["trainer"]),
-        frames_per_clip=settings["frames_per_clip"],
-    )
-    with replacing(path) as partial:
-        save_file(encoder.state_dict(), partial)
-    return encoder
-
-
 def train(preset: Preset, out: Path) -> Path:
-    """Run every stage of a shapes preset.
-
-    Args:
-        preset: As ``load_preset`` gives it.
-        out: Folder of everything the run makes; run again with the same folder to resume.
+    """Run every stage of a preset, as ``load_preset`` gives it, and resume a run of the same folder ``out``.
 
     Returns:
         The folder of the trained model, ``out/model``.
@@ -140,33 +99,39 @@ def train(preset: Preset, out: Path) -> Path:
     Raises:
         DataError: The folder holds a run of another preset, or a setting is refused.
     """
-    stages = _check(preset, out)
     data = preset["data"]
-    _claim(out / "preset.json", preset)
+    clips, cache = Path(data.get("folder") or out / "clips"), Path(data.get("cache") or out)
+    for_encoder, *stages = _check(preset, cache, out)
+    recorded = {key: value for key, value in data.items() if key not in ("folder", "cache")}  # where is no setting
+    settings = {**preset, "data": recorded}
+    _claim(out / "preset.json", settings)
     if (out / "model").exists():
         return out / "model"
-    clips, cache = Path(data.get("folder") or out / "clips"), Path(data.get("cache") or out)
     if "folder" not in data:
-        workers = data.get("workers", 2)
-        write_dataset(clips, num_clips=data["num_clips"], split="train", seed=data["seed"], workers=workers)
+        write_dataset(clips, num_clips=data["num_clips"], split="train", seed=data["seed"], workers=2)
     records = list(read_scenes(clips).values())
-    _claim(cache / "cache.json", {key: preset[key] for key in ("data", "vision", "transform", "encoder", "features")})
-    encoder = trained_encoder(preset, records, cache)
-    features = cache / "features.safetensors"
+    _claim(cache / "cache.json", {key: settings[key] for key in ("data", "vision", "transform", "encoder", "features")})
+    set_seed(data["seed"])
+    encoder, transform = FrameEncoder(**preset["vision"]), FrameTransform(**preset["transform"])
+    train_encoder(records, encoder, transform, for_encoder, frames_per_clip=preset["encoder"]["frames_per_clip"])
     frames = preset["features"]["frames_per_clip"]
-    cache_features(records, encoder, FrameTransform(**preset["transform"]), features, frames_per_clip=frames)
+    cached = cache_features(records, encoder, transform, cache / "features.safetensors", frames_per_clip=frames)
 
     set_seed(data["seed"])
     processor = build_processor(preset, encoder.grid)
     model = build_model(preset, processor)
     model.vision.load_state_dict(encoder.state_dict())
-    cached = load_features(records, features)
     whiten(model.model.projector, cached)
     started = time.monotonic()
     log = train_stages(preset, model, processor, cached, stages)
     minutes = (time.monotonic() - started) / 60
     device = f"{stages[0].device} ({torch.get_num_threads()} CPU threads)"
-    return save_model(preset, model, processor, log, out / "model", minutes=minutes, device=device)
+    nn.Module.half(model)  # which halves the file
+    with replacing(out / "model") as partial_folder:
+        model.save_pretrained(partial_folder)
+        processor.save_pretrained(partial_folder)
+        write_card(partial_folder, settings, log, minutes=minutes, parameters=model.num_parameters(), device=device)
+    return out / "model"
 
 
 @torch.no_grad()
@@ -191,24 +156,15 @@ def train_stages(
     clips: Sequence[CachedClip],
     stages: Sequence[TrainingArguments],
 ) -> list[dict[str, Any]]:
-    """Train the language model stage after stage; a finished stage is only read back from its last checkpoint.
-
-    Returns:
-        The Trainers' logs, one after the other, with steps counted on.
-    """
+    """Train stage after stage, reading a finished one back; the Trainers' logs together, with steps counted on."""
     log, before = [], 0
     for number, (stage, arguments) in enumerate(zip(preset["stages"], stages, strict=True)):
-        conversations = Conversations(
-            clips,
-            processor,
-            seed=preset["data"]["seed"] + number,
-            **{key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates")},
-        )
+        data = {key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates")}
         entries = fit(
             model,
-            conversations,
+            Conversations(clips=clips, processor=processor, seed=preset["data"]["seed"] + number, **data),
             arguments,
-            collate=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
+            collate=partial(collate, tokenizer=processor.tokenizer),
             loss=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
             optimizer=muon(model, arguments, matrix_learning_rate=stage["matrix_learning_rate"]),
         )
@@ -217,39 +173,11 @@ def train_stages(
     return log
 
 
-def save_model(
-    preset: Preset,
-    model: LitaForConditionalGeneration,
-    processor: LitaProcessor,
-    log: Sequence[Mapping[str, Any]],
-    folder: Path,
-    *,
-    minutes: float,
-    device: str,
-) -> Path:
-    """Write model, processor and card; the folder appears only when it is complete.
-
-    Weights are stored as float16, which halves the file.
-    """
-    nn.Module.half(model)
-    with replacing(folder) as partial_folder:
-        model.save_pretrained(partial_folder)
-        processor.save_pretrained(partial_folder)
-        write_card(
-            partial_folder,
-            preset,
-            log,
-            minutes=minutes,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            num_pairs=len(SEEN_PAIRS),
-            device=device,
-        )
-    return folder
-
-
-def _check(preset: Preset, out: Path) -> list[TrainingArguments]:
+def _check(preset: Preset, cache: Path, out: Path) -> list[TrainingArguments]:
     """Build everything once, so that a bad setting is refused now and not after an hour."""
-    training_arguments(out / "encoder", preset, preset["encoder"]["trainer"])
+    arguments = [training_arguments(cache / "encoder", preset, preset["encoder"]["trainer"])]
+    for number, stage in enumerate(preset["stages"]):
+        arguments.append(training_arguments(out / f"stage-{number}", preset, stage["trainer"]))
     try:
         FrameTransform(**preset["transform"])
         processor = build_processor(preset, FrameEncoder(**preset["vision"]).grid)
@@ -257,15 +185,12 @@ def _check(preset: Preset, out: Path) -> list[TrainingArguments]:
         SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
     except (TypeError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         raise DataError(f"preset: cannot be built: {error}") from error
-    stages = enumerate(preset["stages"])
-    return [training_arguments(out / f"stage-{number}", preset, stage["trainer"]) for number, stage in stages]
+    return arguments
 
 
 def _claim(path: Path, settings: Preset) -> None:
-    """Refuse to mix two settings in one folder; where the clips and the cache lie is no setting."""
-    elsewhere = ("folder", "cache", "workers")
-    wanted = {**settings, "data": {key: value for key, value in settings["data"].items() if key not in elsewhere}}
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != wanted:
+    """Refuse to mix two settings in one folder."""
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
         raise DataError(f"out: {str(path.parent)!r} holds a run of other settings ({path.name}); choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, wanted)
+    write_json(path, settings)
