@@ -406,6 +406,41 @@ def test_wrap_names_a_tokenizer_that_takes_no_tokens():
         TimeTokenizer.wrap(tok)
 
 
+CHAT = """{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}
+{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_what_a_user_typed_in_a_chat_is_not_trusted(name, bare_tokenizers):
+    bare = copy.deepcopy(bare_tokenizers[name])
+    bare.chat_template = CHAT
+    tt = TimeTokenizer.wrap(copy.deepcopy(bare))
+    chat = [
+        {"role": "system", "content": "it lasts to <t99>"},
+        {"role": "user", "content": "  what is <t12> at <12.3>, and <t12>? "},
+        {"role": "assistant", "content": "<30> <t60>"},
+    ]
+    ids = tt.encode_chat(chat, 60.0, add_generation_prompt=True)
+    assert tt.times(ids, 99.0) == [99.0, 50.0, 60.0]
+    asked = [{"role": "user", "content": chat[1]["content"]}]
+    plain = bare.apply_chat_template(asked, return_dict=True)["input_ids"]
+    assert tt.encode_chat(asked, 60.0) == plain  # what it was before it was wrapped
+    assert tt.times(tt.encode_chat(asked, 60.0, trusted_roles=["user"]), 99.0) == [12.0, 20.0, 12.0]
+
+
+def test_a_chat_whose_template_turns_the_messages_round(bare):
+    bare.chat_template = "{% for m in messages[::-1] %}{{ m['content'][0]['text'] }}|{% endfor %}"
+    tt = TimeTokenizer.wrap(bare)
+    chat = [
+        {"role": role, "content": [{"type": "text", "text": f"<t{k}> \ue000"}]}
+        for k, role in enumerate(("user", "system"))
+    ]
+    ids = tt.encode_chat(chat)
+    assert tt.times(ids, 99.0) == [1.0] and tt.tokenizer.decode(ids) == "<t1> \ue000|<t0> \ue000|"
+    with pytest.raises(ArgumentError, match="tokenize"):
+        tt.encode_chat(chat, tokenize=True)
+
+
 def test_works_in_a_chat_template(bare):
     tt = TimeTokenizer.wrap(bare)
     bare.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"

@@ -1,26 +1,23 @@
 """The tokenizer wrapper: seconds into text and ids, ids back into spans."""
 
-import json
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from timetok.atomic import write_json
 from timetok.codecs import IndexCodec, MomentCodec, spans_regex
-from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
+from timetok.errors import ArgumentError, MalformedAnswerError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
-from timetok.tokenizer.adding import CODECS, CodecName, add_tokens, check_found, choose_codec, drops_spaces
+from timetok.tokenizer.adding import CodecName, add_tokens, check_found, choose_codec, drops_spaces
+from timetok.tokenizer.chat import chat_parts
 from timetok.tokenizer.ids import as_integers, as_row, is_nested, one_for_each, strings
 from timetok.tokenizer.plain import PlainCopies
+from timetok.tokenizer.settings import read_settings, write_settings
 
-SETTINGS_FILE = "time_tokens.json"
 _SECONDS_MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")
 
 
@@ -121,9 +118,11 @@ class TimeTokenizer:
             if self._written.search(typed):
                 tokenizer, _ = self._copies.for_text(typed)
         elif isinstance(text, str):
-            text = self._write(text, duration)
+            text = self.to_tokens(text, duration)
         else:
-            text = [self._write(one, each) for one, each in zip(text, one_for_each(duration, len(text)), strict=True)]
+            text = [
+                self.to_tokens(one, each) for one, each in zip(text, one_for_each(duration, len(text)), strict=True)
+            ]
         encoded: BatchEncoding = tokenizer(text, **hf_kwargs)
         return encoded
 
@@ -141,7 +140,7 @@ class TimeTokenizer:
         Raises:
             TokenizerError: An untrusted part holds a time token and the tokenizer has no ``tokenizers`` backend.
         """
-        parts = [(self._write(part, duration) if trusted else part, trusted) for part, trusted in parts]
+        parts = [(self.to_tokens(part, duration) if trusted else part, trusted) for part, trusted in parts]
         joined = "".join(part for part, _ in parts)
         own = sum(len(self._written.findall(part)) for part, trusted in parts if trusted)
         if len(self._written.findall(joined)) == own:  # a count, because a token may straddle two parts
@@ -149,6 +148,29 @@ class TimeTokenizer:
         plain, renamed = self._copies.for_text(joined)
         texts = [self._written.sub(lambda mark: renamed[mark[0]], part) if trusted else part for part, trusted in parts]
         return list(plain.encode("".join(texts), add_special_tokens=add_special_tokens))
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        duration: Number | None = None,
+        *,
+        trusted_roles: Collection[str] = ("system", "assistant"),
+        **template_kwargs: Any,
+    ) -> list[int]:
+        """Ids of one chat; in what users typed a literal ``<t12>`` or ``<12.3>`` stays plain characters.
+
+        Args:
+            messages: As in ``apply_chat_template`` of transformers.
+            duration: Length of the video in seconds; with it ``<12.3>`` in trusted text is a moment.
+            trusted_roles: Roles whose text may hold moments.
+            template_kwargs: Handed to ``apply_chat_template``, such as ``add_generation_prompt=True``.
+
+        Raises:
+            TokenizerError: A user typed a time token and the tokenizer has no ``tokenizers`` backend.
+        """
+        literals = re.compile(f"{self._written.pattern}|{_SECONDS_MARK.pattern}")
+        parts = chat_parts(self.tokenizer, messages, literals, trusted_roles, **template_kwargs)
+        return self.encode_parts(parts, duration, add_special_tokens=False)
 
     def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
         """Ids that write the given moments, without any text: one id each with ``codec="index"``.
@@ -194,16 +216,18 @@ class TimeTokenizer:
             )
         return self.grid.decode(numbers - first, duration)
 
-    def to_tokens(self, text: str, duration: Number) -> str:
+    def to_tokens(self, text: str, duration: Any) -> str:
         """Write every ``<12.3>`` of a trusted text, a moment in seconds, as the codec does: ``<t20>`` or ``12.3``.
 
         Args:
             text: Any text.
-            duration: Length of the video in seconds.
+            duration: Length of the video in seconds; without it the text comes back as it is.
 
         Raises:
             TimeRangeError: The duration is not positive and finite.
         """
+        if duration is None:
+            return text
         length = float(TimeGrid(2).decode(1, duration))
         return _SECONDS_MARK.sub(lambda mark: self.codec.format(float(mark[1]), length), text)
 
@@ -274,7 +298,9 @@ class TimeTokenizer:
         length = float(TimeGrid(2).decode(1, duration))
         row = as_row(ids[prompt_length:])
         if not isinstance(self.codec, IndexCodec):
-            return self.codec.parse(self._own_text(row) if self.time_token_ids else self._text(row), length)
+            return self.codec.parse(
+                self._own_text(row) if self.time_token_ids else _decode(self.tokenizer, row, True), length
+            )
         found: list[float] = self.grid.decode(row[self._is_time(row)] - self.time_token_ids[0], length).tolist()
         return found
 
@@ -327,9 +353,7 @@ class TimeTokenizer:
             folder: Made if it is not there.
         """
         self.tokenizer.save_pretrained(folder)
-        name = next((name for name, kind in CODECS.items() if type(self.codec) is kind), None)
-        options = asdict(self.codec) if name else None  # type: ignore[call-overload]
-        write_json(Path(folder) / SETTINGS_FILE, {"codec": name, "options": options, "lita_spacing": self.lita_spacing})
+        write_settings(folder, self.codec, self.lita_spacing)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, codec: MomentCodec | None = None) -> Self:
@@ -343,20 +367,7 @@ class TimeTokenizer:
             ModelFolderError: There is no such folder, or it lacks a readable ``time_tokens.json``.
             ArgumentError: It was saved with a codec that is not timetok's, and ``codec`` is None.
         """
-        path = Path(folder) / SETTINGS_FILE
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-            name, options, spacing = (settings[key] for key in ("codec", "options", "lita_spacing"))
-            if name is not None and codec is None:
-                if "grid" in options:
-                    options["grid"] = TimeGrid(**options["grid"])
-                codec = CODECS[name](**options)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ModelFolderError(
-                f"folder must hold what TimeTokenizer.save_pretrained wrote, got {str(folder)!r}: {error}"
-            ) from error
-        if codec is None:
-            raise ArgumentError(f"codec must be given: {str(folder)!r} was saved with one that is not timetok's")
+        codec, spacing = read_settings(folder, codec)
         from transformers import AutoTokenizer
 
         return cls.wrap(AutoTokenizer.from_pretrained(os.fspath(folder)), codec=codec, lita_spacing=spacing)
@@ -365,9 +376,6 @@ class TimeTokenizer:
     def lita_spacing(self) -> bool:
         """Whether the tokenizer drops spaces beside time tokens."""
         return bool(self.time_token_ids) and drops_spaces(self.tokenizer, self.time_token_ids[0])
-
-    def _write(self, text: str, duration: Any) -> str:
-        return text if duration is None else self.to_tokens(text, duration)
 
     def _is_time(self, row: NDArray[np.int64]) -> NDArray[np.bool_]:
         if not self.time_token_ids:
@@ -378,9 +386,6 @@ class TimeTokenizer:
         """The codec's own tokens, with a line break wherever something else stood between them."""
         names, own = dict(zip(self.time_token_ids, self.codec.tokens, strict=True)), self._is_time(row)
         return "".join(names[int(token)] if mine else "\n" for token, mine in zip(row, own, strict=True))
-
-    def _text(self, row: NDArray[np.int64]) -> str:
-        return _decode(self.tokenizer, row, True)
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, row: NDArray[np.int64], skip_special_tokens: bool) -> str:

@@ -1,0 +1,44 @@
+"""``time_tokens.json``: how moments were written beside a saved tokenizer."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from timetok.atomic import write_json
+from timetok.codecs import MomentCodec
+from timetok.errors import ArgumentError, ModelFolderError
+from timetok.timegrid import TimeGrid
+from timetok.tokenizer.adding import CODECS
+
+SETTINGS_FILE = "time_tokens.json"
+
+
+def write_settings(folder: str | os.PathLike[str], codec: MomentCodec, lita_spacing: bool) -> None:
+    """Write the file; of somebody's own codec it says only that it is one."""
+    name = next((name for name, kind in CODECS.items() if type(codec) is kind), None)
+    options = asdict(codec) if name else None  # type: ignore[call-overload]
+    write_json(Path(folder) / SETTINGS_FILE, {"codec": name, "options": options, "lita_spacing": lita_spacing})
+
+
+def read_settings(folder: str | os.PathLike[str], codec: MomentCodec | None) -> tuple[MomentCodec, bool]:
+    """The codec, unless one is given, and whether spaces beside time tokens are dropped.
+
+    Raises:
+        ModelFolderError: There is no readable file.
+        ArgumentError: It was written for a codec that is not timetok's, and ``codec`` is None.
+    """
+    try:
+        settings = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
+        name, options, spacing = (settings[key] for key in ("codec", "options", "lita_spacing"))
+        if name is not None and codec is None:
+            if "grid" in options:
+                options["grid"] = TimeGrid(**options["grid"])
+            codec = CODECS[name](**options)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelFolderError(
+            f"folder must hold what TimeTokenizer.save_pretrained wrote, got {str(folder)!r}: {error}"
+        ) from error
+    if codec is None:
+        raise ArgumentError(f"codec must be given: {str(folder)!r} was saved with one that is not timetok's")
+    return codec, bool(spacing)
