@@ -110,6 +110,32 @@ def test_free_text_around_spans(name, codec, wrapped):
         assert state is not None and constraint.grammar(60.0).accepts(state)
 
 
+@pytest.mark.parametrize(("name", "codec"), PAIRS)
+@pytest.mark.parametrize("free_text", [False, True])
+def test_masks_are_what_every_token_by_itself_gives(name, codec, free_text, wrapped):
+    tt, duration = wrapped[name, codec], 60.0
+    constraint = SpanConstraint(tt, max_spans=2, free_text=free_text, stop_ids=[stop_id(tt)])
+    size, random, states = len(tt.tokenizer), torch.Generator().manual_seed(0), {constraint.grammar(duration).start}
+    for _ in range(4):
+        state = constraint.grammar(duration).start
+        for _ in range(12):
+            allowed = constraint.mask(duration, state, size, torch.device("cpu")).clone()
+            allowed[stop_id(tt)] = False
+            moments = torch.tensor([any(c.isdigit() for c in constraint._texts.get(k, "")) for k in range(size)])
+            often = torch.rand(1, generator=random) < 0.5 and (allowed & moments).any()
+            likely = allowed & moments if often else allowed
+            if not likely.any():
+                break
+            token = int(likely.float().multinomial(1, generator=random))
+            state = constraint.follow(duration, state, token)
+            states.add(state)
+    for state in sorted(states, key=str)[:12]:
+        mask = constraint.mask(duration, state, size, torch.device("cpu"))
+        alone = [constraint.follow(duration, state, token) is not None for token in range(size)]
+        alone[stop_id(tt)] = constraint.grammar(duration).accepts(state)
+        assert mask.tolist() == alone
+
+
 def answers_of(tt):
     span = tt.codec.span.format(tt.codec.format(5.0, 60.0), tt.codec.format(40.0, 60.0))
     yield f"it starts at the left, {span} and then leaves"

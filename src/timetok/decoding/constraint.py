@@ -1,8 +1,9 @@
 """Holding a language model to answers made of well-formed spans."""
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from transformers import LogitsProcessor
 from timetok.codecs import IndexCodec
 from timetok.decoding.grammar import SpanGrammar, State
 from timetok.errors import ArgumentError, MalformedAnswerError, TokenizerError
+
+_ANY_SECONDS = 99_999.0  # a video in which every moment is possible
 
 
 class SpanConstraint:
@@ -66,9 +69,14 @@ class SpanConstraint:
             )
 
         self.grammar = lru_cache(256)(grammar)
-        alphabet = self.grammar(1.0).alphabet
-        self._trie = _trie((k, text) for k, text in self._texts.items() if free_text or alphabet.issuperset(text))
-        self._below = lru_cache(1 << 14)(self._find_below)
+        longest = self.grammar(_ANY_SECONDS)
+        self._with_moments, self._plain = _Node({}, []), _Node({}, [])  # the second holds nothing that begins a moment
+        for token, text in self._texts.items():
+            if free_text and not any(map(longest.begins, text)):
+                self._plain.add(token, text)
+            elif free_text or longest.alphabet.issuperset(text):
+                self._with_moments.add(token, text)
+        self._below, self._kinds = lru_cache(1 << 14)(self._find_below), lru_cache(None)(self._find_kinds)
         self.mask = lru_cache(256)(self._mask)
 
     def processor(
@@ -90,13 +98,18 @@ class SpanConstraint:
     def follow(self, duration: float | None, state: State | None, token: int) -> State | None:
         """Where an answer stands after a token; None where it is not well-formed."""
         step = self.grammar(duration).step
-        for character in self._texts.get(token, "\0"):
+        if token not in self._texts:
+            return None
+        for character in self._texts[token]:
             state = state and step(state, character)
         return state
 
     def _mask(self, duration: float | None, state: State, size: int, device: torch.device) -> Tensor:
         """Which tokens may come next: bool ``[v]``."""
-        allowed = list(self._find_below(self._trie, duration, state))
+        allowed = [
+            *self._find_below(self._with_moments, duration, state),
+            *self._find_plain(self._plain, duration, state),
+        ]
         if self.grammar(duration).accepts(state):
             allowed += self.stop_ids
         if not allowed:
@@ -106,6 +119,7 @@ class SpanConstraint:
         return mask.to(device)
 
     def _find_below(self, node: "_Node", duration: float | None, state: State) -> tuple[int, ...]:
+        """Ids of the tokens below a node that may be written on."""
         step, found = self.grammar(duration).step, []
         for character, child in node.children.items():
             reached = step(state, character)
@@ -114,6 +128,28 @@ class SpanConstraint:
                 if child.children:
                     found += self._below(child, duration, reached)
         return tuple(found)
+
+    def _find_plain(self, node: "_Node", duration: float | None, state: State) -> Sequence[int]:
+        """The same where no token begins a moment: by kinds of characters, for there are many tokens."""
+        grammar, found = self.grammar(duration), []
+        if grammar.rests(state):
+            return node.below
+        if state.place == "end" and not state.written:
+            return ()
+        for characters in self._kinds(node).values():
+            reached = grammar.step(state, characters[0])
+            if reached is None:
+                continue
+            for child in map(node.children.__getitem__, characters):
+                found += child.ids
+                found += self._find_plain(child, duration, reached)
+        return found
+
+    def _find_kinds(self, node: "_Node") -> dict[str, list[str]]:
+        kind, kinds = self.grammar(_ANY_SECONDS).kind, defaultdict(list)
+        for character in node.children:
+            kinds[kind(character)].append(character)
+        return kinds
 
 
 class SpanLogitsProcessor(LogitsProcessor):
@@ -169,20 +205,21 @@ class SpanLogitsProcessor(LogitsProcessor):
 
 @dataclass(frozen=True, eq=False)  # hashed by identity
 class _Node:
-    """Of the tree of the texts of all tokens."""
+    """Of the tree of the texts of tokens."""
 
     children: dict[str, "_Node"]
     ids: list[int]
 
-
-def _trie(texts: Iterable[tuple[int, str]]) -> _Node:
-    root = _Node({}, [])
-    for token, text in texts:
-        node = root
+    def add(self, token: int, text: str) -> None:
+        node = self
         for character in text:
             node = node.children.setdefault(character, _Node({}, []))
         node.ids.append(token)
-    return root
+
+    @cached_property
+    def below(self) -> list[int]:
+        """Ids of all tokens that go on from here."""
+        return [token for child in self.children.values() for token in (*child.ids, *child.below)]
 
 
 def _token_texts(tt: Any, stop_ids: frozenset[int]) -> dict[int, str]:

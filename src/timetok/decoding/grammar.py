@@ -61,6 +61,9 @@ class Moments:
         self.first = self._shapes[0][0]
         self._last = self.parse(self._write(_LATEST_SECONDS if duration is None else duration, duration))[0]
         self.alphabet = frozenset("0123456789").union(self.own, *(shape for pair in self._shapes for shape in pair))
+        self._shapes = [
+            shape for shape in self._shapes if self.seconds(shape[0]) is not None
+        ]  # those not beyond the end
 
     def parse(self, text: str) -> list[float]:
         """Seconds of all moments in a text."""
@@ -143,6 +146,20 @@ class SpanGrammar:
         self.start = State("text" if free_text else "lead")
         self.step = lru_cache(1 << 16)(self._step)
 
+    def rests(self, state: State) -> bool:
+        """Whether any text may follow that holds no beginning of a moment."""
+        return state.place == "closing" or (state.place == "text" and state.written in ("", "x"))
+
+    def begins(self, character: str) -> bool:
+        """Whether a moment may begin with a character."""
+        return self._moments.reach(character) >= 0
+
+    def kind(self, character: str) -> str:
+        """One name for all characters between which an answer makes no difference; those of moments are their own."""
+        if character in self.alphabet:
+            return character
+        return "space" if character.isspace() else f"free: {self._stands_free(character)}"
+
     def accepts(self, state: State) -> bool:
         """Whether an answer may end here."""
         if state.place in ("start", "end"):
@@ -199,7 +216,7 @@ class SpanGrammar:
     def _step_in_text(self, state: State, character: str) -> State | None:
         written, room = state.written + character, state.num_spans < self._max
         if self._owns_tokens:  # only they are moments, whatever stands around them
-            if self._moments.reach(character) < 0:
+            if not self.begins(character):
                 return state._replace(written="")
             return state._replace(place="start", written=character) if room else None
         if state.place in ("closed", "closing"):  # what follows may make another number of the span's end
@@ -210,20 +227,19 @@ class SpanGrammar:
             behind = state.written[-1] if state.place == "closing" else ""
             state = state._replace(place="text", written=self._context(behind))
             written = state.written + character
-        if self._stands_free(state.written) and self._moments.reach(character) >= 0 and room:
+        if self._stands_free(state.written) and self.begins(character) and room:
             return state._replace(place="start", written=character)
         return None if self._moments.parse(written) else state._replace(written=self._context(written))
 
     def _context(self, text: str) -> str:
         """As much of a text as decides whether what comes next is a moment: few different ones, to be remembered."""
-        word = text.split()[-1] if text[-1:].strip() else ""
-        if not word or self._stands_free(word):
-            return ""
-        if not any(map(str.isdigit, word)):
-            return "x"
-        return word if len(word) < _CONTEXT else "x" + word[-_CONTEXT:]  # without x it might begin with a moment
+        run = text[len(text.rstrip("".join(self.alphabet - {" "}))) :]  # what may be a number, or a part of one
+        front = "" if self._stands_free(text[: len(text) - len(run)]) else "x"
+        if any(map(str.isdigit, run)):
+            return front + run if len(run) < _CONTEXT else "x" + run[-_CONTEXT:]  # without x it might begin one
+        return "" if self._stands_free(front + run) else "x"
 
     def _stands_free(self, text: str) -> bool:
         """Whether a moment right behind ``text`` would be read as one."""
-        text = re.sub("[0-9]", "1", text)  # 0:00:05 would pass for 00:05
+        text = re.sub("[0-9]", "1", text[-_CONTEXT:])  # 0:00:05 would pass for 00:05
         return self._moments.parse(text + self._moments.first) == self._moments.parse(self._moments.first)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from timetok.adapter import pad_left
+from timetok.decoding import SpanPosterior, span_distribution
 from timetok.errors import ModelFolderError, PromptError
 from timetok.lita.configuration import LitaConfig
 from timetok.lita.modeling import LitaForConditionalGeneration
@@ -137,6 +138,47 @@ class Localizer:
         prompts = self._prompts(questions, durations)
         answers = zip(*self._generate(prompts, features, max_new_tokens), durations, strict=True)
         return [self._answer(*answer) for answer in answers]
+
+    @torch.inference_mode()
+    def posteriors(
+        self,
+        features: Sequence[Tensor],
+        questions: Sequence[str],
+        durations: Sequence[float],
+        *,
+        top_starts: int = 40,
+    ) -> list[SpanPosterior]:
+        """What the model believes about when, for questions with one span as their answer.
+
+        Args:
+            features: One ``[t p e]`` a question.
+            questions: As in ``ask``.
+            durations: Seconds, one a question.
+            top_starts: Starts that are followed up: see ``decoding.span_distribution``.
+
+        Returns:
+            One posterior a question; ``posterior.best()`` is the span of the highest expected IoU and that IoU.
+
+        Raises:
+            PromptError: As in ``ask``.
+            TokenizerError: The model writes moments without time tokens.
+        """
+        prompts, tt = self._prompts(questions, durations), self.processor.tt
+        self._check_length(prompts, 4)
+        space = tt.tokenizer.encode(" ", add_special_tokens=False)
+        return span_distribution(
+            self.model,
+            {
+                **pad_left(prompts, tt.tokenizer).to(self.model.device),
+                "video_features": torch.stack(list(features)).to(self.model.device),
+            },
+            grid=tt.grid,
+            time_token_ids=tt.time_token_ids,
+            durations=durations,
+            lead_ids=space,  # as LITA's answers are written: " <t1> <t2>"
+            between_ids=space,
+            top_starts=top_starts,
+        )
 
     def _prompts(self, questions: Sequence[str], durations: Sequence[float]) -> list[list[int]]:
         texts = [

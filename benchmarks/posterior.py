@@ -1,0 +1,166 @@
+"""The span posterior against greedy decoding, free-running, on the shapes recipe: three seeds at T = 10, 25 and 100.
+
+    python benchmarks/posterior.py             # trains nine small models (about an hour on two cores), resumes
+
+All see 25 frames and take the same steps; clips, frame encoder and features are those of `timetok train shapes`, the
+fresh clips those of `make bench`. The bundled model, which sees 100 frames and is better, is measured beside them.
+"""
+
+import argparse
+import csv
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from transformers import set_seed
+
+from timetok import Span, __version__
+from timetok.atomic import replacing
+from timetok.lita.answer import Localizer
+from timetok.metrics import iou
+from timetok.recipes.evaluate import ask_all, encode_videos, read_questions
+from timetok.recipes.features import cache_features
+from timetok.recipes.preset import load_preset
+from timetok.recipes.shapes import read_scenes, write_dataset
+from timetok.recipes.train import build_model, build_processor, train_stages, training_arguments, whiten
+from timetok.vision import FrameEncoder, FrameTransform
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "posterior.csv"
+CLIPS_SEED = 2026  # of `make bench`
+TOP_STARTS = 40
+CHANGES = (
+    "model.num_frames=25",
+    "stages.0.trainer.max_steps=400",
+    "stages.1.num_frames=25",
+    "stages.1.turns=4",
+    "stages.1.rates={event_loc=4,rtl=3,listing=1}",
+    "stages.1.matrix_learning_rate=1e-2",
+    "stages.1.trainer.max_steps=250",
+    'stages.1.trainer.lr_scheduler_type="cosine"',
+)
+
+
+def trained(run: Path, out: Path, marks: int, seed: int) -> Path:
+    """A model of 25 frames and so many marks; only the language model's seed differs from run to run."""
+    if (out / "model").exists():
+        return out / "model"
+    preset = load_preset("shapes", [*CHANGES, f"model.num_time_tokens={marks}", f"data.seed={seed}"])
+    preset["stages"] = preset["stages"][:2]
+    encoder, transform = FrameEncoder(**preset["vision"]), FrameTransform(**preset["transform"])
+    encoder.load_state_dict(Localizer.load().model.vision.state_dict())
+    records = list(read_scenes(run / "clips").values())
+    frames = preset["features"]["frames_per_clip"]
+    clips = cache_features(records, encoder, transform, run / "features.safetensors", frames_per_clip=frames)
+    set_seed(seed)
+    processor = build_processor(preset, encoder.grid)
+    model = build_model(preset, processor)
+    model.vision.load_state_dict(encoder.state_dict())
+    whiten(model.model.projector, clips)
+    stages = [
+        training_arguments(out / f"stage-{k}", preset, stage["trainer"]) for k, stage in enumerate(preset["stages"])
+    ]
+    train_stages(preset, model, processor, clips, stages)
+    with replacing(out / "model") as folder:
+        nn.Module.half(model).save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return out / "model"
+
+
+def calibration_error(confidences: np.ndarray, truths: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: mean distance of confidence and IoU over equally wide bins, weighted by size."""
+    place = np.minimum((confidences * bins).astype(int), bins - 1)
+    return float(sum(abs((confidences - truths)[place == k].sum()) for k in range(bins)) / len(truths))
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's, ties in order of appearance."""
+    return float(np.corrcoef(a.argsort().argsort(), b.argsort().argsort())[0, 1])
+
+
+def measure(localizer: Localizer, questions: Sequence, name: str, seed: int) -> dict:
+    """One row: every question asked greedily and by posterior."""
+    videos = encode_videos(localizer, questions)
+    greedy = [
+        Span(*sorted(a.times_seconds[:2])) if len(a.times_seconds) > 1 else None
+        for a in ask_all(localizer, questions, videos)
+    ]
+    posteriors = []
+    for k in range(0, len(questions), 8):
+        group = questions[k : k + 8]
+        features, durations = zip(*(videos[question.path] for question in group), strict=True)
+        posteriors += localizer.posteriors(features, [q.text for q in group], durations, top_starts=TOP_STARTS)
+    truths = [question.reference.span for question in questions]
+    best = [posterior.best() for posterior in posteriors]
+    refined = [posterior.refined(found.span) for posterior, found in zip(posteriors, best, strict=True)]
+    score = {
+        "greedy": [iou(span, truth) if span else 0.0 for span, truth in zip(greedy, truths, strict=True)],
+        "posterior": [iou(found.span, truth) for found, truth in zip(best, truths, strict=True)],
+        "refined": [iou(span, truth) for span, truth in zip(refined, truths, strict=True)],
+    }
+    mean = {key: float(np.mean(values)) for key, values in score.items()}
+    confidences, reached = np.array([found.confidence for found in best]), np.array(score["posterior"])
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    numbers = {
+        "greedy_miou": mean["greedy"],
+        "posterior_miou": mean["posterior"],
+        "gain": mean["posterior"] - mean["greedy"],
+        "refined_miou": mean["refined"],
+        "mean_confidence": float(confidences.mean()),
+        "calibration_error": calibration_error(confidences, reached),
+        "rank_correlation": rank_correlation(confidences, reached),
+        "covered": float(np.mean([posterior.covered for posterior in posteriors])),
+    }
+    return {
+        "model": name,
+        "marks": localizer.processor.tt.grid.num_tokens,
+        "seed": seed,
+        **{key: f"{value:.4f}" for key, value in numbers.items()},
+        "top_starts": TOP_STARTS,
+        "questions": len(questions),
+        "timetok": __version__,
+        "commit": commit.strip(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "device": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def add(row: dict) -> None:
+    """Add a row to the CSV in place of an older one, rewritten whole under a temporary name."""
+    key = ("model", "marks", "seed")
+    old = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
+    kept = [other for other in old if any(other[name] != str(row[name]) for name in key)]
+    RESULTS.parent.mkdir(exist_ok=True)
+    with replacing(RESULTS) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        writer.writeheader()
+        writer.writerows([*kept, row])
+    print({name: row[name] for name in list(row)[:11]})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "shapes", help="folder of `timetok train shapes`")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "posterior", help="models")
+    parser.add_argument("--test", type=Path, default=ROOT / "runs" / "table" / "test", help="clips of `make bench`")
+    parser.add_argument("--marks", type=int, nargs="+", default=[25, 100, 10])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    write_dataset(options.test, num_clips=300, split="test", seed=CLIPS_SEED, workers=2)
+    questions = read_questions(options.test)
+    add(measure(Localizer.load(), questions, "bundled", 0))
+    for marks in options.marks:
+        for seed in options.seeds:
+            model = trained(options.run, options.work / f"{marks}-{seed}", marks, seed)
+            add(measure(Localizer.load(model), questions, "25 frames, 650 steps", seed))
+
+
+if __name__ == "__main__":
+    main()
