@@ -1,7 +1,7 @@
 """Holding a language model to answers made of well-formed spans."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -106,13 +106,10 @@ class SpanConstraint:
 
     def _mask(self, duration: float | None, state: State, size: int, device: torch.device) -> Tensor:
         """Which tokens may come next: bool ``[v]``."""
-        allowed = [
-            *self._find_below(self._with_moments, duration, state),
-            *self._find_plain(self._plain, duration, state),
-        ]
-        if self.grammar(duration).accepts(state):
-            allowed += self.stop_ids
-        if not allowed:
+        stops = sorted(self.stop_ids) if self.grammar(duration).accepts(state) else []
+        parts = [torch.tensor([*self._find_below(self._with_moments, duration, state), *stops], dtype=torch.long)]
+        allowed = torch.cat(parts + self._find_plain(self._plain, duration, state))
+        if not len(allowed):
             raise TokenizerError(f"tt: no token of its vocabulary may follow {state.written!r} in {state.place!r}")
         mask = torch.zeros(size, dtype=torch.bool)
         mask[allowed] = True
@@ -129,27 +126,28 @@ class SpanConstraint:
                     found += self._below(child, duration, reached)
         return tuple(found)
 
-    def _find_plain(self, node: "_Node", duration: float | None, state: State) -> Sequence[int]:
+    def _find_plain(self, node: "_Node", duration: float | None, state: State) -> list[Tensor]:
         """The same where no token begins a moment: by kinds of characters, for there are many tokens."""
         grammar, found = self.grammar(duration), []
         if grammar.rests(state):
-            return node.below
+            return [node.below]
         if state.place == "end" and not state.written:
-            return ()
-        for characters in self._kinds(node).values():
+            return []
+        for characters, all_ids in self._kinds(node):
             reached = grammar.step(state, characters[0])
-            if reached is None:
-                continue
-            for child in map(node.children.__getitem__, characters):
-                found += child.ids
-                found += self._find_plain(child, duration, reached)
+            if reached is not None and grammar.rests(reached):
+                found.append(all_ids)
+            elif reached is not None:
+                for child in map(node.children.__getitem__, characters):
+                    found += [torch.tensor(child.ids, dtype=torch.long), *self._find_plain(child, duration, reached)]
         return found
 
-    def _find_kinds(self, node: "_Node") -> dict[str, list[str]]:
+    def _find_kinds(self, node: "_Node") -> list[tuple[list[str], Tensor]]:
+        """Characters between which an answer makes no difference, and the ids of all tokens that go on with them."""
         kind, kinds = self.grammar(_ANY_SECONDS).kind, defaultdict(list)
         for character in node.children:
             kinds[kind(character)].append(character)
-        return kinds
+        return [(characters, node.from_children(characters)) for characters in kinds.values()]
 
 
 class SpanLogitsProcessor(LogitsProcessor):
@@ -217,9 +215,15 @@ class _Node:
         node.ids.append(token)
 
     @cached_property
-    def below(self) -> list[int]:
+    def below(self) -> Tensor:
         """Ids of all tokens that go on from here."""
-        return [token for child in self.children.values() for token in (*child.ids, *child.below)]
+        return self.from_children(self.children)
+
+    def from_children(self, characters: Iterable[str]) -> Tensor:
+        """Ids of all tokens that go on with one of some characters."""
+        nodes = [self.children[character] for character in characters]
+        ends = torch.tensor([token for node in nodes for token in node.ids], dtype=torch.long)
+        return torch.cat([ends, *(node.below for node in nodes if node.children)])
 
 
 def _token_texts(tt: Any, stop_ids: frozenset[int]) -> dict[int, str]:
