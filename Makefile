@@ -8,15 +8,16 @@ QUESTION ?= --sample
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help demo test test-slow test-thorough check format bench clean
 
 help:
 	@echo "make demo       localise an event in a bundled clip; writes timetok-demo.png"
 	@echo "make test       the fast tests"
 	@echo "make test-slow  the slow tests, and those that need a GPU"
+	@echo "make test-thorough  the property tests, a million examples in all (hours)"
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make format     let ruff rewrite the code"
-	@echo "make bench      the README's table; trains what it compares (over an hour, resumes)"
+	@echo "make bench      every number of the README and the docs; trains what it compares (hours, resumes)"
 
 demo: $(READY)
 	@$(BIN)/timetok localize $(QUESTION) --plot timetok-demo.png
@@ -26,6 +27,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -q -m "slow or gpu" $(ARGS)
+
+test-thorough: $(READY)
+	@$(BIN)/python -m pytest -q -m "hypothesis and not gpu" --hypothesis-profile=thorough $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -38,7 +42,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
+	@$(BIN)/python benchmarks/tokens.py
 	@$(BIN)/python benchmarks/shapes.py $(ARGS)
+	@$(BIN)/python benchmarks/posterior.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist timetok-demo.png

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60)
-settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.register_profile("thorough", deadline=None, max_examples=12_000)  # about a million in all
 settings.load_profile("ci")  # --hypothesis-profile=thorough chooses the other
 
 

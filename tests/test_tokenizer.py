@@ -1,17 +1,17 @@
 import copy
 import json
 import pickle
-import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers.tokenization_mistral_common import MistralCommonBackend
 
+from docs_blocks import Digits
 from real_tokenizers import FAST, MAKERS, MISTRAL
 from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec, format_span
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
@@ -58,13 +58,36 @@ def test_tokens_survive_any_neighbour(name, text, wrapped):
     assert tt.tokenizer.decode(ids, skip_special_tokens=True).count("<t7>") == 1
 
 
+def decoded(tok, ids):
+    return tok.decode(ids, skip_special_tokens=True).strip()
+
+
+pieces = st.one_of(
+    st.integers(0, 99), st.sampled_from(["a b, é", "red circle ", "it", "日本"]), st.text(max_size=12).map(str.strip)
+)
+
+
 @pytest.mark.parametrize("name", MAKERS)
-@settings(max_examples=25)
-@given(parts=st.lists(st.one_of(st.integers(0, 99), st.sampled_from(["a b, é", "red circle ", "it", "日本"]))))
-def test_times_are_the_tokens_in_order(name, parts, wrapped):
-    tt = wrapped[name]
+@given(parts=st.lists(pieces, max_size=8))
+def test_interleaved_text_and_tokens_come_back(name, parts, wrapped, bare_tokenizers):
+    """Tokens always; each text as far as the bare tokenizer brings it back."""
+    tt, bare = wrapped[name], bare_tokenizers[name]
     ids = tt("".join(f"<t{part}>" if isinstance(part, int) else part for part in parts))["input_ids"]
     assert tt.times(ids, 99.0) == [float(part) for part in parts if isinstance(part, int)]
+    texts, found = [""], [[]]  # between the tokens
+    for part in parts:
+        if isinstance(part, int):
+            texts.append("")
+        else:
+            texts[-1] += part
+    for token in ids:
+        if token in tt.time_token_ids:
+            found.append([])
+        else:
+            found[-1].append(token)
+    for text, between in zip(texts, found, strict=True):
+        if decoded(bare, bare(text)["input_ids"]) == text.strip():
+            assert decoded(tt.tokenizer, between) == text.strip()
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -305,19 +328,6 @@ def test_a_clock_is_read_and_written(bare):
     tt = TimeTokenizer.wrap(bare, codec="clock")
     assert tt.to_tokens("from <75.2> to <90.0>", 99.0) == "from 01:15 to 01:30"
     assert tt.spans(tt("from <75.2> to <90.0>", 99.0)["input_ids"], 99.0) == [Span(75, 90)]
-
-
-class Digits:
-    """VTG-LLM's way: ``dddd.d`` seconds, a token for each digit and one for the point."""
-
-    tokens = tuple(f"<T{digit}>" for digit in "0123456789.")
-    span, pattern = "{}{}", "(?:<T[0-9]>){4}<T\\.><T[0-9]>"
-
-    def format(self, seconds, duration=None):
-        return "".join(f"<T{digit}>" for digit in f"{min(max(seconds, 0.0), 9999.9):06.1f}")
-
-    def parse(self, text, duration=None):
-        return [float(re.sub("<T|>", "", found)) for found in re.findall(self.pattern, text)]
 
 
 def test_a_codec_of_ones_own_with_tokens(bare, tmp_path):

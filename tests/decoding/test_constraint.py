@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from docs_blocks import Digits
 from real_tokenizers import MAKERS
 from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec
 from timetok.decoding import SpanConstraint
@@ -18,13 +19,14 @@ CODECS = {
     "seconds": SecondsCodec(),
     "unit": SecondsCodec(1, unit=" seconds", span="from {} to {}"),
     "clock": ClockCodec(),
+    "digits": Digits(),
 }
 DURATIONS = [60.0, 12.5, 300.0]
 PAIRS = [
     (name, codec)
     for name in MAKERS
     for codec in CODECS
-    if name != "word_piece" or codec == "index"  # decodes its own "12.3" as "12. 3"
+    if name != "word_piece" or codec in ("index", "digits")  # decodes its own "12.3" as "12. 3"
 ]
 MODES = {
     "greedy": {"do_sample": False},

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from docs_blocks import Digits
 from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec, spans_regex
 from timetok.decoding import SpanGrammar
 from timetok.errors import ArgumentError
@@ -18,6 +19,7 @@ CODECS = {
     "clock": ClockCodec(),
     "long clock": ClockCodec(3, hours=True),
     "index": IndexCodec(TimeGrid(12)),
+    "digits": Digits(),
     "paper": IndexCodec(TimeGrid(12), "<{}>", first=1, span="[{}, {}]"),
 }
 

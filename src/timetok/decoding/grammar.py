@@ -71,7 +71,9 @@ class Moments:
 
     def _seconds(self, text: str) -> float | None:
         found = self.parse(text)
-        return found[0] if len(found) == 1 and self._write(found[0], self._duration) == text else None
+        if len(found) != 1 or found[0] > self._last or self._write(found[0], self._duration) != text:
+            return None
+        return found[0]
 
     def _reach(self, prefix: str) -> float:
         reach = -1.0
