@@ -11,6 +11,7 @@ import csv
 import platform
 import subprocess
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "posterior.csv"
 CLIPS_SEED = 2026  # of `make bench`
 TOP_STARTS = 40
+TRAINED = "25 frames, 650 steps"
 CHANGES = (
     "model.num_frames=25",
     "stages.0.trainer.max_steps=400",
@@ -132,11 +134,32 @@ def measure(localizer: Localizer, questions: Sequence, name: str, seed: int) -> 
     }
 
 
+def rows() -> list[dict]:
+    """Rows of the CSV, which an interrupted run continues; remove it to measure again."""
+    return list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
+
+
+def table() -> str:
+    """The CSV as Markdown: means and ranges over seeds."""
+    lines = ["| model | T | seeds | greedy mIoU | posterior | gain | confidence | calibration error | rank corr. |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows():
+        groups.setdefault((row["model"], row["marks"]), []).append(row)
+    for (model, marks), group in groups.items():
+        values = {key: [float(row[key]) for row in group] for key in list(group[0])[3:10]}
+        gain = f"{np.mean(values['gain']):+.3f} ({min(values['gain']):+.3f} to {max(values['gain']):+.3f})"
+        means = {key: f"{np.mean(found):.3f}" for key, found in values.items()}
+        shown = [means["greedy_miou"], means["posterior_miou"], gain, means["mean_confidence"]]
+        shown += [means["calibration_error"], means["rank_correlation"]]
+        lines.append(f"| {model} | {marks} | {len(group)} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
 def add(row: dict) -> None:
     """Add a row to the CSV in place of an older one, rewritten whole under a temporary name."""
     key = ("model", "marks", "seed")
-    old = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
-    kept = [other for other in old if any(other[name] != str(row[name]) for name in key)]
+    kept = [other for other in rows() if any(other[name] != str(row[name]) for name in key)]
     RESULTS.parent.mkdir(exist_ok=True)
     with replacing(RESULTS) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(row))
@@ -155,11 +178,14 @@ def main() -> None:
     options = parser.parse_args()
     write_dataset(options.test, num_clips=300, split="test", seed=CLIPS_SEED, workers=2)
     questions = read_questions(options.test)
-    add(measure(Localizer.load(), questions, "bundled", 0))
-    for marks in options.marks:
-        for seed in options.seeds:
+    done = {(row["model"], row["marks"], row["seed"]) for row in rows()}
+    if ("bundled", "100", "0") not in done:
+        add(measure(Localizer.load(), questions, "bundled", 0))
+    for seed, marks in product(options.seeds, options.marks):
+        if (TRAINED, str(marks), str(seed)) not in done:
             model = trained(options.run, options.work / f"{marks}-{seed}", marks, seed)
-            add(measure(Localizer.load(model), questions, "25 frames, 650 steps", seed))
+            add(measure(Localizer.load(model), questions, TRAINED, seed))
+    print(table())
 
 
 if __name__ == "__main__":

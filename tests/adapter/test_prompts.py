@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerBase
 import tiny_lm
 from timetok.adapter import VIDEO_TOKEN, VideoPrompts, pad_left, video_token_id
 from timetok.errors import ArgumentError, PromptError
-from timetok.pooling import SlowFastPlan
+from timetok.pooling import slow_fast
 from timetok.tokenizer import TimeTokenizer
 
-PLAN = SlowFastPlan(num_slow_frames=2)
+PLAN = slow_fast(num_slow_frames=2)
 
 
 def prompts():

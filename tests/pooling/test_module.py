@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import oracles
 from timetok import SlowFastPooler
 from timetok.errors import ArgumentError
-from timetok.pooling import SlowFastPlan, as_grid
+from timetok.pooling import PRESETS, Path, PoolingPlan, as_grid
+from timetok.pooling.reference import frame_indices, pool
 
 LAYOUTS = [{}, {"num_slow_frames": 0}, {"fast": False}, {"num_slow_frames": 3, "slow_pool": 3}, {"slow_pool": 1}]
 
@@ -99,24 +100,131 @@ def test_bad_shapes_are_refused(shape, message):
         SlowFastPooler()(torch.zeros(shape))
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("lita", SlowFastPlan()),
-        ("lita-temporal-spatial-pool", SlowFastPlan()),
-        ("lita-temporal", SlowFastPlan(num_slow_frames=0)),
-        ("lita-spatial-pool", SlowFastPlan(fast=False)),
-    ],
-)
-def test_presets(name, expected):
-    assert SlowFastPooler.preset(name).plan == expected
+def by_tokens(video, plan, separators):
+    """What the plan says of every token, carried out one token at a time."""
+    reductions = {path.name: path.reduction for path in plan.paths}
+    expected = []
+    for token in plan.tokens(video.shape[0], tuple(video.shape[1:3])):
+        if token.separator:
+            expected.append(separators[token.separator])
+            continue
+        patches = video[list(token.frames), slice(*token.rows), slice(*token.columns)].flatten(0, 2)
+        expected.append(patches.amax(0) if reductions[token.path] == "max" else patches.mean(0))
+    return torch.stack(expected)
 
 
-def test_unknown_presets_and_needless_widths_are_refused():
-    with pytest.raises(ArgumentError, match=r"name: expected one of lita, .*, got 'litta'"):
+@pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"llava-video"}))
+@given(t=st.integers(1, 18), h=st.integers(4, 9), w=st.integers(4, 9))
+def test_presets_do_what_their_plans_say(name, t, h, w):
+    pooler = SlowFastPooler.preset(name, dim=3 if PRESETS[name].separators else None).double()
+    video = features(2, t, h, w, 3)
+    found = pooler(video)
+    assert found.shape[1] == pooler.num_tokens(num_frames=t, grid=(h, w))
+    expected = torch.stack([by_tokens(one, pooler.plan, pooler.separators) for one in video])
+    torch.testing.assert_close(found, expected)
+
+
+def test_llava_video_is_its_formula():
+    pooler = SlowFastPooler.preset("llava-video", dim=3).double()
+    video = features(1, 12, 7, 5, 3)
+    expected = []
+    for k, frame in enumerate(video[0]):
+        size = (4, 3) if k % 10 == 0 else (2, 2)  # ceil(7 / 2), ceil(5 / 2); ceil(7 / 4), ceil(5 / 4)
+        cells = torch.nn.functional.interpolate(frame.permute(2, 0, 1)[None], size, mode="bilinear")[0].permute(1, 2, 0)
+        for row in cells:
+            expected += [*row, pooler.separators["newline"]]
+        expected.append(pooler.separators["separator"])
+    torch.testing.assert_close(pooler(video)[0], torch.stack(expected))
+
+
+@pytest.mark.parametrize("partial", ["floor", "ceil", "adaptive"])
+@pytest.mark.parametrize("reduction", ["mean", "max"])
+@pytest.mark.parametrize("cells", [None, (2, 3)])
+def test_borders_and_reductions(partial, reduction, cells):
+    frames = {"frames": (4, 0, 4), "window": (2, 3, 2)}
+    plan = PoolingPlan((Path(name="slow", partial=partial, reduction=reduction, cells=cells, **frames),))
+    video = features(1, 5, 8, 5, 2)
+    torch.testing.assert_close(pool(video, plan, {})[0], by_tokens(video[0], plan, {}))
+
+
+@pytest.mark.parametrize("name", ["lita", "lita-temporal-spatial", "lita-spatial"])
+def test_the_gradient_written_once_is_autograds(name):
+    video, plan = features(2, 7, 5, 4, 3).requires_grad_(), PRESETS[name]
+    weights = torch.randn(2, plan.num_tokens(7, (5, 4)), 3, dtype=torch.float64)
+    (found,) = torch.autograd.grad((SlowFastPooler.preset(name)(video) * weights).sum(), video)
+    slowly = torch.stack([by_tokens(one, plan, {}) for one in video])
+    (expected,) = torch.autograd.grad((slowly * weights).sum(), video)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_second_derivative_is_refused():
+    video = features(1, 4, 4, 4, 2).requires_grad_()
+    (first,) = torch.autograd.grad(SlowFastPooler()(video).pow(2).sum(), video, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_videos_of_several_lengths():
+    pooler, videos = SlowFastPooler(), [features(t, 4, 4, 3) for t in (3, 6)]
+    alone = [pooler(video[None])[0] for video in videos]
+    padded = torch.full((2, 6, 4, 4, 3), torch.nan, dtype=torch.float64)
+    for row, video in zip(padded, videos, strict=True):
+        row[: len(video)] = video
+    for found in (pooler(videos), pooler(padded, num_frames=[3, 6])):
+        assert all(torch.equal(a, b) for a, b in zip(found, alone, strict=True))
+    with pytest.raises(ArgumentError, match=r"num_frames: expected 2 numbers from 1 to 6, got \[3, 7\]"):
+        pooler(padded, num_frames=[3, 7])
+
+
+def test_nan_and_infinity_stay_where_they_belong():
+    video = features(1, 4, 4, 4, 2)
+    video[0, 1, 2, 2, 0], video[0, 2, 0, 0, 1] = torch.nan, torch.inf
+    found = SlowFastPooler(num_slow_frames=2)(video)[0]
+    assert found.isnan().nonzero().tolist() == [[1, 0]] and found.isinf().nonzero().tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize("name", ["lita", "slowfast-llava-7b"])
+def test_compiles_once_for_all_numbers_of_frames(name):
+    pooler, graphs = SlowFastPooler.preset(name), []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(pooler, fullgraph=True, backend=count)
+    for t in (19, 12, 31):
+        video = features(2, t, 16, 3, dtype=torch.float32)
+        torch._dynamo.mark_dynamic(video, 1)
+        torch.testing.assert_close(compiled(video), pooler(video))
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("frames", ["even", "floor", "every", "others", "all"])
+@given(t=st.integers(1, 200), num=st.integers(1, 12))
+def test_frames_in_tensor_arithmetic_are_those_of_the_plan(frames, t, num):
+    path = Path(name="slow", frames=frames, num=num)
+    assert frame_indices(path, t, torch.device("cpu")).tolist() == path.frame_indices(t)
+
+
+def test_unknown_presets_and_wrong_widths_are_refused():
+    with pytest.raises(ArgumentError, match=r"preset: expected one of lita, .*, got 'litta'"):
         SlowFastPooler.preset("litta")
-    with pytest.raises(ArgumentError, match="dim: preset 'lita' has no learned separators, so it takes none; got 8"):
+    with pytest.raises(ArgumentError, match="dim: expected None: none are learned, got 8"):
         SlowFastPooler.preset("lita", dim=8)
+    with pytest.raises(ArgumentError, match="dim: expected the width of the language model, for newline, separator"):
+        SlowFastPooler.preset("llava-video")
+
+
+def test_separators_are_trained_and_saved():
+    pooler = SlowFastPooler.preset("lita-1.5", dim=4)
+    pooler(torch.randn(1, 5, 4, 4)).sum().backward()
+    names = [f"separators.{what}_{end}" for what in ("image", "video") for end in ("end", "start")]
+    assert sorted(pooler.state_dict()) == names
+    assert all(vector.grad.abs().sum() > 0 for vector in pooler.parameters())
+    again = SlowFastPooler(**json.loads(json.dumps(pooler.to_dict())))
+    again.load_state_dict(pooler.state_dict())
+    video = torch.randn(1, 5, 4, 4)
+    assert torch.equal(again(video), pooler(video))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

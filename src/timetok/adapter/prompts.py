@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.errors import ArgumentError, PromptError
-from timetok.pooling import SlowFastPlan, as_grid
+from timetok.pooling import PoolingPlan, as_grid
 from timetok.tokenizer import TimeTokenizer
 
 VIDEO_TOKEN = "<video>"
@@ -33,7 +33,7 @@ class VideoPrompts:
         ArgumentError: The tokenizer cannot hold the ``<video>`` placeholder.
     """
 
-    def __init__(self, tt: TimeTokenizer, plan: SlowFastPlan) -> None:
+    def __init__(self, tt: TimeTokenizer, plan: PoolingPlan) -> None:
         self.tt, self.plan = tt, plan
         self.video_token_id = video_token_id(tt.tokenizer)
 
@@ -165,11 +165,11 @@ def _expand(prompt: str, counts: Iterator[int]) -> str:
     return first + "".join(VIDEO_TOKEN * next(counts) + part for part in others)
 
 
-def _counts(videos: Sequence[Tensor], plan: SlowFastPlan) -> Iterator[int]:
+def _counts(videos: Sequence[Tensor], plan: PoolingPlan) -> Iterator[int]:
     """Visual tokens of each video's features, ``[t p e]`` or ``[t h w e]``."""
     for video in videos:
         _, num_frames, height, width, _ = as_grid(video.unsqueeze(0)).shape
-        yield len(plan.token_frames(num_frames, (height, width)))
+        yield plan.num_tokens(num_frames, (height, width))
 
 
 def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

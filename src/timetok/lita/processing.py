@@ -15,7 +15,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from timetok.adapter import VIDEO_TOKEN, VideoPrompts, pad_left, video_token_id
 from timetok.errors import ArgumentError, PromptError
-from timetok.pooling import SlowFastPlan
+from timetok.pooling import plan_of
 from timetok.timegrid import Span
 from timetok.tokenizer import TimeTokenizer
 from timetok.video import Frames, read_frames, spread
@@ -34,7 +34,7 @@ class LitaProcessor(ProcessorMixin):
         num_time_tokens: T.
         codec: ``"index"`` or ``"seconds"``.
         transform: Arguments of ``FrameTransform``.
-        pooler: Arguments of ``SlowFastPlan``.
+        pooler: Arguments of ``SlowFastPooler``.
         grid: Patch rows and columns of the encoder.
         chat_template: As in transformers.
     """
@@ -54,7 +54,7 @@ class LitaProcessor(ProcessorMixin):
         self.transform, self.pooler, self.grid = dict(transform or {}), dict(pooler or {}), list(grid)
         video_token_id(tokenizer)  # before the time tokens
         self.tt = TimeTokenizer.wrap(tokenizer, num_time_tokens, codec=codec)
-        self.prompts = VideoPrompts(self.tt, SlowFastPlan(**self.pooler))
+        self.prompts = VideoPrompts(self.tt, plan_of(**self.pooler))
         self.video_token, self.video_token_id = VIDEO_TOKEN, self.prompts.video_token_id
         super().__init__(tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
 
@@ -64,7 +64,7 @@ class LitaProcessor(ProcessorMixin):
         return self._num_tokens(self.num_frames)
 
     def _num_tokens(self, num_frames: int) -> int:
-        return len(self.prompts.plan.token_frames(num_frames, (self.grid[0], self.grid[1])))
+        return self.prompts.plan.num_tokens(num_frames, (self.grid[0], self.grid[1]))
 
     def prompt(self, question: str, *, duration_seconds: float | None = None, video: bool = True) -> str:
         """One user turn in LITA's conversation format, ready for the answer.

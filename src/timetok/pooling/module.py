@@ -3,36 +3,35 @@
 Shapes: b batch, t frames, p patches, h w patch grid, e vision width, n visual tokens.
 """
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from math import isqrt
 from typing import Any, Self
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from timetok.errors import ArgumentError
-from timetok.pooling.plan import SlowFastPlan
-
-_PRESETS: dict[str, dict[str, Any]] = {
-    "lita": {},
-    "lita-temporal-spatial-pool": {},
-    "lita-temporal": {"num_slow_frames": 0},
-    "lita-spatial-pool": {"fast": False},
-}
+from timetok.pooling.plan import plan_of
+from timetok.pooling.reference import pool
 
 
 class SlowFastPooler(nn.Module):
-    """SlowFast pooling of patch features, as a ``SlowFastPlan`` of the same arguments lays it out. No weights.
+    """SlowFast pooling of patch features; LITA's published layout is the default.
 
-    LITA's published layout is the default.
+    Args:
+        fast: As in `slow_fast`, like the next two.
+        num_slow_frames: Frames seen in detail.
+        slow_pool: Side of the square that becomes one slow token.
+        preset: A published layout instead, by its name in `PRESETS`.
+        dim: Width of the learned separators, for the layouts that have some. They stand between tokens of the language
+            model, so such a pooler comes after the projector and ``dim`` is the model's width.
 
     Attributes:
-        plan: The same layout in integers.
+        plan: The layout in integers.
 
     Raises:
-        ArgumentError: As ``SlowFastPlan``.
+        ArgumentError: There is no such layout, or ``dim`` is given to one without separators or missing for one with.
 
     Source: arXiv 2403.19046 §3.3: 100 + 256 tokens from 100 frames of 16 x 16 patches.
 
@@ -43,61 +42,72 @@ class SlowFastPooler(nn.Module):
     torch.Size([2, 356, 8])
     """
 
-    def __init__(self, *, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        fast: bool = True,
+        num_slow_frames: int = 4,
+        slow_pool: int = 2,
+        preset: str | None = None,
+        dim: int | None = None,
+    ) -> None:
         super().__init__()
-        self.plan = SlowFastPlan(fast=fast, num_slow_frames=num_slow_frames, slow_pool=slow_pool)
+        slow: dict[str, Any] = {"fast": fast, "num_slow_frames": num_slow_frames, "slow_pool": slow_pool}
+        layout = slow if preset is None else {"preset": preset}
+        self.plan = plan_of(**layout)
+        self._settings = layout if dim is None else {**layout, "dim": dim}
+        names = self.plan.separators
+        if bool(names) != (dim is not None):
+            wanted = f"the width of the language model, for {', '.join(names)}" if names else "None: none are learned"
+            raise ArgumentError(f"dim: expected {wanted}, got {dim!r}")
+        vectors = {name: torch.randn(dim or 0) * (dim or 1) ** -0.5 for name in names}
+        self.separators: Any = nn.ParameterDict(vectors) if names else None
 
     @classmethod
     def preset(cls, name: str, *, dim: int | None = None) -> Self:
-        """A published layout by name.
-
-        Args:
-            name: ``lita`` (= ``lita-temporal-spatial-pool``), ``lita-temporal`` (fast tokens only) or
-                ``lita-spatial-pool`` (slow tokens only).
-            dim: Width of learned separators; none of these layouts has any.
+        """A published layout by its name in `PRESETS`; see the class.
 
         Raises:
-            ArgumentError: The name is not known, or ``dim`` is given to a layout without separators.
+            ArgumentError: The name is not known, or ``dim`` is missing or needless.
         """
-        if name not in _PRESETS:
-            raise ArgumentError(f"name: expected one of {', '.join(_PRESETS)}, got {name!r}")
-        if dim is not None:
-            raise ArgumentError(f"dim: preset {name!r} has no learned separators, so it takes none; got {dim}")
-        return cls(**_PRESETS[name])
+        return cls(preset=name, dim=dim)
 
     def num_tokens(self, *, num_frames: int, grid: tuple[int, int]) -> int:
         """Number of visual tokens that come out of ``num_frames`` frames of ``grid`` patches.
 
         Raises:
-            ArgumentError: ``num_frames`` is below 1, or the grid is too small for the slow path.
+            ArgumentError: ``num_frames`` is below 1, or the grid is smaller than a window.
         """
-        return len(self.plan.token_frames(num_frames, grid))
+        return self.plan.num_tokens(num_frames, grid)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(
+        self, features: Tensor | Sequence[Tensor], num_frames: Sequence[int] | None = None
+    ) -> Tensor | list[Tensor]:
         """Pool.
 
         Args:
-            features: ``[b t p e]`` with a square patch grid, or ``[b t h w e]``.
+            features: ``[b t p e]`` with a square patch grid, or ``[b t h w e]``; a list of such without b where videos
+                differ in length.
+            num_frames: Frames of each video in a padded batch; the others are not looked at.
 
         Returns:
-            ``[b n e]`` in the dtype of the input: the fast tokens in order of time, then the slow
-            tokens in order t h w.
+            ``[b n e]`` in the dtype of the input; ``[n e]`` for each video of a list or of a padded batch.
 
         Raises:
-            ArgumentError: As ``as_grid``, or the grid is too small for the slow path.
+            ArgumentError: As ``as_grid``; the grid is smaller than a window; ``num_frames`` does not fit.
         """
-        grid, plan = as_grid(features), self.plan
-        tokens = [reduce(grid, "b t h w e -> b t e", "mean")] if plan.fast else []
-        if plan.num_slow_frames:
-            plan.slow_grid((grid.shape[2], grid.shape[3]))  # refuses a grid that is too small
-            frames = rearrange(grid[:, plan.slow_frame_indices(grid.shape[1])], "b t h w e -> (b t) e h w")
-            slow = avg_pool2d(frames, plan.slow_pool)
-            tokens.append(rearrange(slow, "(b t) e h w -> b (t h w) e", t=plan.num_slow_frames))
-        return torch.cat(tokens, dim=1)
+        if not isinstance(features, Tensor):
+            return [self.forward(video.unsqueeze(0))[0] for video in features]
+        if num_frames is not None:
+            if len(num_frames) != len(features) or not all(0 < n <= features.shape[1] for n in num_frames):
+                expected = f"{len(features)} numbers from 1 to {features.shape[1]}"
+                raise ArgumentError(f"num_frames: expected {expected}, got {list(num_frames)}")
+            return self.forward([video[:n] for video, n in zip(features, num_frames, strict=True)])
+        return pool(as_grid(features), self.plan, self.separators or {})
 
     def to_dict(self) -> dict[str, Any]:
         """The arguments that build this pooler again."""
-        return asdict(self.plan)
+        return dict(self._settings)
 
     def extra_repr(self) -> str:
         """The layout, for ``print(module)``."""

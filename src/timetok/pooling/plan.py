@@ -1,75 +1,288 @@
 """What a pooler will do, in integers only: no tensor, no torch."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from timetok.errors import ArgumentError
 
+Frames: TypeAlias = Literal["all", "even", "floor", "every", "others"]
+Reduction: TypeAlias = Literal["mean", "max", "bilinear"]
+Partial: TypeAlias = Literal["floor", "ceil", "adaptive"]
+Place: TypeAlias = Literal["start", "end", "frame_start", "frame_end", "row_end"]
+Interval: TypeAlias = tuple[int, int]
+Separators: TypeAlias = tuple[tuple[Place, str], ...]
+
+
+class Token(NamedTuple):
+    """One visual token and what it is made of; a learned separator has no rows and columns.
+
+    Args:
+        path: Name of its path.
+        frames: Frames it sees; those before or around a separator.
+        rows: Rows of patches ``[start, stop)``.
+        columns: Columns of patches ``[start, stop)``.
+        separator: Name of the learned vector, None for a pooled token.
+    """
+
+    path: str
+    frames: tuple[int, ...]
+    rows: Interval | None = None
+    columns: Interval | None = None
+    separator: str | None = None
+
+    def seconds(self, times_seconds: Sequence[float]) -> float:
+        """The mean time of its frames, given when each frame is shown."""
+        return sum(times_seconds[frame] for frame in self.frames) / len(self.frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path:
+    """Which frames of a video, and how each becomes tokens.
+
+    Args:
+        name: Of the path, such as ``"slow"``.
+        frames: ``"all"``; ``"even"``, ``num`` of them at ``round(linspace(0, t - 1, num))``, ties to even; ``"floor"``,
+            ``num`` of them at ``int(linspace(0, t, num + 1))[:-1]``; ``"every"``, each ``num``-th from the first on;
+            ``"others"``, those that ``"every"`` leaves; or indices.
+        num: See ``frames``.
+        window: Frames, rows and columns that become one token; 0 for all of them.
+        cells: Rows and columns of tokens a frame, in place of a window's: cell i of n spans ``floor(i h / n)`` to
+            ``ceil((i + 1) h / n)``, as adaptive pooling in PyTorch has it.
+        reduction: What a window is reduced by; ``"bilinear"`` samples the middle of each cell instead.
+        partial: What happens where windows do not divide the patches: ``"floor"`` drops the border, as PyTorch pools,
+            ``"ceil"`` makes smaller windows of it, ``"adaptive"`` spreads as many windows as fit over everything.
+            A last group of too few frames is always kept.
+        separators: Learned vectors by place, as pairs such as ``("row_end", "newline")``.
+
+    Raises:
+        ArgumentError: A value is none of these.
+    """
+
+    name: str
+    frames: Frames | tuple[int, ...] = "all"
+    num: int = 0
+    window: tuple[int, int, int] = (1, 0, 0)
+    cells: Interval | None = None
+    reduction: Reduction = "mean"
+    partial: Partial = "floor"
+    separators: Separators = ()
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("reduction", self.reduction, get_args(Reduction)),
+            ("partial", self.partial, get_args(Partial)),
+            *(("separators", place, get_args(Place)) for place, _ in self.separators),
+        ):
+            if value not in choices:
+                raise ArgumentError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+        if isinstance(self.frames, str) and self.frames not in get_args(Frames):
+            raise ArgumentError(
+                f"frames: expected indices or one of {', '.join(get_args(Frames))}, got {self.frames!r}"
+            )
+        if self.frames in ("even", "floor", "every", "others"):
+            _check_count("num", self.num, 1)
+        for value in (*self.window, *(self.cells or ())):
+            _check_count("cells" if self.cells and value in self.cells else "window", value, 0)
+
+    def frame_indices(self, num_frames: int) -> list[int]:
+        """The frames it sees, in order; with fewer frames than asked for, some repeat.
+
+        Raises:
+            ArgumentError: ``num_frames`` is below 1, or an index is beyond it.
+        """
+        _check_count("num_frames", num_frames, 1)
+        if self.frames == "even":
+            steps = max(self.num - 1, 1)
+            return [round(Fraction(k * (num_frames - 1), steps)) for k in range(self.num)]
+        if self.frames == "floor":
+            return [k * num_frames // self.num for k in range(self.num)]
+        if isinstance(self.frames, tuple):
+            if self.frames and not (min(self.frames) >= 0 and max(self.frames) < num_frames):
+                raise ArgumentError(f"frames: expected indices below {num_frames}, got {self.frames}")
+            return list(self.frames)
+        kept = {"all": lambda k: True, "every": lambda k: k % self.num == 0, "others": lambda k: k % self.num != 0}
+        return list(filter(kept[self.frames], range(num_frames)))
+
+    def groups(self, num_frames: int) -> list[tuple[int, ...]]:
+        """The frames that are reduced together."""
+        frames = self.frame_indices(num_frames)
+        size = self.window[0] or max(len(frames), 1)
+        return [tuple(frames[k : k + size]) for k in range(0, len(frames), size)]
+
+    def intervals(self, grid: Interval) -> tuple[list[Interval], list[Interval]]:
+        """Rows and columns of patches that are reduced together.
+
+        Raises:
+            ArgumentError: The grid is smaller than a window.
+        """
+        cells = self.cells or (None, None)
+        rows, columns = (self._along(*axis) for axis in zip(grid, self.window[1:], cells, strict=True))
+        if not rows or not columns:
+            raise ArgumentError(f"grid: expected at least {self.window[1]} x {self.window[2]} patches, got {grid}")
+        return rows, columns
+
+    def _along(self, size: int, window: int, cells: int | None) -> list[Interval]:
+        if size < 1:
+            return []
+        window = min(window, size) if self.partial == "adaptive" else window
+        if cells or self.partial == "adaptive":
+            cells = cells or (size // window if window else 1)
+            return [(k * size // cells, -(-(k + 1) * size // cells)) for k in range(cells)]
+        window = window or size
+        last = size if self.partial == "ceil" else size - size % window
+        return [(k, min(k + window, size)) for k in range(0, last, window)]
+
 
 @dataclass(frozen=True)
-class SlowFastPlan:
-    """Layout of the visual tokens of one video: the fast tokens first, then the slow ones.
+class PoolingPlan:
+    """Layout of the visual tokens of one video.
 
-    Attributes:
-        fast: One token a frame, the mean of its patches.
-        num_slow_frames: Frames seen in detail, spread evenly with both ends included; 0 for none.
-        slow_pool: Side of the square that is averaged into one slow token.
+    Args:
+        paths: In the order of their tokens; the tokens of a path stand in the order t h w.
+        by_frame: Paths take turns frame by frame instead of one after the other.
+
+    Raises:
+        ArgumentError: There is no path, or two of one name.
+    """
+
+    paths: tuple[Path, ...]
+    by_frame: bool = False
+
+    def __post_init__(self) -> None:
+        names = [path.name for path in self.paths]
+        if not names or len(set(names)) < len(names):
+            raise ArgumentError(f"paths: expected at least one, and a name for each, got {names}")
+
+    @property
+    def fast(self) -> bool:
+        """Whether the first tokens are one for each frame, in order."""
+        first = self.paths[0]
+        plain = first.frames == "all" and first.window == (1, 0, 0) and not first.cells and not first.separators
+        return plain and not self.by_frame
+
+    @property
+    def separators(self) -> tuple[str, ...]:
+        """Names of the learned vectors."""
+        return tuple(dict.fromkeys(name for path in self.paths for _, name in path.separators))
+
+    def num_tokens(self, num_frames: int, grid: Interval) -> int:
+        """Number of tokens from ``num_frames`` frames of ``grid`` patches.
+
+        Raises:
+            ArgumentError: ``num_frames`` is below 1, or the grid is smaller than a window.
+        """
+        total = 0
+        for path in self.paths:
+            groups, (rows, columns) = len(path.groups(num_frames)), path.intervals(grid)
+            places = [place for place, _ in path.separators]
+            of_frame = len(rows) * (len(columns) + places.count("row_end"))
+            of_frame += places.count("frame_start") + places.count("frame_end")
+            total += groups * of_frame + places.count("start") + places.count("end")
+        return total
+
+    def tokens(self, num_frames: int, grid: Interval) -> list[Token]:
+        """What every token is made of, in order.
+
+        Raises:
+            ArgumentError: As ``num_tokens``.
+        """
+        whole = [list(_path_tokens(path, num_frames, grid)) for path in self.paths]
+        if not self.by_frame:
+            return [token for tokens in whole for token in tokens]
+        return sorted((token for tokens in whole for token in tokens), key=lambda token: token.frames[0])
+
+
+def _path_tokens(path: Path, num_frames: int, grid: Interval) -> Iterator[Token]:
+    groups, (rows, columns) = path.groups(num_frames), path.intervals(grid)
+
+    def separators(wanted: Place, frames: tuple[int, ...]) -> Iterator[Token]:
+        return (Token(path.name, frames, separator=name) for place, name in path.separators if place == wanted)
+
+    if groups:
+        yield from separators("start", groups[0])
+    for frames in groups:
+        yield from separators("frame_start", frames)
+        for row in rows:
+            yield from (Token(path.name, frames, row, column) for column in columns)
+            yield from separators("row_end", frames)
+        yield from separators("frame_end", frames)
+    if groups:
+        yield from separators("end", groups[-1])
+
+
+def slow_fast(*, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2) -> PoolingPlan:
+    """LITA's layout: one token a frame, then a few frames in detail, spread evenly with both ends included.
 
     Raises:
         ArgumentError: No token would come out, or a number is no integer or too small.
 
     Source: arXiv 2403.19046 §3.3: s² slow frames, s x s average pooling, s = 2.
+
+    >>> slow_fast().num_tokens(100, (16, 16))
+    356
     """
+    _check_count("num_slow_frames", num_slow_frames, 0)
+    _check_count("slow_pool", slow_pool, 1)
+    if not fast and not num_slow_frames:
+        raise ArgumentError("fast, num_slow_frames: a plan with neither fast nor slow tokens has no output")
+    slow = Path(name="slow", frames="even", num=max(num_slow_frames, 1), window=(1, slow_pool, slow_pool))
+    return PoolingPlan((_FAST,) * fast + (slow,) * (num_slow_frames > 0))
 
-    fast: bool = True
-    num_slow_frames: int = 4
-    slow_pool: int = 2
 
-    def __post_init__(self) -> None:
-        for name, least in (("num_slow_frames", 0), ("slow_pool", 1)):
-            value: object = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ArgumentError(f"{name}: expected an integer of at least {least}, got {value!r}")
-        if not self.fast and not self.num_slow_frames:
-            raise ArgumentError("fast, num_slow_frames: a plan with neither fast nor slow tokens has no output")
+def _check_count(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ArgumentError(f"{name}: expected an integer of at least {least}, got {value!r}")
 
-    def slow_frame_indices(self, num_frames: int) -> list[int]:
-        """Frames on the slow path: ``round(linspace(0, t - 1, n))``, ties to even.
 
-        Computed in integers, so that every machine and every library agrees. Fewer frames than slow
-        frames repeat; a single slow frame is the first.
+_FAST, _OVER_TIME = Path(name="fast"), Path(name="spatial", window=(0, 1, 1))
+_IMAGE: Separators = (("frame_start", "image_start"), ("frame_end", "image_end"))
+_VIDEO: Separators = (("start", "video_start"), ("end", "video_end"))
+_ENDS: Separators = (("row_end", "newline"), ("frame_end", "separator"))
+_SAMPLED: dict[str, Any] = {"reduction": "bilinear", "partial": "ceil", "separators": _ENDS, "num": 10}
 
-        Raises:
-            ArgumentError: ``num_frames`` is below 1.
+PRESETS = {
+    "lita": slow_fast(),
+    "lita-temporal": slow_fast(num_slow_frames=0),
+    "lita-spatial": PoolingPlan((_OVER_TIME,)),
+    "lita-temporal-spatial": PoolingPlan((_FAST, _OVER_TIME)),
+    "lita-spatial-pool": slow_fast(fast=False),
+    "lita-temporal-spatial-pool": slow_fast(),
+    "lita-1.5": PoolingPlan(
+        (
+            Path(name="slow", frames="even", num=4, window=(1, 1, 1), separators=_IMAGE),
+            Path(name="fast", separators=_VIDEO),
+        )
+    ),
+    "slowfast-llava-7b": PoolingPlan(
+        (
+            Path(name="slow", frames="floor", num=10, window=(1, 1, 2), reduction="max"),
+            Path(name="fast", cells=(4, 4)),
+        )
+    ),
+    "llava-video": PoolingPlan(
+        (
+            Path(name="slow", frames="every", window=(1, 2, 2), **_SAMPLED),
+            Path(name="fast", frames="others", window=(1, 4, 4), **_SAMPLED),
+        ),
+        by_frame=True,
+    ),
+    "tsp": PoolingPlan((Path(name="tsp", window=(8, 1, 1)),)),
+}
+"""Published layouts: LITA's paper and its code's five ``video_arch``, NeMo's LITA 1.5 (``temporal_all_resolution``),
+SlowFast-LLaVA (its flattened max-pool by 2 for grids of even width), LLaVA-Video (the stride of 10 is an assumption)
+and NVILA's TSP."""
 
-        >>> SlowFastPlan().slow_frame_indices(100)
-        [0, 33, 66, 99]
-        """
-        if num_frames < 1:
-            raise ArgumentError(f"num_frames: expected at least 1, got {num_frames}")
-        steps = max(self.num_slow_frames - 1, 1)
-        return [round(Fraction(i * (num_frames - 1), steps)) for i in range(self.num_slow_frames)]
 
-    def slow_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """Cells of one slow frame; a border that does not fill a whole square is dropped, as PyTorch pools.
+def plan_of(*, preset: str | None = None, **slow_fast_settings: Any) -> PoolingPlan:
+    """The plan that a pooler's settings mean: a preset's, or `slow_fast` with the others.
 
-        Raises:
-            ArgumentError: The patch grid is smaller than one square.
-        """
-        cells = grid[0] // self.slow_pool, grid[1] // self.slow_pool
-        if min(cells) < 1:
-            raise ArgumentError(f"grid: expected at least {self.slow_pool} x {self.slow_pool} patches, got {grid}")
-        return cells
-
-    def token_frames(self, num_frames: int, grid: tuple[int, int]) -> list[tuple[str, int]]:
-        """Path and frame of every output token, in order: ``[("fast", 0), …, ("slow", 0), …]``.
-
-        Raises:
-            ArgumentError: ``num_frames`` is below 1, or the grid is too small for the slow path.
-        """
-        slow_frames = self.slow_frame_indices(num_frames)
-        tokens = [("fast", i) for i in range(num_frames)] if self.fast else []
-        if slow_frames:
-            height, width = self.slow_grid(grid)
-            tokens += [("slow", i) for i in slow_frames for _ in range(height * width)]
-        return tokens
+    Raises:
+        ArgumentError: There is no such preset, or as `slow_fast`.
+    """
+    if preset is None:
+        return slow_fast(**slow_fast_settings)
+    if preset not in PRESETS:
+        raise ArgumentError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    return PRESETS[preset]
