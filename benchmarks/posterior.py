@@ -7,20 +7,16 @@ fresh clips those of `make bench`. The bundled model, which sees 100 frames and 
 """
 
 import argparse
-import csv
-import platform
-import subprocess
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
-import transformers
+from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
 from torch import nn
 from transformers import set_seed
 
-from timetok import Span, __version__
+from timetok import Span
 from timetok.atomic import replacing
 from timetok.lita.answer import Localizer
 from timetok.metrics import iou
@@ -31,8 +27,6 @@ from timetok.recipes.shapes import read_scenes, write_dataset
 from timetok.recipes.train import build_model, build_processor, train_stages, training_arguments, whiten
 from timetok.vision import FrameEncoder, FrameTransform
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "posterior.csv"
 CLIPS_SEED = 2026  # of `make bench`
 TOP_STARTS = 40
 TRAINED = "25 frames, 650 steps"
@@ -107,7 +101,6 @@ def measure(localizer: Localizer, questions: Sequence, name: str, seed: int) -> 
     }
     mean = {key: float(np.mean(values)) for key, values in score.items()}
     confidences, reached = np.array([found.confidence for found in best]), np.array(score["posterior"])
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     numbers = {
         "greedy_miou": mean["greedy"],
         "posterior_miou": mean["posterior"],
@@ -125,47 +118,34 @@ def measure(localizer: Localizer, questions: Sequence, name: str, seed: int) -> 
         **{key: f"{value:.4f}" for key, value in numbers.items()},
         "top_starts": TOP_STARTS,
         "questions": len(questions),
-        "timetok": __version__,
-        "commit": commit.strip(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "device": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        **provenance(),
     }
-
-
-def rows() -> list[dict]:
-    """Rows of the CSV, which an interrupted run continues; remove it to measure again."""
-    return list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
 
 
 def table() -> str:
     """The CSV as Markdown: means and ranges over seeds."""
-    lines = ["| model | T | seeds | greedy mIoU | posterior | gain | confidence | calibration error | rank corr. |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
-    groups: dict[tuple[str, str], list[dict]] = {}
-    for row in rows():
+    header = [
+        "model",
+        "T",
+        "seeds",
+        "greedy mIoU",
+        "posterior",
+        "gain",
+        "confidence",
+        "calibration error",
+        "rank corr.",
+    ]
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in read_rows("posterior"):
         groups.setdefault((row["model"], row["marks"]), []).append(row)
-    for (model, marks), group in groups.items():
+    lines = []
+    for (model, marks), group in sorted(groups.items(), key=lambda item: (item[0][0], int(item[0][1]))):
         values = {key: [float(row[key]) for row in group] for key in list(group[0])[3:10]}
         gain = f"{np.mean(values['gain']):+.3f} ({min(values['gain']):+.3f} to {max(values['gain']):+.3f})"
         means = {key: f"{np.mean(found):.3f}" for key, found in values.items()}
         shown = [means["greedy_miou"], means["posterior_miou"], gain, means["mean_confidence"]]
-        shown += [means["calibration_error"], means["rank_correlation"]]
-        lines.append(f"| {model} | {marks} | {len(group)} | {' | '.join(shown)} |")
-    return "\n".join(lines)
-
-
-def add(row: dict) -> None:
-    """Add a row to the CSV in place of an older one, rewritten whole under a temporary name."""
-    key = ("model", "marks", "seed")
-    kept = [other for other in rows() if any(other[name] != str(row[name]) for name in key)]
-    RESULTS.parent.mkdir(exist_ok=True)
-    with replacing(RESULTS) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        writer.writeheader()
-        writer.writerows([*kept, row])
-    print({name: row[name] for name in list(row)[:11]})
+        lines.append([model, marks, str(len(group)), *shown, means["calibration_error"], means["rank_correlation"]])
+    return markdown(header, lines)
 
 
 def main() -> None:
@@ -178,13 +158,15 @@ def main() -> None:
     options = parser.parse_args()
     write_dataset(options.test, num_clips=300, split="test", seed=CLIPS_SEED, workers=2)
     questions = read_questions(options.test)
-    done = {(row["model"], row["marks"], row["seed"]) for row in rows()}
+    key = ["model", "marks", "seed"]
+    done = {tuple(row[name] for name in key) for row in read_rows("posterior")}  # remove the CSV to measure again
     if ("bundled", "100", "0") not in done:
-        add(measure(Localizer.load(), questions, "bundled", 0))
+        add_rows("posterior", [measure(Localizer.load(), questions, "bundled", 0)], key=key)
     for seed, marks in product(options.seeds, options.marks):
         if (TRAINED, str(marks), str(seed)) not in done:
             model = trained(options.run, options.work / f"{marks}-{seed}", marks, seed)
-            add(measure(Localizer.load(model), questions, TRAINED, seed))
+            add_rows("posterior", [measure(Localizer.load(model), questions, TRAINED, seed)], key=key)
+    write_between(ROOT / "docs" / "time.md", "posterior table", table())
     print(table())
 
 

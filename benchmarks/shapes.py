@@ -7,29 +7,23 @@ cut to the same share of its steps. Training resumes where it was interrupted; s
 """
 
 import argparse
-import csv
 import json
-import platform
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
+from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
 from safetensors.torch import load_file, save_file
 
-from timetok import __version__
-from timetok.atomic import replacing
 from timetok.lita.answer import TINY_MODEL, Localizer
 from timetok.recipes.evaluate import Question, ask_all, encode_videos, read_questions, score
 from timetok.recipes.preset import load_preset
 from timetok.recipes.shapes import write_dataset
 from timetok.recipes.train import train
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "shapes.csv"
+NAME, KEY = "shapes", ["model", "split"]
 SPLITS = ("test", "shifted")
 SEED = 2026  # of the clips; training uses others
 
@@ -61,7 +55,6 @@ def row(name: str, split: str, budget: str, minutes: float | str, questions: lis
         for task, part in report.by_task.items()
         for key in ("miou", "p_at_05")
     }
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     return {
         "model": name,
         "split": split,
@@ -74,28 +67,8 @@ def row(name: str, split: str, budget: str, minutes: float | str, questions: lis
         **tasks,
         "questions": report.num_samples,
         "clips": report.num_videos,
-        "timetok": __version__,
-        "commit": commit.strip(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "device": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        **provenance(),
     }
-
-
-def append(rows: list[dict]) -> None:
-    """Add rows to the CSV, rewritten whole under a temporary name."""
-    done = [old for old in read() if (old["model"], old["split"]) not in {(r["model"], r["split"]) for r in rows}]
-    RESULTS.parent.mkdir(exist_ok=True)
-    with replacing(RESULTS) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows([*done, *rows])
-
-
-def read() -> list[dict]:
-    """Rows of the CSV, none where it does not exist."""
-    return list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
 
 
 def guesses(questions: list[Question]) -> dict[str, list]:
@@ -110,12 +83,20 @@ def guesses(questions: list[Question]) -> dict[str, list]:
 
 def table() -> str:
     """The CSV as Markdown."""
-    found = {(r["model"], r["split"]): r for r in read()}
+    found = {(r["model"], r["split"]): r for r in read_rows(NAME)}
     names = list(dict.fromkeys(name for name, _ in found))
-    lines = [
-        "| model | training | mIoU | P@0.5 | parsed | event loc. | reasoning | shifted mIoU | shifted P@0.5 |",
-        "|---|---|---|---|---|---|---|---|---|",
+    header = [
+        "model",
+        "training",
+        "mIoU",
+        "P@0.5",
+        "parsed",
+        "event loc.",
+        "reasoning",
+        "shifted mIoU",
+        "shifted P@0.5",
     ]
+    lines = []
     for name in names:
         a, b = found[name, "test"], found.get((name, "shifted"), {})
         minutes = f", {float(a['train_minutes']):.0f} min" if a["train_minutes"] else ""
@@ -129,18 +110,13 @@ def table() -> str:
             a["rtl_miou"],
         ]
         cells += [b.get("miou", ""), b.get("p_at_05", "")]
-        lines.append("| " + " | ".join(f"{float(c):.3f}" if re.fullmatch(r"\d\.\d{4}", c) else c for c in cells) + " |")
-    return "\n".join(lines)
+        lines.append([f"{float(cell):.3f}" if re.fullmatch(r"\d\.\d{4}", cell) else cell for cell in cells])
+    return markdown(header, lines)
 
 
 def write_readme() -> None:
     """Put the table between its markers in the README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    marks = "<!-- shapes table -->", "<!-- end of shapes table -->"
-    head, _, rest = text.partition(marks[0])
-    _, _, tail = rest.partition(marks[1])
-    readme.write_text(f"{head}{marks[0]}\n{table()}\n{marks[1]}{tail}")
+    write_between(ROOT / "README.md", "shapes table", table())
 
 
 def main() -> None:
@@ -160,7 +136,7 @@ def main() -> None:
         write_dataset(options.work / split, num_clips=options.clips, split=split, seed=SEED, workers=2)
         questions[split] = read_questions(options.work / split)
         for name, times in guesses(questions[split]).items():
-            append([row(name, split, "none", "", questions[split], times)])
+            add_rows(NAME, [row(name, split, "none", "", questions[split], times)], key=KEY)
     bundled = Localizer.load(options.bundled)
     videos = {split: encode_videos(bundled, questions[split]) for split in SPLITS}
 
@@ -169,7 +145,9 @@ def main() -> None:
         for split in SPLITS:
             answers = ask_all(localizer, questions[split], videos[split])
             times = [answer.times_seconds for answer in answers]
-            append([row(name, split, f"{facts['steps']} steps", facts["minutes"], questions[split], times)])
+            add_rows(
+                NAME, [row(name, split, f"{facts['steps']} steps", facts["minutes"], questions[split], times)], key=KEY
+            )
 
     put_to(bundled, "bundled model", options.bundled or TINY_MODEL)
     share_encoder(bundled, options.run)

@@ -6,28 +6,21 @@ Each case is first compared with its baseline's result, then timed in alternatio
 the paired ratios.
 """
 
-import csv
-import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from statistics import median, quantiles
 
 import numpy as np
 import torch
+from harness import add_rows, paired, provenance
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, PreTrainedTokenizerFast
-from transformers import __version__ as transformers_version
 
-from timetok import TimeGrid, TimeTokenizer, __version__
-from timetok.atomic import replacing
+from timetok import TimeGrid, TimeTokenizer
 from timetok.decoding import SpanConstraint
-
-RESULTS = Path(__file__).parent / "results" / "tokens.csv"
-ROUNDS = 21
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -42,12 +35,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def row(
     case: str,
     target: str,
@@ -55,31 +42,19 @@ def row(
     baseline: Callable[[], object],
     units: int,
     baseline_seconds: Callable[[], float] | None = None,
-) -> dict:
-    """Time a case against its baseline, one after the other, `ROUNDS` times; a baseline may tell its own time."""
-    ours(), baseline()
-    pairs = []
-    for _ in range(ROUNDS):
-        mine, theirs = seconds(ours), seconds(baseline)
-        pairs.append((mine, baseline_seconds() if baseline_seconds else theirs))
-    ratios = [mine / theirs for mine, theirs in pairs]
-    fifths = quantiles(ratios, n=5)
+) -> dict[str, object]:
+    """Time a case against its baseline."""
+    times = paired(ours, baseline, baseline_seconds=baseline_seconds)
     return {
         "case": case,
         "target": target,
-        "ratio": f"{median(ratios):.3f}",
-        "ratio_p20": f"{fifths[0]:.3f}",
-        "ratio_p80": f"{fifths[3]:.3f}",
-        "million_per_second": f"{units / median(mine for mine, _ in pairs) / 1e6:.2f}",
-        "timetok": __version__,
-        "numpy": np.__version__,
-        "transformers": transformers_version,
-        "python": platform.python_version(),
-        "device": platform.processor() or platform.machine(),
+        **{name: f"{times[name]:.3f}" for name in ("ratio", "ratio_p20", "ratio_p80")},
+        "million_per_second": f"{units / times['seconds'] / 1e6:.2f}",
+        **provenance(),
     }
 
 
-def encode() -> dict:
+def encode() -> dict[str, object]:
     grid, times, duration = TimeGrid(100), np.random.default_rng(0).uniform(0, 60, 5_000_000), 60.0
 
     def bare() -> np.ndarray:
@@ -91,7 +66,7 @@ def encode() -> dict:
     )
 
 
-def tokenise() -> dict:
+def tokenise() -> dict[str, object]:
     bare = tokenizer()
     tt = TimeTokenizer.wrap(bare)
     prompts = [f"USER: when does the man open door {k}? ASSISTANT: <t{k % 100}> <t99>" for k in range(10_000)]
@@ -105,7 +80,7 @@ def tokenise() -> dict:
     )
 
 
-def spans() -> dict:
+def spans() -> dict[str, object]:
     tt = TimeTokenizer.wrap(tokenizer())
     first, rng = tt.time_token_ids[0], np.random.default_rng(0)
     ids = rng.integers(0, first, (1000, 512))
@@ -125,7 +100,7 @@ def spans() -> dict:
     return row("spans of 1 000 x 512 ids / a Python loop", ">= 2 M ids/s", lambda: tt.spans(ids, 60.0), loop, ids.size)
 
 
-def constrained(codec: str, free_text: bool) -> dict:
+def constrained(codec: str, free_text: bool) -> dict[str, object]:
     """The logits processor's part of an answer of 12 tokens, for a video it has not seen, against a 100 M model's."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(files("mistral_common") / "data" / "tokenizer.model.v1", Path(folder) / "tokenizer.model")
@@ -162,11 +137,7 @@ def constrained(codec: str, free_text: bool) -> dict:
 def main() -> None:
     forms = [(codec, free_text) for codec in ("index", "seconds", "clock") for free_text in (False, True)]
     rows = [encode(), tokenise(), spans(), *(constrained(*form) for form in forms)]
-    RESULTS.parent.mkdir(exist_ok=True)
-    with replacing(RESULTS) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    add_rows("tokens", rows, key=["case"])
     for found in rows:
         print(
             f"{found['case']:72s} {found['ratio']:>7s}  {found['million_per_second']:>8s} M/s  target {found['target']}"

@@ -3,7 +3,7 @@
 Shapes: b batch, t frames, p patches, h w patch grid, e vision width, n visual tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import isqrt
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from timetok.errors import ArgumentError
 from timetok.pooling.plan import plan_of
 from timetok.pooling.reference import pool
+from timetok.pooling.stream import stream
 
 
 class SlowFastPooler(nn.Module):
@@ -104,6 +105,26 @@ class SlowFastPooler(nn.Module):
                 raise ArgumentError(f"num_frames: expected {expected}, got {list(num_frames)}")
             return self.forward([video[:n] for video, n in zip(features, num_frames, strict=True)])
         return pool(as_grid(features), self.plan, self.separators or {})
+
+    def stream(
+        self, chunks: Iterable[Tensor], *, num_frames: int | None = None, max_kept: int = 256
+    ) -> Iterator[Tensor]:
+        """Pool a video that comes in pieces; ``torch.cat(list(...))`` is what ``forward`` gives of the whole.
+
+        Args:
+            chunks: Frames ``[p e]`` or runs of them, ``[t p e]`` or ``[t h w e]``, in order.
+            num_frames: Frames in all; None if nobody knows.
+            max_kept: Where nobody knows, frames spread over the whole video are chosen at its end from at most so many
+                that were kept; the first, the last and all of a video of ``max_kept`` frames are.
+
+        Yields:
+            Tokens ``[n e]``, as soon as their place in the order comes; the rest is kept as tokens, no frame is.
+
+        Raises:
+            ArgumentError: As ``forward``; there are no frames, or not ``num_frames`` of them.
+        """
+        grids = (as_grid((chunk[None] if chunk.ndim == 2 else chunk)[None])[0] for chunk in chunks)
+        return stream(grids, self.plan, self.separators or {}, num_frames=num_frames, max_kept=max_kept)
 
     def to_dict(self) -> dict[str, Any]:
         """The arguments that build this pooler again."""

@@ -26,7 +26,7 @@ def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> T
     if not plan.by_frame and all(map(_is_mean, plan.paths)) and grid.numel() and not torch.compiler.is_compiling():
         tokens: Tensor = _Means.apply(grid, plan)
         return tokens
-    parts = [_separated(_reduced(grid, path), path, separators) for path in plan.paths]
+    parts = [separated(_reduced(grid, path), path, separators) for path in plan.paths]
     tokens = torch.cat([part.flatten(1, 2) for part in parts], 1)
     if plan.by_frame:
         return tokens[:, _turns(plan, grid.shape[1], [part.shape[2] for part in parts], grid.device)]
@@ -56,10 +56,11 @@ def frame_indices(path: Path, num_frames: int, device: torch.device) -> Tensor:
 def _reduced(grid: Tensor, path: Path) -> Tensor:
     """``[b g r c e]``."""
     frames = grid if path.frames == "all" else grid.index_select(1, frame_indices(path, grid.shape[1], grid.device))
-    return _over_space(_over_time(frames, path), path)
+    return over_space(over_time(frames, path), path)
 
 
-def _over_time(frames: Tensor, path: Path) -> Tensor:
+def over_time(frames: Tensor, path: Path) -> Tensor:
+    """``[b t h w e]`` → ``[b g h w e]``: groups of frames reduced."""
     size = path.window[0] or frames.shape[1]
     if size == 1:
         return frames
@@ -69,12 +70,15 @@ def _over_time(frames: Tensor, path: Path) -> Tensor:
     return torch.cat([group.amax(2) if path.reduction == "max" else group.mean(2) for group in full], 1)
 
 
-def _over_space(frames: Tensor, path: Path) -> Tensor:
+def over_space(frames: Tensor, path: Path) -> Tensor:
+    """``[b g h w e]`` → ``[b g r c e]``: windows of patches reduced."""
     height, width = frames.shape[2:4]
     rows, columns = map(len, path.intervals((height, width)))
     window = path.window[1] or height, path.window[2] or width
     if (rows, columns) == (height, width):
         return frames
+    if not frames.numel():
+        return frames.new_zeros(*frames.shape[:2], rows, columns, frames.shape[4])
     if (rows, columns) == (1, 1) and path.reduction != "bilinear" and window == (height, width):
         return frames.amax((2, 3), True) if path.reduction == "max" else frames.mean((2, 3), keepdim=True)
     images = rearrange(frames, "b g h w e -> (b g) e h w")
@@ -89,7 +93,7 @@ def _over_space(frames: Tensor, path: Path) -> Tensor:
     return rearrange(cells, "(b g) e r c -> b g r c e", g=frames.shape[1])
 
 
-def _separated(tokens: Tensor, path: Path, separators: Mapping[str, Tensor]) -> Tensor:
+def separated(tokens: Tensor, path: Path, separators: Mapping[str, Tensor]) -> Tensor:
     """``[b g r c e]`` → ``[b g n e]``; what stands around a whole path makes it one group."""
     vectors: dict[str, Tensor] = {place: separators[name].to(tokens) for place, name in path.separators}
     if "row_end" in vectors:
