@@ -50,29 +50,21 @@ def timeline(
 
     The video is cut into equal slots; over each stands the frame nearest to its middle, framed in colour when its
     true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times too;
-    spans too many to be told apart are drawn without labels.
+    spans too many to be told apart are drawn without labels. The figure is 8 inches wide.
 
     Args:
         frames_data: RGB frames, uint8 ``[t 3 h w]``, at least one.
         times_seconds: Their true times ``[t]``, never decreasing.
-        duration_seconds: Length of the video; the axis runs from 0 to it.
+        duration_seconds: Length of the video, positive; the axis runs from 0 to it. Else ArgumentError is raised.
         spans: The predicted spans; none is drawn as "no span found".
         question: The title, wrapped; dollar signs stay dollar signs.
         answer: What the model said, below the title.
         truth: The true spans, a second row; None leaves the row out.
 
-    Returns:
-        A figure 8 inches wide; see :func:`save`.
-
-    Raises:
-        ArgumentError: The frames are not uint8 ``[t 3 h w]``, the times do not match, or the duration is not positive.
-
     Example::
 
         frames = read_frames("clip.mp4")
-        figure = timeline(
-            frames.data, frames.times_seconds, frames.duration_seconds, [Span(3, 5)], question="When does it rain?"
-        )
+        figure = timeline(frames.data, frames.times_seconds, frames.duration_seconds, [Span(3, 5)], question="When?")
         save(figure, "timeline.png")
     """
     data, times = _checked(frames_data, times_seconds, duration_seconds)
@@ -105,10 +97,8 @@ def timeline(
 def curve(steps: ArrayLike, values: ArrayLike, *, ylabel: str) -> Figure:
     """Draw values ``[n]`` over training steps ``[n]``, for instance a loss; the last is written at its end.
 
-    NaN leaves a gap. ``ylabel`` names the values, with their unit where they have one.
-
-    Raises:
-        ArgumentError: The two are not one-dimensional, empty, or of different length.
+    NaN leaves a gap. ``ylabel`` names the values, with their unit where they have one. Raises ArgumentError where the
+    two are not one-dimensional, empty, or of different length.
     """
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
@@ -147,14 +137,7 @@ def _chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure, in the format its suffix names; an existing file is replaced, never left half written.
-
-    Returns:
-        The path written.
-
-    Raises:
-        ArgumentError: As ``check_path``.
-    """
+    """Write a figure in the format its suffix names; an existing file is replaced, never left half written."""
     path = check_path(path)
     with replacing(path) as partial:
         figure.savefig(partial, format=path.suffix.lower().removeprefix("."))
@@ -162,11 +145,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
-    """Refuse what ``save`` would refuse, before there is a figure.
-
-    Raises:
-        ArgumentError: The suffix names no format matplotlib writes, or the folder does not exist.
-    """
+    """Refuse what ``save`` would refuse, before there is a figure: a suffix that names no format, or no such folder."""
     path = Path(path)
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in known:
