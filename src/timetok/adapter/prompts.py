@@ -108,15 +108,11 @@ class VideoCollator:
             raise ArgumentError("tokenizer: training needs an eos_token that ends an answer, got None; set one")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> BatchEncoding:
-        """Collate rows; one that lacks something raises ArgumentError, one whose ``<video>`` has no video PromptError.
+        """Rows → ``input_ids``, ``attention_mask``, ``labels`` ``[b s]``, ``video_features`` ``[m t p e]`` or a list.
 
-        Args:
-            rows: Each with ``prompt`` and ``answer``, trusted text; ``video_features`` ``[t p e]`` or ``[t h w e]``
-                where the prompt holds ``<video>``; and ``duration_seconds`` where text names seconds as ``<12.3>``.
-
-        Returns:
-            ``input_ids``, ``attention_mask`` and ``labels`` ``[b s]``, -100 outside answers; ``video_features``
-            ``[m t p e]`` or a list.
+        A row has ``prompt`` and ``answer``, trusted text; ``video_features`` ``[t p e]`` or ``[t h w e]`` where the
+        prompt holds ``<video>``, else PromptError is raised; and ``duration_seconds`` where text names seconds as
+        ``<12.3>``. One that lacks something raises ArgumentError. Labels are -100 outside answers.
         """
         if not rows:
             raise ArgumentError("rows: expected at least one, got none")

@@ -26,16 +26,11 @@ _SETTINGS, _WEIGHTS, _PREFIX = "adapter_config.json", "adapter.safetensors", "pr
 
 
 class VideoAdapter(VideoLM):
-    r"""Time tokens, a pooler and a projector on a causal LM; arguments as in ``VideoLM``.
+    r"""Time tokens, a pooler and a projector on a causal LM; arguments as in ``VideoLM``, but for these two.
 
     Args:
         lm: A causal LM whose embedding has a row for every time token; ArgumentError names the call that grows it.
         tt: Its tokenizer, wrapped.
-        vision_dim: Width e of the features that come in.
-        pooler: LITA's if None.
-        projector: Its name, or a module.
-        order: Whether it comes after the pooler or before it.
-        time_markers: Whether fast tokens say when they are.
 
     Attributes:
         processor: Prompts and features → what ``forward`` and ``generate`` take; no weights, picklable.

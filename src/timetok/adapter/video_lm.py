@@ -22,21 +22,18 @@ ProjectorName = Literal["linear", "mlp2x_gelu"]
 
 
 class VideoLM(nn.Module):
-    """A pooler and a projector in front of a causal LM; knows ids, no tokenizer.
+    """A pooler and a projector in front of a causal LM; knows ids, no tokenizer. Bad settings raise ArgumentError.
 
     Args:
         lm: Any causal LM of transformers.
         vision_dim: Width e of the features that come in.
         video_token_id: Id that stands for one visual token.
         time_token_ids: Ids of the time tokens, in the order of time; needed for ``time_markers`` only.
-        pooler: ``[b t p e]`` → ``[b n e]``.
+        pooler: ``[b t p e]`` → ``[b n e]``; LITA's if None.
         projector: ``"linear"`` (LITA's), ``"mlp2x_gelu"`` (LLaVA-1.5's) or a module e → d.
         order: Pool before or after projecting. The two agree for a linear projector, and pooling
             first is cheaper; an MLP that was trained after the other order needs that order.
         time_markers: Add the embedding of a frame's time token to its fast token. Not LITA's; see Source.
-
-    Raises:
-        ArgumentError: ``projector`` or ``order`` is not known, or markers are asked for without fast or time tokens.
 
     Source: arXiv 2403.19046 §3.3; markers as in LLaVA-ST (arXiv 2501.08282).
     """

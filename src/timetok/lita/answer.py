@@ -204,7 +204,7 @@ def _loaded(folder: Path, changed: float) -> Localizer:
 def localize(
     video: Video, question: str, model: str | os.PathLike[str] | Localizer | None = None, *, max_new_tokens: int = 96
 ) -> Answer:
-    """Ask a model when something happens in a video.
+    """Ask a model when something happens in a video; ``spans`` is empty where it gave no well-formed span.
 
     Args:
         video: Path of a video file, else VideoError is raised; or ``Frames``.
@@ -212,9 +212,6 @@ def localize(
         model: A LITA folder, else ModelFolderError is raised; a ``Localizer``; or None for the bundled model, which
             knows coloured shapes only. The folder named last stays loaded.
         max_new_tokens: Bound on the length of the answer.
-
-    Returns:
-        The answer; ``spans`` is empty where the model gave no well-formed span.
 
     >>> localize("clip.mp4", "When is the red circle visible?").spans  # doctest: +SKIP
     (Span(start=3.2, end=7.9),)

@@ -13,13 +13,10 @@ from timetok.timegrid import Span
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Scores of the annotated spans themselves, written and read back.
+    """Scores of the annotated spans themselves, written and read back: mean IoU of what is read with what was written.
 
-    Args:
-        miou: Mean IoU of what is read with what was written.
-        recall: IoU threshold → share of spans that reach it.
-        zero_length: Share of spans that come back with no length.
-        num_spans: How many there were.
+    ``recall`` says for IoU thresholds which share of spans reaches them, ``zero_length`` which comes back with no
+    length.
     """
 
     miou: float
@@ -39,13 +36,9 @@ def codec_ceiling(
 
     Args:
         codec: How a moment is written.
-        spans: Annotated spans in seconds: ``Span``s or ``[n 2]``.
-        durations: Length of each video in seconds, ``[n]``, or one for all.
+        spans: Annotated spans in seconds: ``Span``s or ``[n 2]``, at least one.
+        durations: Length of each video in seconds, ``[n]``, or one for all; else ArgumentError is raised.
         thresholds: IoU levels of the recall.
-
-    Raises:
-        ArgumentError: There are no spans, or the shapes do not fit.
-        TimeRangeError: A duration is not positive and finite.
 
     Example:
         >>> from timetok.timegrid import TimeGrid

@@ -7,12 +7,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SampleScore:
-    """Score of one answer.
+    """Score of one answer: its IoU in [0, 1], and whether the answer itself held a span.
 
-    Args:
-        question_id: Id of the question.
-        iou: Intersection over union with the reference, in [0, 1].
-        parsed: Whether the answer itself held a span; if not, ``iou`` is what the protocol gives such answers.
+    If it did not, ``iou`` is what the protocol gives such answers.
     """
 
     question_id: str | int
@@ -24,7 +21,7 @@ class SampleScore:
 class Score:
     """Averages over a set of answers, every share in [0, 1].
 
-    Args:
+    Attributes:
         miou: Mean IoU.
         p_at_05: Share of answers whose IoU reaches 0.5 (P@0.5).
         parse_rate: Share of answers that held a span; always over samples.
@@ -43,10 +40,8 @@ class Score:
 class Report(Score):
     """Outcome of `timetok.metrics.evaluate`; ``str(report)`` is an aligned table.
 
-    Args:
-        protocol: Name of the protocol that made the numbers.
-        per_sample: One score per reference, in the order of the references.
-        by_task: The same averages for each task by itself.
+    It adds the name of the protocol that made the numbers, one score per reference, in the order of the references,
+    and the same averages for each task by itself.
     """
 
     protocol: str
@@ -64,6 +59,6 @@ class Report(Score):
         width = max(len(self.protocol), *(len(name) for name, _ in rows))
         lines = [f"{self.protocol:<{width}}  {'mIoU':>6}  {'P@0.5':>6}  {'parsed':>6}  {'samples':>7}  {'videos':>6}"]
         for name, score in rows:
-            shares = "  ".join(f"{share:6.3f}" for share in (score.miou, score.p_at_05, score.parse_rate))
+            shares = f"{score.miou:6.3f}  {score.p_at_05:6.3f}  {score.parse_rate:6.3f}"
             lines.append(f"{name:<{width}}  {shares}  {score.num_samples:>7}  {score.num_videos:>6}")
         return "\n".join(lines)

@@ -93,11 +93,7 @@ def training_arguments(folder: Path, preset: Preset, settings: Mapping[str, Any]
 def train(preset: Preset, out: Path) -> Path:
     """Run every stage of a preset, as ``load_preset`` gives it, and resume a run of the same folder ``out``.
 
-    Returns:
-        The folder of the trained model, ``out/model``.
-
-    Raises:
-        DataError: The folder holds a run of another preset, or a setting is refused.
+    The model comes into ``out/model``. DataError: the folder holds a run of another preset, or a setting is refused.
     """
     data = preset["data"]
     clips, cache = Path(data.get("folder") or out / "clips"), Path(data.get("cache") or out)

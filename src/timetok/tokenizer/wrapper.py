@@ -63,17 +63,13 @@ class TimeTokenizer:
         """Put time on a tokenizer, adding tokens to it in place as ``add_tokens`` does. Wrapping twice is harmless.
 
         Args:
-            hf_tokenizer: Any tokenizer that takes new tokens.
-            T: Number of time tokens, ``<t0>`` to ``<t{T-1}>``; for ``codec="index"`` alone.
+            hf_tokenizer: Any tokenizer that takes new tokens, else TokenizerError is raised; so it is where it carries
+                another number of time tokens or ones of another spacing, or does not find them in text.
+            T: Number of time tokens, at least 2, ``<t0>`` to ``<t{T-1}>``; for ``codec="index"`` alone.
             codec: ``"index"`` writes a moment as one of T tokens, ``"seconds"`` as a number in plain text and
                 ``"clock"`` as ``MM:SS``, which need no token. Or a codec of `timetok.codecs`, or your own.
             lita_spacing: Drop spaces beside time tokens, ``<t1> <t2>`` being two ids and not three, as the
                 tokenizer of the original LITA did. Text that is decoded then lacks them.
-
-        Raises:
-            TokenizerError: The tokenizer takes no new tokens, carries another number of time tokens or ones of
-                another spacing, or does not find them in text.
-            ArgumentError: There is no such codec, T is below 2, or T is given beside a codec that decides it.
 
         Example:
             >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
