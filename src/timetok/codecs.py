@@ -38,9 +38,8 @@ class MomentCodec(Protocol):
 def format_span(codec: MomentCodec, span: Span, duration: float | None = None) -> str:
     """Write both ends of a span, in the codec's layout; a duration in seconds is for codecs that need it.
 
-    Example:
-        >>> format_span(SecondsCodec(span="from {} to {}"), Span(12.3, 45))
-        'from 12.3 to 45.0'
+    >>> format_span(SecondsCodec(span="from {} to {}"), Span(12.3, 45))
+    'from 12.3 to 45.0'
     """
     return codec.span.format(codec.format(span.start, duration), codec.format(span.end, duration))
 
@@ -48,17 +47,11 @@ def format_span(codec: MomentCodec, span: Span, duration: float | None = None) -
 def spans_regex(codec: MomentCodec, min_spans: int = 1, max_spans: int | None = 1, *, separator: str = " ") -> str:
     """Regular expression of an answer made of spans, for servers with structured output; no groups, no look-around.
 
-    It cannot say that a span ends after it starts; `timetok.decoding` can.
+    It cannot say that a span ends after it starts; `timetok.decoding` can. With ``min_spans=0`` the answer may be
+    empty, with ``max_spans=None`` it may hold any number; numbers that no answer can have raise ArgumentError.
 
-    Args:
-        codec: How a moment and a span are written.
-        min_spans: Fewest spans; with 0 the answer may be empty. Negative ones raise ArgumentError.
-        max_spans: Most spans, not below that nor below 1; None for any number.
-        separator: Between two spans.
-
-    Example:
-        >>> re.fullmatch(spans_regex(SecondsCodec(), max_spans=2), "1.0 2.5 7.0 9.0") is not None
-        True
+    >>> re.fullmatch(spans_regex(SecondsCodec(), max_spans=2), "1.0 2.5 7.0 9.0") is not None
+    True
     """
     check_num_spans(min_spans, max_spans)
     span = codec.pattern.join(map(re.escape, codec.span.split("{}")))
@@ -85,11 +78,10 @@ class IndexCodec:
         first: The index of the first token; LITA's paper writes ``<1>`` to ``<T>``, its code ``<t0>`` to ``<t99>``.
         span: Layout of a span, with ``{}`` twice. Other values raise ArgumentError.
 
-    Example:
-        >>> IndexCodec(TimeGrid(100)).format(5.0, duration=198)
-        '<t2>'
-        >>> IndexCodec(TimeGrid(100), "<{}>", first=1).format(5.0, duration=198)
-        '<3>'
+    >>> IndexCodec(TimeGrid(100)).format(5.0, duration=198)
+    '<t2>'
+    >>> IndexCodec(TimeGrid(100), "<{}>", first=1).format(5.0, duration=198)
+    '<3>'
     """
 
     grid: TimeGrid = field(default_factory=TimeGrid)
@@ -155,9 +147,8 @@ class SecondsCodec(_PlainText):
         unit: Written behind each number, such as ``" seconds"``; answers are read with or without.
         span: Layout of a span, with ``{}`` twice, such as ``"from {} to {}"``.
 
-    Example:
-        >>> SecondsCodec().parse("from 12.3 to 45.0 seconds, 2 men")
-        [12.3, 45.0]
+    >>> SecondsCodec().parse("from 12.3 to 45.0 seconds, 2 men")
+    [12.3, 45.0]
     """
 
     decimals: int = 1
@@ -190,11 +181,10 @@ class ClockCodec(_PlainText):
 
     Source: ``MM:SS`` is what SmolVLM and Gemma write beside frames.
 
-    Example:
-        >>> ClockCodec(decimals=3, hours=True).format(75.25)
-        '00:01:15.250'
-        >>> ClockCodec().parse("from 01:15 to 1:00:02.")
-        [75.0, 3602.0]
+    >>> ClockCodec(decimals=3, hours=True).format(75.25)
+    '00:01:15.250'
+    >>> ClockCodec().parse("from 01:15 to 1:00:02.")
+    [75.0, 3602.0]
     """
 
     decimals: int = 0

@@ -22,12 +22,11 @@ def resize(model: PreTrainedModel, ids: Sequence[int], *, pad_to_multiple_of: in
     New rows start as transformers starts them; tied embeddings stay tied. If the embedding grows, it grows to a
     multiple of ``pad_to_multiple_of``. Returns the model's input embedding.
 
-    Example:
-        >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> shape = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=10, **shape))
-        >>> resize(model, range(10, 14)).num_embeddings
-        14
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> shape = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=10, **shape))
+    >>> resize(model, range(10, 14)).num_embeddings
+    14
     """
     if any(index < 0 for index in ids):
         raise ArgumentError(f"ids must not be negative, got {min(ids)}")
@@ -77,8 +76,7 @@ def peft_kwargs(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
     trains no new row, and naming the ids alone leaves an untied head out. ``model`` is not wrapped yet; a head with a
     bias, which peft would drop, raises ArgumentError.
 
-    Example:
-        >>> LoraConfig(target_modules="all-linear", **peft_kwargs(model, tt.time_token_ids))  # doctest: +SKIP
+    >>> LoraConfig(target_modules="all-linear", **peft_kwargs(model, tt.time_token_ids))  # doctest: +SKIP
     """
     head = model.get_output_embeddings()
     modules = {id(module): name for name, module in model.named_modules()}

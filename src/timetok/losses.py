@@ -30,10 +30,9 @@ class SoftTimeLoss:
     Source: the loss of VILA / NVILA (soft temporal targets, sigma = 1); sigma = 0 is LITA's, and with places that of
     Momentor and LLaVA-ST.
 
-    Example:
-        >>> loss = SoftTimeLoss(range(5, 10), sigma=0)
-        >>> loss(torch.zeros(1, 2, 10), torch.tensor([[0, 7]])).exp().round().item()
-        10.0
+    >>> loss = SoftTimeLoss(range(5, 10), sigma=0)
+    >>> loss(torch.zeros(1, 2, 10), torch.tensor([[0, 7]])).exp().round().item()
+    10.0
     """
 
     def __init__(self, time_token_ids: Sequence[int], *, sigma: float = 1.0) -> None:

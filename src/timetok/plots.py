@@ -67,7 +67,13 @@ def timeline(
         figure = timeline(frames.data, frames.times_seconds, frames.duration_seconds, [Span(3, 5)], question="When?")
         save(figure, "timeline.png")
     """
-    data, times = _checked(frames_data, times_seconds, duration_seconds)
+    data, times = np.asarray(frames_data), np.asarray(times_seconds, dtype=np.float64)
+    if data.dtype != np.uint8 or data.ndim != 4 or data.shape[1] != 3 or 0 in data.shape:
+        raise ArgumentError(f"frames_data must be uint8 [t 3 h w], none of them 0, got {data.dtype} {list(data.shape)}")
+    if times.shape != data.shape[:1] or not bool((np.diff(times) >= 0).all()):
+        raise ArgumentError(f"times_seconds must be [{len(data)}] and never decrease, got {times.tolist()}")
+    if not 0 < duration_seconds < float("inf"):
+        raise ArgumentError(f"duration_seconds must be positive and finite, got {duration_seconds!r}")
     rows = [("answer", _ANSWER, _lanes(spans, duration_seconds))]
     if truth is not None:
         rows.append(("truth", _TRUTH, _lanes(truth, duration_seconds)))
@@ -153,19 +159,6 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         raise ArgumentError(f"path must be a file in an existing folder, got {str(path)!r}; create the folder first")
     return path
-
-
-def _checked(
-    frames_data: ArrayLike, times_seconds: ArrayLike, duration_seconds: float
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    data, times = np.asarray(frames_data), np.asarray(times_seconds, dtype=np.float64)
-    if data.dtype != np.uint8 or data.ndim != 4 or data.shape[1] != 3 or 0 in data.shape:
-        raise ArgumentError(f"frames_data must be uint8 [t 3 h w], none of them 0, got {data.dtype} {list(data.shape)}")
-    if times.shape != data.shape[:1] or not bool((np.diff(times) >= 0).all()):
-        raise ArgumentError(f"times_seconds must be [{len(data)}] and never decrease, got {times.tolist()}")
-    if not 0 < duration_seconds < float("inf"):
-        raise ArgumentError(f"duration_seconds must be positive and finite, got {duration_seconds!r}")
-    return data, times
 
 
 def _wrapped(text: str, points: float, letter_width: float) -> tuple[str, float]:

@@ -91,12 +91,11 @@ class TimeGrid:
     Source: LITA (arXiv 2403.19046) section 3.2. The paper counts marks from 1, its code and this class from 0.
     LITA's code does not clamp when encoding and rounds decoded seconds to two decimals; this class does neither.
 
-    Example:
-        >>> grid = TimeGrid(100)
-        >>> grid.encode([1, 3, 5, 7, 9], duration=198).tolist()
-        [0, 2, 2, 4, 4]
-        >>> grid.decode(99, duration=198)
-        198.0
+    >>> grid = TimeGrid(100)
+    >>> grid.encode([1, 3, 5, 7, 9], duration=198).tolist()
+    [0, 2, 2, 4, 4]
+    >>> grid.decode(99, duration=198)
+    198.0
     """
 
     num_tokens: int = 100
@@ -122,9 +121,8 @@ class TimeGrid:
 
         Source: The public code of VILA (whose grid is LITA's), VTimeLLM, Grounded-VideoLLM, Momentor and LLaVA-ST.
 
-        Example:
-            >>> TimeGrid.preset("vtimellm").encode(59.9, 60.0)
-            99
+        >>> TimeGrid.preset("vtimellm").encode(59.9, 60.0)
+        99
         """
         if name not in _PRESETS:
             raise ArgumentError(f"name must be one of {', '.join(_PRESETS)}, got {name!r}")
@@ -209,9 +207,8 @@ class TimeGrid:
     def sample_times(self, duration: Number | Numbers) -> NDArray[np.float64]:
         """Seconds at which all T marks stand, the instants to sample for one frame a mark: ``[...]`` → ``[... T]``.
 
-        Example:
-            >>> TimeGrid(4, marks="centres").sample_times(8.0).tolist()
-            [1.0, 3.0, 5.0, 7.0]
+        >>> TimeGrid(4, marks="centres").sample_times(8.0).tolist()
+        [1.0, 3.0, 5.0, 7.0]
         """
         return np.asarray(self.decode(np.arange(self.num_tokens), _durations(duration)[..., None]))
 

@@ -39,15 +39,14 @@ class VideoPrompts:
     ) -> BatchEncoding:
         """Expand each ``<video>`` to one placeholder per visual token, tokenise, pad on the left.
 
+        The batch has ``input_ids`` and ``attention_mask`` ``[b s]``, ``video_features`` ``[m t p e]`` or a list.
+
         Args:
             text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
                 raised. A literal ``<video>`` in what a user typed counts too, so there it is an error.
             videos: Features, each ``[t p e]`` or ``[t h w e]``.
             durations: Seconds, one a prompt, where prompts name seconds as ``<12.3>``.
             trusted: False keeps a literal ``<t12>`` as plain characters.
-
-        Returns:
-            ``input_ids`` and ``attention_mask`` ``[b s]``, ``video_features`` ``[m t p e]`` or a list.
         """
         prompts, videos = ([text] if isinstance(text, str) else list(text)), list(videos)
         asked = [prompt.count(VIDEO_TOKEN) for prompt in prompts]

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from timetok.adapter.prompts import VideoPrompts
 from timetok.adapter.video_lm import Order, ProjectorName, VideoLM, embedding_weight
+from timetok.atomic import write_json
 from timetok.errors import ArgumentError, ModelFolderError
 from timetok.pooling import SlowFastPooler
 from timetok.tokenizer import TimeTokenizer
@@ -92,7 +93,7 @@ class VideoAdapter(VideoLM):
             tensors = self.projector.state_dict(prefix=_PREFIX) | rows
             data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
             (part / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
-            (part / _SETTINGS).write_text(json.dumps(self._settings, indent=1) + "\n", encoding="utf-8")
+            write_json(part / _SETTINGS, self._settings)
             files = (file for file in part.rglob("*") if file.is_file())
             for file in sorted(files, key=lambda file: file.name == _SETTINGS):  # the settings last
                 target = path / file.relative_to(part)

@@ -30,9 +30,8 @@ class SpanConstraint:
         stop_ids: Tokens that end an answer, allowed only where it may end; the tokenizer's ``eos`` if None, or
             ArgumentError where it has none.
 
-    Example:
-        >>> constraint = SpanConstraint(tt, max_spans=3)  # doctest: +SKIP
-        >>> model.generate(**inputs, logits_processor=[constraint.processor(durations)])  # doctest: +SKIP
+    >>> constraint = SpanConstraint(tt, max_spans=3)  # doctest: +SKIP
+    >>> model.generate(**inputs, logits_processor=[constraint.processor(durations)])  # doctest: +SKIP
     """
 
     def __init__(
@@ -70,11 +69,9 @@ class SpanConstraint:
     ) -> "SpanLogitsProcessor":
         """A logits processor for one call of ``generate``: greedy, sampled, or with beams.
 
-        Args:
-            durations: Length of each video in seconds, one a prompt or one for all; spans stay within. Index tokens
-                need none.
-            prompt_length: Number of ids in front of the answer, padding included; None for those that are there at
-                the first step, of which there are none where prompts are given as embeddings.
+        ``durations`` are lengths of videos in seconds, one a prompt or one for all; spans stay within. Index tokens
+        need none. ``prompt_length`` counts ids in front of the answer, padding included; None for those that are there
+        at the first step, of which there are none where prompts are given as embeddings.
         """
         each = list(durations) if isinstance(durations, Sequence) else [durations]
         if isinstance(self._codec, IndexCodec):

@@ -100,16 +100,10 @@ class Moments:
 
 
 class SpanGrammar:
-    """Answers of well-formed spans about one video, read character by character.
+    """Answers of well-formed spans about one video, read character by character; options as in `SpanConstraint`.
 
-    Args:
-        codec: How a moment and a span are written.
-        duration: Length of the video in seconds, after which no span may lie; None for codecs that need none.
-        min_spans: As in `SpanConstraint`, like the next three.
-        max_spans: Most spans.
-        separator: Between two spans.
-        free_text: Whether text may stand around spans.
-        tight: No spaces are written beside moments: see ``lita_spacing`` of `timetok.TimeTokenizer`.
+    No span lies after ``duration``, the length of the video in seconds; None for codecs that need none. With ``tight``,
+    no spaces are written beside moments: see ``lita_spacing`` of `timetok.TimeTokenizer`.
 
     Attributes:
         alphabet: Characters an answer without free text is made of.

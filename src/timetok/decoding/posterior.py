@@ -110,9 +110,8 @@ class SpanPosterior:
 def pairwise_iou(a: Pairs, b: Pairs) -> NDArray[np.float64]:
     """IoU of every span of ``a`` with every one of ``b``: ``[c 2]``, ``[k 2]`` → ``[c k]``; 0 where neither has length.
 
-    Example:
-        >>> pairwise_iou(np.array([[0.0, 2.0]]), np.array([[1.0, 4.0], [0.0, 2.0]])).tolist()
-        [[0.25, 1.0]]
+    >>> pairwise_iou(np.array([[0.0, 2.0]]), np.array([[1.0, 4.0], [0.0, 2.0]])).tolist()
+    [[0.25, 1.0]]
     """
     both = np.minimum(a[:, None, 1], b[None, :, 1]) - np.maximum(a[:, None, 0], b[None, :, 0])
     hull = np.maximum(a[:, None, 1], b[None, :, 1]) - np.minimum(a[:, None, 0], b[None, :, 0])

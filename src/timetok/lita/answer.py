@@ -102,14 +102,10 @@ class Localizer:
         *,
         max_new_tokens: int = 96,
     ) -> list[Answer]:
-        """Answer a batch of questions, greedily.
+        """Answer a batch of questions, greedily: features ``[t p e]`` and the duration in seconds for each.
 
-        Args:
-            features: One ``[t p e]`` a question.
-            questions: Untrusted text: a literal ``<t12>`` in it stays plain characters. PromptError is raised where one
-                is empty, holds ``<video>``, or does not fit the context.
-            durations: Seconds, one a question.
-            max_new_tokens: Bound on the length of each answer.
+        Questions are untrusted text: a literal ``<t12>`` stays plain characters. PromptError is raised where one is
+        empty, holds ``<video>``, or does not fit the context beside ``max_new_tokens``, the bound on each answer.
         """
         prompts = self._prompts(questions, durations)
         answers = zip(self._generate(prompts, features, max_new_tokens), durations, strict=True)

@@ -28,15 +28,8 @@ Array = torch.Tensor | NDArray[np.uint8]
 class LitaProcessor(ProcessorMixin):
     """Reads videos, resizes frames, expands placeholders, tokenises; parses answers.
 
-    Args:
-        tokenizer: Any Hugging Face tokenizer; time tokens and ``<video>`` are added where missing.
-        num_frames: Frames read from each video.
-        num_time_tokens: T.
-        codec: ``"index"`` or ``"seconds"``.
-        transform: Arguments of ``FrameTransform``.
-        pooler: Arguments of ``SlowFastPooler``.
-        grid: Patch rows and columns of the encoder.
-        chat_template: As in transformers.
+    Time tokens and ``<video>`` are added to any Hugging Face tokenizer where missing. ``grid`` are patch rows and
+    columns of the encoder, ``chat_template`` is transformers', and the other arguments are as in ``LitaConfig``.
     """
 
     def __init__(

@@ -34,16 +34,12 @@ def codec_ceiling(
 ) -> Ceiling:
     """Best mIoU and recall a codec allows on annotated spans, each moment written as near as it can be.
 
-    Args:
-        codec: How a moment is written.
-        spans: Annotated spans in seconds: ``Span``s or ``[n 2]``, at least one.
-        durations: Length of each video in seconds, ``[n]``, or one for all; else ArgumentError is raised.
-        thresholds: IoU levels of the recall.
+    Spans are ``Span``s or ``[n 2]`` in seconds, at least one; durations of their videos ``[n]`` in seconds, or one for
+    all; else ArgumentError is raised. ``thresholds`` are IoU levels of the recall.
 
-    Example:
-        >>> from timetok.timegrid import TimeGrid
-        >>> codec_ceiling(IndexCodec(TimeGrid(100)), [(10.0, 20.0)], 600.0).recall[0.7]
-        0.0
+    >>> from timetok.timegrid import TimeGrid
+    >>> codec_ceiling(IndexCodec(TimeGrid(100)), [(10.0, 20.0)], 600.0).recall[0.7]
+    0.0
     """
     truth = np.array([tuple(span) for span in spans], dtype=np.float64).reshape(-1, 2)
     if not len(truth):

@@ -74,10 +74,9 @@ def iou(a: Span, b: Span) -> float:
 
     Spans that meet have their hull as union, and the others an intersection of 0, so the hull serves for both.
 
-    Example:
-        >>> from timetok.timegrid import Span
-        >>> iou(Span(0, 2), Span(1, 4))
-        0.25
+    >>> from timetok.timegrid import Span
+    >>> iou(Span(0, 2), Span(1, 4))
+    0.25
     """
     union = max(a.end, b.end) - min(a.start, b.start)
     intersection = max(0.0, min(a.end, b.end) - max(a.start, b.start))

@@ -1,7 +1,6 @@
 """What an evaluation found, for people (``str``) and for files (``to_dict``)."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -21,12 +20,8 @@ class SampleScore:
 class Score:
     """Averages over a set of answers, every share in [0, 1].
 
-    Attributes:
-        miou: Mean IoU.
-        p_at_05: Share of answers whose IoU reaches 0.5 (P@0.5).
-        parse_rate: Share of answers that held a span; always over samples.
-        num_samples: Answers scored.
-        num_videos: Distinct videos among them.
+    Mean IoU, the share of answers whose IoU reaches 0.5 (P@0.5), the share that held a span, which is always over
+    samples, and how many samples and different videos there were.
     """
 
     miou: float
@@ -50,7 +45,7 @@ class Report(Score):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, tuples, strings and numbers, ready for ``json.dump``."""
-        return dataclasses.asdict(self)
+        return asdict(self)
 
     def __str__(self) -> str:
         rows: list[tuple[str, Score]] = [("all", self)]

@@ -87,19 +87,13 @@ def draw_scene(
     """Draw one scene: 2 to 5 events, distractors and a background.
 
     ``train`` and ``test`` share one distribution and no seed; ``shifted`` is longer, has other frame rates and
-    sizes, and shows at least one pair of `HELD_OUT`, which the others never show.
+    sizes, and shows at least one pair of `HELD_OUT`, which the others never show. The seed is any non-negative integer.
+    Drawn where None are the duration, at least 3 s and rounded to whole frames, the frames a second, at least 2, and
+    the size, width and height in pixels, even and at least 64. Outside these bounds, ArgumentError is raised.
 
-    Args:
-        seed: any non-negative integer.
-        split: which distribution and which stream of seeds.
-        duration_seconds: at least 3 s; drawn where None, as are the next two. Rounded to whole frames.
-        fps: frames a second, at least 2.
-        size: width and height in pixels, even, at least 64. Outside these bounds, ArgumentError is raised.
-
-    Example:
-        >>> scene = draw_scene(3, "test", duration_seconds=10.0, fps=8)
-        >>> scene.num_frames
-        80
+    >>> scene = draw_scene(3, "test", duration_seconds=10.0, fps=8)
+    >>> scene.num_frames
+    80
     """
     if split not in _SPLIT_NUMBERS or seed < 0:
         raise ArgumentError(f"got seed {seed}, split {split!r}; expected seed >= 0, split in {sorted(_SPLIT_NUMBERS)}")
@@ -194,9 +188,8 @@ def read_scenes(folder: str | Path) -> dict[str, ClipRecord]:
 def cut(record_events: Sequence[Event], start_seconds: float, stop_seconds: float) -> tuple[Event, ...]:
     """The events of a sub-clip, not empty: shifted to its begin, clipped to its ends, unseen ones left out.
 
-    Example:
-        >>> cut([Event("red", "circle", Span(1.0, 6.0))], 2.0, 5.0)[0].span
-        Span(start=0.0, end=3.0)
+    >>> cut([Event("red", "circle", Span(1.0, 6.0))], 2.0, 5.0)[0].span
+    Span(start=0.0, end=3.0)
     """
     if not 0 <= start_seconds < stop_seconds:
         raise ArgumentError(f"sub-clip is [{start_seconds}, {stop_seconds}]; expected 0 <= start < stop")

@@ -35,9 +35,8 @@ _T = TypeVar("_T")
 class Event:
     """One coloured shape and when it is visible: frames ``ks .. ke - 1`` at ``fps`` give ``[ks / fps, ke / fps]``.
 
-    Example:
-        >>> Event("red", "circle", Span(1.0, 2.5)).caption
-        'A red circle is visible.'
+    >>> Event("red", "circle", Span(1.0, 2.5)).caption
+    'A red circle is visible.'
     """
 
     colour: str
@@ -200,9 +199,8 @@ def corpus(num_texts: int, *, seed: int = 0) -> Iterator[str]:
 
     Times stay as seconds, ``<12.34>``: the caller keeps, converts or strips them.
 
-    Example:
-        >>> len(list(corpus(10)))
-        10
+    >>> len(list(corpus(10)))
+    10
     """
     rng = np.random.default_rng([seed, 0x7EC5])
     texts: list[str] = []

@@ -73,16 +73,9 @@ def build_model(preset: Preset, processor: LitaProcessor) -> LitaForConditionalG
 
 def training_arguments(folder: Path, preset: Preset, settings: Mapping[str, Any]) -> TrainingArguments:
     """``TrainingArguments`` of one stage, on the seed of the data; DataError if transformers refuses them."""
+    fixed: Any = {"output_dir": str(folder), "seed": preset["data"]["seed"], "report_to": [], "save_total_limit": 2}
     try:
-        arguments = TrainingArguments(
-            output_dir=str(folder),
-            seed=preset["data"]["seed"],
-            report_to=[],
-            save_total_limit=2,
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-            **settings,
-        )
+        arguments = TrainingArguments(**fixed, remove_unused_columns=False, dataloader_pin_memory=False, **settings)
     except (TypeError, ValueError) as error:
         raise DataError(f"trainer: transformers' TrainingArguments refuses {dict(settings)}: {error}") from error
     if not isinstance(arguments.max_steps, int) or arguments.max_steps < 1:

@@ -71,9 +71,8 @@ class TimeTokenizer:
             lita_spacing: Drop spaces beside time tokens, ``<t1> <t2>`` being two ids and not three, as the
                 tokenizer of the original LITA did. Text that is decoded then lacks them.
 
-        Example:
-            >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
-            >>> tt.spans(ids, duration=60.0)  # doctest: +SKIP
+        >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
+        >>> tt.spans(ids, duration=60.0)  # doctest: +SKIP
         """
         chosen = choose_codec(codec, T)
         add_tokens(hf_tokenizer, chosen, lita_spacing)
