@@ -16,11 +16,11 @@ InitRows: TypeAlias = Literal["interpolate", "sinusoidal", "mean", "numbers"]
 
 
 def resize(model: PreTrainedModel, ids: Sequence[int], *, pad_to_multiple_of: int | None = None) -> nn.Module:
-    """Grow the input and output embedding until every id, none negative, has a row; never shrink them.
+    """Grow the input and output embedding until every id has a row; never shrink them. Returns the input embedding.
 
     Vocabularies are often padded, and ``resize_token_embeddings(len(tokenizer))`` would cut the padding off.
     New rows start as transformers starts them; tied embeddings stay tied. If the embedding grows, it grows to a
-    multiple of ``pad_to_multiple_of``. Returns the model's input embedding.
+    multiple of ``pad_to_multiple_of``. A negative id raises ArgumentError.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> shape = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)

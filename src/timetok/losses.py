@@ -51,8 +51,8 @@ class SoftTimeLoss:
         Args:
             outputs: A model's output, which has ``logits`` ``[b s v]``, or the logits.
             labels: ``[b s]``, -100 where nothing is learned; position i is predicted from i - 1. Or a pair of it and
-                the exact places of its time tokens in marks, float ``[b s]``: ``(T - 1) * seconds / duration`` on
-                LITA's grid; NaN, and whatever stands beside other tokens, is not read.
+                the exact places of its time tokens in marks, float ``[b s]`` (else ArgumentError):
+                ``(T - 1) * seconds / duration`` on LITA's grid; NaN, and what stands beside other tokens, is not read.
             num_items_in_batch: What the sum is divided by; the number of targets if None.
         """
         logits = outputs if isinstance(outputs, Tensor) else outputs["logits"]

@@ -151,7 +151,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
-    """Refuse what ``save`` would refuse, before there is a figure: a suffix that names no format, or no such folder."""
+    """Refuse, by an ArgumentError and before there is a figure, a suffix that is no format, or a missing folder."""
     path = Path(path)
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in known:

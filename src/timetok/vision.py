@@ -24,7 +24,7 @@ class FrameTransform:
     """Frames of any size → what the encoder reads. No weights, picklable, safe in data-loader workers.
 
     Attributes:
-        image_size: Side of the square the encoder reads, in pixels, at least 1.
+        image_size: Side of the square the encoder reads, in pixels, at least 1; else ArgumentError is raised.
         mean: Per-channel mean, of values in [0, 1].
         std: Per-channel standard deviation.
         crop: ``"center"`` resizes the short side and crops the middle, as LITA and CLIP do;
@@ -52,7 +52,7 @@ class FrameTransform:
         return self.normalise(self.resize(frames))
 
     def resize(self, frames: Tensor) -> Tensor:
-        """Resize (bicubic, antialiased) and crop: uint8 ``[t c h w]`` with c = 3 → uint8 ``[t c s s]``."""
+        """Resize (bicubic, antialiased) and crop: uint8 ``[t 3 h w]`` → ``[t 3 s s]``; else an ArgumentError."""
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
             raise ArgumentError(f"frames: expected uint8 [t 3 h w], got {frames.dtype} {list(frames.shape)}")
         return torch.cat([self._resize(chunk) for chunk in frames.split(_RESIZED_AT_ONCE)])

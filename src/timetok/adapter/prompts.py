@@ -45,7 +45,7 @@ class VideoPrompts:
             text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
                 raised. A literal ``<video>`` in what a user typed counts too, so there it is an error.
             videos: Features, each ``[t p e]`` or ``[t h w e]``.
-            durations: Seconds, one a prompt, where prompts name seconds as ``<12.3>``.
+            durations: Seconds, one a prompt (else ArgumentError), where prompts name seconds as ``<12.3>``.
             trusted: False keeps a literal ``<t12>`` as plain characters.
         """
         prompts, videos = ([text] if isinstance(text, str) else list(text)), list(videos)
@@ -157,22 +157,26 @@ def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.get_vocab()[VIDEO_TOKEN])
 
 
-def pad_left(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, side: str = "left") -> BatchEncoding:
+def pad_left(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
     """Ids of different lengths → ``input_ids`` and ``attention_mask`` ``[b s]``, padded on the left."""
-    value = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
-    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
-    padded = pad_sequence(ids, batch_first=True, padding_value=value, padding_side=side)
-    return BatchEncoding({"input_ids": padded, "attention_mask": mask})
+    return _pad(rows, tokenizer, "left")
 
 
 def pad_answers(
     rows: Sequence[tuple[Sequence[int], Sequence[int]]], tokenizer: PreTrainedTokenizerBase
 ) -> BatchEncoding:
     """Ids and labels → ``input_ids``, ``attention_mask`` and ``labels`` ``[b s]``, padded on the right."""
-    batch = pad_left([ids for ids, _ in rows], tokenizer, "right")
+    batch = _pad([ids for ids, _ in rows], tokenizer, "right")
     batch["labels"] = pad_sequence([torch.tensor(labels) for _, labels in rows], batch_first=True, padding_value=-100)
     return batch
+
+
+def _pad(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, side: str) -> BatchEncoding:
+    value = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
+    padded = pad_sequence(ids, batch_first=True, padding_value=value, padding_side=side)
+    return BatchEncoding({"input_ids": padded, "attention_mask": mask})
 
 
 def _stacked(videos: list[Tensor]) -> dict[str, Tensor | list[Tensor]]:

@@ -64,7 +64,7 @@ class SpanPosterior:
         """The best spans between marks, best first, no two of them alike.
 
         Args:
-            num: How many, at least 1; fewer come back where the others overlap too much.
+            num: How many, at least 1 (else ArgumentError); fewer come back where the others overlap too much.
             utility: What a span ``[c 2]`` scores where another ``[k 2]`` is true, both in seconds → ``[c k]``; IoU
                 if None. To aim at R@0.7, pass ``lambda a, b: (pairwise_iou(a, b) >= 0.7).astype(float)``.
             max_overlap: Largest IoU of two spans that both come back.
@@ -87,7 +87,7 @@ class SpanPosterior:
         return [ScoredSpan(Span(*candidates[k].tolist()), float(expected[k])) for k in chosen]
 
     def refined(self, span: Span, *, steps: int = 2) -> Span:
-        """Move the ends of a span, such as ``best().span``, between the marks: to the mean of what is near them.
+        """Move the ends of a span, such as ``best().span``, between the marks: to the mean of the probability nearby.
 
         ``steps`` marks on either side count. A mean over all would be bad, because a posterior has several modes.
         """

@@ -153,7 +153,7 @@ class LitaProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Prompts alone, each with at most one ``<video>`` → ``input_ids`` and ``attention_mask`` ``[b s]``.
 
-        Durations are one a prompt; the rest is as in calling.
+        Durations are one a prompt; the rest, and what is raised, is as in calling.
         """
         return BatchFeature(dict(pad_left(self.encode_rows(prompts, durations, trusted=trusted), self.tokenizer)))
 
@@ -181,7 +181,7 @@ class LitaProcessor(ProcessorMixin):
         return self.frame_transform(torch.as_tensor(video[spread(len(video), self.num_frames)])), None
 
     def post_process_spans(self, ids: Any, durations: Sequence[float], *, prompt_length: int = 0) -> list[list[Span]]:
-        """Generated ids ``[b s]`` → the spans of each row, in seconds; ``durations`` in seconds, one a row.
+        """Generated ids ``[b s]`` → the spans of each row, in seconds; ``durations`` in seconds are one a row.
 
         Answers start at ``prompt_length``: a prompt's own time tokens are not answers.
         """

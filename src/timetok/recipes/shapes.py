@@ -120,7 +120,7 @@ def draw_scene(
 
 
 def render_frames(scene: Scene, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
-    """Paint some frames, each of ``0 .. num_frames - 1``, in any order: uint8 [t h w 3]."""
+    """Paint some frames, in any order: uint8 [t h w 3]; ArgumentError if one is not of ``0 .. num_frames - 1``."""
     index = np.asarray(indices, dtype=np.int64)
     if index.size and not (index.min() >= 0 and index.max() < scene.num_frames):
         raise ArgumentError(f"indices reach from {index.min()} to {index.max()}; expected 0 .. {scene.num_frames - 1}")
@@ -186,7 +186,9 @@ def read_scenes(folder: str | Path) -> dict[str, ClipRecord]:
 
 
 def cut(record_events: Sequence[Event], start_seconds: float, stop_seconds: float) -> tuple[Event, ...]:
-    """The events of a sub-clip, not empty: shifted to its begin, clipped to its ends, unseen ones left out.
+    """The events of a sub-clip: shifted to its begin, clipped to its ends, unseen ones left out.
+
+    ArgumentError is raised where the sub-clip has no positive length or begins before the clip.
 
     >>> cut([Event("red", "circle", Span(1.0, 6.0))], 2.0, 5.0)[0].span
     Span(start=0.0, end=3.0)

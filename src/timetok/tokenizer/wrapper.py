@@ -238,8 +238,8 @@ class TimeTokenizer:
         """Spans of generated ids: the first moment with the second, the third with the fourth, and so on.
 
         Args:
-            ids: Ids of one sequence or, nested, of a batch: lists, numpy arrays or torch tensors of integers. Negative
-                ids (-100) are left out.
+            ids: Ids of one sequence or, nested, of a batch: lists, numpy arrays or torch tensors of integers, else
+                ArgumentError is raised. Negative ids (-100) are left out.
             duration: Length of the video in seconds, one for all or one for each row of a batch.
             prompt_length: Ids to skip at the front of each row: a prompt's own time tokens are not answers.
             malformed: A pair that ends before it starts is dropped, raises MalformedAnswerError, or is sorted; a last
