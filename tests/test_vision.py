@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_bad_settings_are_refused(options, message):
 def test_transform_survives_json_and_pickle():
     transform = FrameTransform(image_size=16, crop="squash")
     assert pickle.loads(pickle.dumps(transform)) == transform
-    again = FrameTransform(**json.loads(json.dumps(transform.to_dict())))
+    again = FrameTransform(**json.loads(json.dumps(asdict(transform))))
     assert torch.equal(again(frames()), transform(frames()))
 
 

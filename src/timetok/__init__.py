@@ -2,10 +2,9 @@
 
 Every name below loads its room on first use, so ``import timetok`` itself pulls in neither torch nor transformers.
 
-Example:
-    >>> import timetok
-    >>> timetok.TimeGrid(num_tokens=100).encode(30.0, 60.0)
-    50
+>>> import timetok
+>>> timetok.TimeGrid(num_tokens=100).encode(30.0, 60.0)
+50
 """
 
 from importlib import import_module

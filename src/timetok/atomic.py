@@ -17,8 +17,7 @@ _Kind = TypeVar("_Kind", list[Any], dict[str, Any])
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path``: it takes that name when the block ends well, and is removed otherwise.
 
-    Args:
-        path: What is to be written. A file that is there is replaced; a folder must be new or empty.
+    A file that is there is replaced; a folder must be new or empty.
 
     >>> with replacing("numbers.txt") as partial:  # doctest: +SKIP
     ...     partial.write_text("1 2 3")
@@ -41,11 +40,7 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str], kind: type[_Kind], expected: str) -> _Kind:
-    """Read a JSON file of a list or an object, which should hold what is ``expected`` in words.
-
-    Raises:
-        DataError: It cannot be read, is no JSON, or holds another kind of value.
-    """
+    """Read a JSON file of a list or an object, which should hold what is ``expected`` in words; else a DataError."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

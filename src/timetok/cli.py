@@ -24,13 +24,9 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command and return its exit status: 0, or 2 for a user's mistake, or 130 after an interrupt.
 
-    Args:
-        arguments: As on the command line, without the program's name; ``sys.argv`` if None.
-
-    Returns:
-        The exit status: 0, or 2 for a user's mistake, or 130 after an interrupt.
+    ``arguments`` are those on the command line, without the program's name; ``sys.argv`` if None.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are folders here; a typo must not become a download
     try:
@@ -78,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument("--sample", action="store_true", help="use the bundled clip and its question")
     localize.add_argument("--model", metavar="DIR", help="a LITA folder (default: the bundled model of shapes)")
     localize.add_argument("--json", action="store_true", help="print JSON")
-    localize.add_argument(
-        "--plot", type=_picture, metavar="FILE", help="draw the answer under a strip of frames (png, svg, pdf)"
-    )
+    localize.add_argument("--plot", type=_picture, metavar="FILE", help="draw the answer under frames (png, svg, pdf)")
     localize.set_defaults(run=_localize)
 
     train = commands.add_parser("train", help="train from a preset; run again to resume")
@@ -103,8 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--plot", type=_picture, metavar="FILE", help="draw the table (png, svg, pdf)")
     plan.set_defaults(run=_plan)
 
-    info = commands.add_parser("info", help="versions and what is at hand")
-    info.set_defaults(run=_info)
+    commands.add_parser("info", help="versions and what is at hand").set_defaults(run=_info)
     return parser
 
 
@@ -127,16 +120,9 @@ def _localize(options: argparse.Namespace) -> None:
     if options.plot:
         from timetok.plots import save, timeline
 
-        figure = timeline(
-            frames.data.numpy(),
-            frames.times_seconds.numpy(),
-            frames.duration_seconds,
-            answer.spans,
-            question=question,
-            answer=answer.text,
-            truth=[truth] if truth else None,
-        )
-        save(figure, options.plot)
+        shown = frames.data.numpy(), frames.times_seconds.numpy(), frames.duration_seconds, answer.spans
+        told: Any = {"question": question, "answer": answer.text, "truth": [truth] if truth else None}
+        save(timeline(*shown, **told), options.plot)
     if options.json:
         print(json.dumps({"video": str(video), "question": question, **answer.to_dict()}))
     else:

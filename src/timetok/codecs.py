@@ -22,10 +22,7 @@ class MomentCodec(Protocol):
 
     @property
     def pattern(self) -> str:
-        """Regular expression of one moment as `format` writes it, without groups or look-around.
-
-        It is for servers with structured output, which know neither.
-        """
+        """Regular expression of one moment as `format` writes it, without groups or look-around, which servers lack."""
 
     @property
     def span(self) -> str:
@@ -39,16 +36,10 @@ class MomentCodec(Protocol):
 
 
 def format_span(codec: MomentCodec, span: Span, duration: float | None = None) -> str:
-    """Write both ends of a span, in the codec's layout.
+    """Write both ends of a span, in the codec's layout; a duration in seconds is for codecs that need it.
 
-    Args:
-        codec: How a moment is written.
-        span: What to write, in seconds.
-        duration: Length of the video in seconds, for codecs that need it.
-
-    Example:
-        >>> format_span(SecondsCodec(span="from {} to {}"), Span(12.3, 45))
-        'from 12.3 to 45.0'
+    >>> format_span(SecondsCodec(span="from {} to {}"), Span(12.3, 45))
+    'from 12.3 to 45.0'
     """
     return codec.span.format(codec.format(span.start, duration), codec.format(span.end, duration))
 
@@ -56,20 +47,11 @@ def format_span(codec: MomentCodec, span: Span, duration: float | None = None) -
 def spans_regex(codec: MomentCodec, min_spans: int = 1, max_spans: int | None = 1, *, separator: str = " ") -> str:
     """Regular expression of an answer made of spans, for servers with structured output; no groups, no look-around.
 
-    It cannot say that a span ends after it starts; `timetok.decoding` can.
+    It cannot say that a span ends after it starts; `timetok.decoding` can. With ``min_spans=0`` the answer may be
+    empty, with ``max_spans=None`` it may hold any number; numbers that no answer can have raise ArgumentError.
 
-    Args:
-        codec: How a moment and a span are written.
-        min_spans: Fewest spans; with 0 the answer may be empty.
-        max_spans: Most spans; None for any number.
-        separator: Between two spans.
-
-    Raises:
-        ArgumentError: ``min_spans`` is negative, or ``max_spans`` is below it or below 1.
-
-    Example:
-        >>> re.fullmatch(spans_regex(SecondsCodec(), max_spans=2), "1.0 2.5 7.0 9.0") is not None
-        True
+    >>> re.fullmatch(spans_regex(SecondsCodec(), max_spans=2), "1.0 2.5 7.0 9.0") is not None
+    True
     """
     check_num_spans(min_spans, max_spans)
     span = codec.pattern.join(map(re.escape, codec.span.split("{}")))
@@ -79,11 +61,7 @@ def spans_regex(codec: MomentCodec, min_spans: int = 1, max_spans: int | None = 
 
 
 def check_num_spans(min_spans: int, max_spans: int | None) -> None:
-    """Refuse numbers of spans that no answer can have.
-
-    Raises:
-        ArgumentError: ``min_spans`` is negative, or ``max_spans`` is below it or below 1.
-    """
+    """Refuse, by an ArgumentError, numbers of spans that no answer can have."""
     if min_spans < 0 or (max_spans is not None and max_spans < max(min_spans, 1)):
         raise ArgumentError(
             f"min_spans, max_spans: expected 0 <= min <= max and max >= 1, got {min_spans!r}, {max_spans!r}"
@@ -96,19 +74,14 @@ class IndexCodec:
 
     Args:
         grid: The marks.
-        template: A token, with ``{}`` where its index goes.
+        template: A token, with ``{}`` once where its index goes and text on both sides.
         first: The index of the first token; LITA's paper writes ``<1>`` to ``<T>``, its code ``<t0>`` to ``<t99>``.
-        span: Layout of a span.
+        span: Layout of a span, with ``{}`` twice. Other values raise ArgumentError.
 
-    Raises:
-        ArgumentError: ``template`` does not give every mark a name of its own, ``first`` is negative, or ``span``
-            does not hold ``{}`` twice.
-
-    Example:
-        >>> IndexCodec(TimeGrid(100)).format(5.0, duration=198)
-        '<t2>'
-        >>> IndexCodec(TimeGrid(100), "<{}>", first=1).format(5.0, duration=198)
-        '<3>'
+    >>> IndexCodec(TimeGrid(100)).format(5.0, duration=198)
+    '<t2>'
+    >>> IndexCodec(TimeGrid(100), "<{}>", first=1).format(5.0, duration=198)
+    '<3>'
     """
 
     grid: TimeGrid = field(default_factory=TimeGrid)
@@ -134,11 +107,7 @@ class IndexCodec:
         return f"(?:{'|'.join(map(re.escape, self.tokens))})"
 
     def format(self, seconds: float, duration: float | None = None) -> str:
-        """The token of the mark nearest to ``seconds``.
-
-        Raises:
-            TimeRangeError: There is no duration, or the grid refuses it or the seconds.
-        """
+        """The token of the mark nearest to ``seconds``; TimeRangeError without a duration or where the grid refuses."""
         return self._name(self.grid.encode(seconds, _needed(duration)))
 
     def parse(self, text: str, duration: float | None = None) -> list[float]:
@@ -151,30 +120,15 @@ class IndexCodec:
         return self.template.replace("{}", str(index + self.first))
 
 
-@dataclass(frozen=True)
-class SecondsCodec:
-    """Seconds in plain text, ``12.3 45.0``; needs no token and no duration.
+class _PlainText:
+    """What codecs have in common that write numbers; an argument that makes no sense raises ArgumentError."""
 
-    Args:
-        decimals: Digits after the point. With at least one, only numbers that have a point are read as
-            moments, so that "two men, 3 dogs" holds none.
-        unit: Written behind each number, such as ``" seconds"``; answers are read with or without.
-        span: Layout of a span, such as ``"from {} to {}"``.
-
-    Raises:
-        ArgumentError: ``decimals`` is negative, or ``span`` does not hold ``{}`` twice.
-
-    Example:
-        >>> SecondsCodec().parse("from 12.3 to 45.0 seconds, 2 men")
-        [12.3, 45.0]
-    """
-
-    decimals: int = 1
-    unit: str = field(default="", kw_only=True)
-    span: str = field(default="{} {}", kw_only=True)
+    decimals: int
+    span: str
 
     def __post_init__(self) -> None:
-        _check_decimals(self.decimals)
+        if self.decimals < 0:
+            raise ArgumentError(f"decimals must not be negative, got {self.decimals!r}")
         _check_span(self.span)
 
     @property
@@ -182,17 +136,32 @@ class SecondsCodec:
         """Empty: digits are in every vocabulary."""
         return ()
 
+
+@dataclass(frozen=True)
+class SecondsCodec(_PlainText):
+    """Seconds in plain text, ``12.3 45.0``; needs no token and no duration.
+
+    Args:
+        decimals: Digits after the point. With at least one, only numbers that have a point are read as
+            moments, so that "two men, 3 dogs" holds none.
+        unit: Written behind each number, such as ``" seconds"``; answers are read with or without.
+        span: Layout of a span, with ``{}`` twice, such as ``"from {} to {}"``.
+
+    >>> SecondsCodec().parse("from 12.3 to 45.0 seconds, 2 men")
+    [12.3, 45.0]
+    """
+
+    decimals: int = 1
+    unit: str = field(default="", kw_only=True)
+    span: str = field(default="{} {}", kw_only=True)
+
     @property
     def pattern(self) -> str:
         """A number with ``decimals`` digits after the point, and the unit."""
         return rf"[0-9]+{_fraction(self.decimals)}{re.escape(self.unit)}"
 
     def format(self, seconds: float, duration: float | None = None) -> str:
-        """The moment with ``decimals`` digits, not before 0 and, with a duration, not after it.
-
-        Raises:
-            TimeRangeError: ``seconds`` is not finite.
-        """
+        """The moment, which must be finite, with ``decimals`` digits; not before 0 nor after a duration."""
         return f"{_clamped(seconds, duration):.{self.decimals}f}{self.unit}"
 
     def parse(self, text: str, duration: float | None = None) -> list[float]:
@@ -202,39 +171,25 @@ class SecondsCodec:
 
 
 @dataclass(frozen=True)
-class ClockCodec:
+class ClockCodec(_PlainText):
     """A moment as a clock shows it, ``01:15`` or ``00:01:15.250``; needs no token and no duration.
 
     Args:
         decimals: Digits of a second after the point.
         hours: Write hours too; without them, minutes go on past 59. Both are read.
-        span: Layout of a span.
+        span: Layout of a span, with ``{}`` twice.
 
-    Raises:
-        ArgumentError: ``decimals`` is negative, or ``span`` does not hold ``{}`` twice.
+    Source: ``MM:SS`` is what SmolVLM and Gemma write beside frames.
 
-    Source:
-        ``MM:SS`` is what SmolVLM and Gemma write beside frames.
-
-    Example:
-        >>> ClockCodec(decimals=3, hours=True).format(75.25)
-        '00:01:15.250'
-        >>> ClockCodec().parse("from 01:15 to 1:00:02.")
-        [75.0, 3602.0]
+    >>> ClockCodec(decimals=3, hours=True).format(75.25)
+    '00:01:15.250'
+    >>> ClockCodec().parse("from 01:15 to 1:00:02.")
+    [75.0, 3602.0]
     """
 
     decimals: int = 0
     hours: bool = False
     span: str = field(default="{} {}", kw_only=True)
-
-    def __post_init__(self) -> None:
-        _check_decimals(self.decimals)
-        _check_span(self.span)
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """Empty: digits are in every vocabulary."""
-        return ()
 
     @property
     def pattern(self) -> str:
@@ -243,11 +198,7 @@ class ClockCodec:
         return rf"{minutes}:[0-5][0-9]{_fraction(self.decimals)}"
 
     def format(self, seconds: float, duration: float | None = None) -> str:
-        """The moment, rounded to ``decimals``, not before 0 and, with a duration, not after it.
-
-        Raises:
-            TimeRangeError: ``seconds`` is not finite.
-        """
+        """The moment, which must be finite, rounded to ``decimals``; not before 0 nor after a duration."""
         ticks = round(_clamped(seconds, duration) * 10**self.decimals)  # first, or 59.7 would become 00:60
         whole, part = divmod(ticks, 10**self.decimals)
         minutes, second = divmod(whole, 60)
@@ -269,11 +220,6 @@ def _clamped(seconds: float, duration: float | None) -> float:
 
 def _fraction(decimals: int) -> str:
     return rf"\.[0-9]{{{decimals}}}" if decimals else ""
-
-
-def _check_decimals(decimals: int) -> None:
-    if decimals < 0:
-        raise ArgumentError(f"decimals must not be negative, got {decimals!r}")
 
 
 def _check_span(span: str) -> None:

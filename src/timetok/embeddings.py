@@ -16,28 +16,17 @@ InitRows: TypeAlias = Literal["interpolate", "sinusoidal", "mean", "numbers"]
 
 
 def resize(model: PreTrainedModel, ids: Sequence[int], *, pad_to_multiple_of: int | None = None) -> nn.Module:
-    """Grow the input and output embedding until every id has a row; never shrink them.
+    """Grow the input and output embedding until every id has a row; never shrink them. Returns the input embedding.
 
     Vocabularies are often padded, and ``resize_token_embeddings(len(tokenizer))`` would cut the padding off.
-    New rows start as transformers starts them; tied embeddings stay tied.
+    New rows start as transformers starts them; tied embeddings stay tied. If the embedding grows, it grows to a
+    multiple of ``pad_to_multiple_of``. A negative id raises ArgumentError.
 
-    Args:
-        model: Any model of transformers with an input embedding.
-        ids: Ids that must have a row; nothing happens if they all have one.
-        pad_to_multiple_of: If the embedding grows, it grows to a multiple of this.
-
-    Returns:
-        The model's input embedding.
-
-    Raises:
-        ArgumentError: An id is negative.
-
-    Example:
-        >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> shape = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=10, **shape))
-        >>> resize(model, range(10, 14)).num_embeddings
-        14
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> shape = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=10, **shape))
+    >>> resize(model, range(10, 14)).num_embeddings
+    14
     """
     if any(index < 0 for index in ids):
         raise ArgumentError(f"ids must not be negative, got {min(ids)}")
@@ -59,17 +48,14 @@ def init_rows(
 
     ``"interpolate"`` puts them on an arc between two random directions, ``"sinusoidal"`` on the sines and cosines
     of a position encoding, both as long as the other rows are; ``"mean"`` near the mean of the other rows, a tenth
-    of their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number.
+    of their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number. Draws from torch's
+    global random generator.
 
     Args:
-        model: A model whose embeddings have a row for every id; see `resize`.
-        ids: Ids in the order of time. Draws from torch's global random generator.
+        model: A model whose embeddings have a row for every id, else ArgumentError is raised; see `resize`.
+        ids: Ids in the order of time.
         how: One of the four.
-        number_ids: For ``"numbers"``: for each id those of existing tokens, ``tokenizer(str(index))``.
-
-    Raises:
-        ArgumentError: ``how`` is something else, an id has no row, or ``number_ids`` are missing, given to another
-            ``how``, or do not fit ``ids``.
+        number_ids: For ``"numbers"`` alone: for each id those of existing tokens, ``tokenizer(str(index))``.
     """
     if how not in get_args(InitRows):
         raise ArgumentError(f"how must be one of {get_args(InitRows)}, got {how!r}")
@@ -86,20 +72,11 @@ def init_rows(
 def peft_kwargs(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
     """Arguments for a peft config under which exactly the rows of ``ids`` are trained, in both embeddings.
 
-    LoRA alone trains no new row, and naming the ids alone leaves an untied head out.
+    ``{"trainable_token_indices": {module name: ids}}``: one module where the embeddings are tied, else two. LoRA alone
+    trains no new row, and naming the ids alone leaves an untied head out. ``model`` is not wrapped yet; a head with a
+    bias, which peft would drop, raises ArgumentError.
 
-    Args:
-        model: The model before peft wraps it.
-        ids: Ids of the rows.
-
-    Returns:
-        ``{"trainable_token_indices": {module name: ids}}``: one module where the embeddings are tied, else two.
-
-    Raises:
-        ArgumentError: The head has a bias, which peft would drop, or is no module of the model.
-
-    Example:
-        >>> LoraConfig(target_modules="all-linear", **peft_kwargs(model, tt.time_token_ids))  # doctest: +SKIP
+    >>> LoraConfig(target_modules="all-linear", **peft_kwargs(model, tt.time_token_ids))  # doctest: +SKIP
     """
     head = model.get_output_embeddings()
     modules = {id(module): name for name, module in model.named_modules()}
@@ -112,14 +89,10 @@ def peft_kwargs(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
 
 
 def merge_and_export(model: Any, folder: str | os.PathLike[str]) -> None:
-    """Write a model trained with peft as a plain checkpoint, which transformers and vLLM load without peft.
+    """Write a ``PeftModel`` as a plain checkpoint, which transformers and vLLM load without peft.
 
-    Args:
-        model: A ``PeftModel``; it is merged, and must not be trained on.
-        folder: Appears only when it is complete.
-
-    Raises:
-        ArgumentError: The model is not peft's.
+    The model is merged, and must not be trained on; one that is not peft's raises ArgumentError. The folder appears
+    only when it is complete.
     """
     if not hasattr(model, "merge_and_unload"):
         raise ArgumentError(f"model must be a PeftModel, got {type(model).__name__}; a plain one has save_pretrained")

@@ -24,19 +24,15 @@ class SoftTimeLoss:
     ``Trainer(compute_loss_func=…)``.
 
     Args:
-        time_token_ids: Ids of the time tokens, contiguous and in the order of time.
-        sigma: Width in marks; 0 is plain cross entropy, or two-hot where exact places are given.
-
-    Raises:
-        ArgumentError: ``sigma`` is negative or not finite, or the ids are not contiguous.
+        time_token_ids: Ids of the time tokens, contiguous and in the order of time, else ArgumentError is raised.
+        sigma: Width in marks, at least 0; 0 is plain cross entropy, or two-hot where exact places are given.
 
     Source: the loss of VILA / NVILA (soft temporal targets, sigma = 1); sigma = 0 is LITA's, and with places that of
     Momentor and LLaVA-ST.
 
-    Example:
-        >>> loss = SoftTimeLoss(range(5, 10), sigma=0)
-        >>> loss(torch.zeros(1, 2, 10), torch.tensor([[0, 7]])).exp().round().item()
-        10.0
+    >>> loss = SoftTimeLoss(range(5, 10), sigma=0)
+    >>> loss(torch.zeros(1, 2, 10), torch.tensor([[0, 7]])).exp().round().item()
+    10.0
     """
 
     def __init__(self, time_token_ids: Sequence[int], *, sigma: float = 1.0) -> None:
@@ -50,20 +46,14 @@ class SoftTimeLoss:
     def __call__(
         self, outputs: Any, labels: Tensor | tuple[Tensor, Tensor], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Loss of a batch, in float32.
+        """Loss of a batch, a float32 scalar; 0 where there is no target.
 
         Args:
             outputs: A model's output, which has ``logits`` ``[b s v]``, or the logits.
             labels: ``[b s]``, -100 where nothing is learned; position i is predicted from i - 1. Or a pair of it and
-                the exact places of its time tokens in marks, float ``[b s]``: ``(T - 1) * seconds / duration`` on
-                LITA's grid; NaN, and whatever stands beside other tokens, is not read.
+                the exact places of its time tokens in marks, float ``[b s]`` (else ArgumentError):
+                ``(T - 1) * seconds / duration`` on LITA's grid; NaN, and what stands beside other tokens, is not read.
             num_items_in_batch: What the sum is divided by; the number of targets if None.
-
-        Returns:
-            A scalar; 0 where there is no target.
-
-        Raises:
-            ArgumentError: Places and labels differ in shape.
         """
         logits = outputs if isinstance(outputs, Tensor) else outputs["logits"]
         labels, places = labels if isinstance(labels, tuple) else (labels, None)

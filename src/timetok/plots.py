@@ -50,32 +50,30 @@ def timeline(
 
     The video is cut into equal slots; over each stands the frame nearest to its middle, framed in colour when its
     true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times too;
-    spans too many to be told apart are drawn without labels.
+    spans too many to be told apart are drawn without labels. The figure is 8 inches wide.
 
     Args:
         frames_data: RGB frames, uint8 ``[t 3 h w]``, at least one.
         times_seconds: Their true times ``[t]``, never decreasing.
-        duration_seconds: Length of the video; the axis runs from 0 to it.
+        duration_seconds: Length of the video, positive; the axis runs from 0 to it. Else ArgumentError is raised.
         spans: The predicted spans; none is drawn as "no span found".
         question: The title, wrapped; dollar signs stay dollar signs.
         answer: What the model said, below the title.
         truth: The true spans, a second row; None leaves the row out.
 
-    Returns:
-        A figure 8 inches wide; see :func:`save`.
-
-    Raises:
-        ArgumentError: The frames are not uint8 ``[t 3 h w]``, the times do not match, or the duration is not positive.
-
     Example::
 
         frames = read_frames("clip.mp4")
-        figure = timeline(
-            frames.data, frames.times_seconds, frames.duration_seconds, [Span(3, 5)], question="When does it rain?"
-        )
+        figure = timeline(frames.data, frames.times_seconds, frames.duration_seconds, [Span(3, 5)], question="When?")
         save(figure, "timeline.png")
     """
-    data, times = _checked(frames_data, times_seconds, duration_seconds)
+    data, times = np.asarray(frames_data), np.asarray(times_seconds, dtype=np.float64)
+    if data.dtype != np.uint8 or data.ndim != 4 or data.shape[1] != 3 or 0 in data.shape:
+        raise ArgumentError(f"frames_data must be uint8 [t 3 h w], none of them 0, got {data.dtype} {list(data.shape)}")
+    if times.shape != data.shape[:1] or not bool((np.diff(times) >= 0).all()):
+        raise ArgumentError(f"times_seconds must be [{len(data)}] and never decrease, got {times.tolist()}")
+    if not 0 < duration_seconds < float("inf"):
+        raise ArgumentError(f"duration_seconds must be positive and finite, got {duration_seconds!r}")
     rows = [("answer", _ANSWER, _lanes(spans, duration_seconds))]
     if truth is not None:
         rows.append(("truth", _TRUTH, _lanes(truth, duration_seconds)))
@@ -105,10 +103,8 @@ def timeline(
 def curve(steps: ArrayLike, values: ArrayLike, *, ylabel: str) -> Figure:
     """Draw values ``[n]`` over training steps ``[n]``, for instance a loss; the last is written at its end.
 
-    NaN leaves a gap. ``ylabel`` names the values, with their unit where they have one.
-
-    Raises:
-        ArgumentError: The two are not one-dimensional, empty, or of different length.
+    NaN leaves a gap. ``ylabel`` names the values, with their unit where they have one. Raises ArgumentError where the
+    two are not one-dimensional, empty, or of different length.
     """
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
@@ -147,14 +143,7 @@ def _chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure, in the format its suffix names; an existing file is replaced, never left half written.
-
-    Returns:
-        The path written.
-
-    Raises:
-        ArgumentError: As ``check_path``.
-    """
+    """Write a figure in the format its suffix names; an existing file is replaced, never left half written."""
     path = check_path(path)
     with replacing(path) as partial:
         figure.savefig(partial, format=path.suffix.lower().removeprefix("."))
@@ -162,11 +151,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
-    """Refuse what ``save`` would refuse, before there is a figure.
-
-    Raises:
-        ArgumentError: The suffix names no format matplotlib writes, or the folder does not exist.
-    """
+    """Refuse, by an ArgumentError and before there is a figure, a suffix that is no format, or a missing folder."""
     path = Path(path)
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in known:
@@ -174,19 +159,6 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         raise ArgumentError(f"path must be a file in an existing folder, got {str(path)!r}; create the folder first")
     return path
-
-
-def _checked(
-    frames_data: ArrayLike, times_seconds: ArrayLike, duration_seconds: float
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    data, times = np.asarray(frames_data), np.asarray(times_seconds, dtype=np.float64)
-    if data.dtype != np.uint8 or data.ndim != 4 or data.shape[1] != 3 or 0 in data.shape:
-        raise ArgumentError(f"frames_data must be uint8 [t 3 h w], none of them 0, got {data.dtype} {list(data.shape)}")
-    if times.shape != data.shape[:1] or not bool((np.diff(times) >= 0).all()):
-        raise ArgumentError(f"times_seconds must be [{len(data)}] and never decrease, got {times.tolist()}")
-    if not 0 < duration_seconds < float("inf"):
-        raise ArgumentError(f"duration_seconds must be positive and finite, got {duration_seconds!r}")
-    return data, times
 
 
 def _wrapped(text: str, points: float, letter_width: float) -> tuple[str, float]:

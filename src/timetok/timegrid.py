@@ -31,14 +31,8 @@ OutOfRange: TypeAlias = Literal["clamp", "raise"]
 class Span:
     """A closed interval of a video in seconds; a moment is a span of length zero.
 
-    Unpacks like a pair: ``start, end = Span(1.5, 4)``.
-
-    Args:
-        start: First instant, in seconds.
-        end: Last instant, in seconds; not before ``start``.
-
-    Raises:
-        TimeRangeError: Either end is not a finite number, or ``start > end``.
+    Unpacks like a pair: ``start, end = Span(1.5, 4)``. Raises TimeRangeError unless both are finite numbers and
+    ``start <= end``.
     """
 
     start: float
@@ -85,26 +79,23 @@ class TimeGrid:
     Args:
         num_tokens: T, the number of marks, at least 2.
         marks: Where they stand.
-        rounding: How a moment between two marks is given one: to the nearest, with ties to the even mark
-            (``"half-even"``, as numpy and Python round) or to the later one (``"half-up"``); or to the one
-            before it (``"floor"``; on it, if it misses it by a rounding error only).
+        rounding: Which mark a moment between two is given: the nearest, and of two the even (``"half-even"``, as
+            numpy rounds) or the later one (``"half-up"``); or the one before (``"floor"``, but for rounding errors).
         out_of_range: What happens to a timestamp outside ``[0, duration]`` or an index outside ``[0, T)``:
             ``"clamp"`` moves it to the nearest mark, ``"raise"`` refuses it.
 
     Raises:
         ArgumentError: ``num_tokens`` is not an integer of at least 2, or a choice is not one.
+        TimeRangeError: In every method, a duration that is not a positive finite number of seconds.
 
-    Source:
-        LITA (arXiv 2403.19046) section 3.2. The paper counts marks from 1, its code and this class from 0.
-        LITA's code does not clamp when encoding and rounds decoded seconds to two decimals; this class clamps
-        and does not round.
+    Source: LITA (arXiv 2403.19046) section 3.2. The paper counts marks from 1, its code and this class from 0.
+    LITA's code does not clamp when encoding and rounds decoded seconds to two decimals; this class does neither.
 
-    Example:
-        >>> grid = TimeGrid(100)
-        >>> grid.encode([1, 3, 5, 7, 9], duration=198).tolist()
-        [0, 2, 2, 4, 4]
-        >>> grid.decode(99, duration=198)
-        198.0
+    >>> grid = TimeGrid(100)
+    >>> grid.encode([1, 3, 5, 7, 9], duration=198).tolist()
+    [0, 2, 2, 4, 4]
+    >>> grid.decode(99, duration=198)
+    198.0
     """
 
     num_tokens: int = 100
@@ -128,15 +119,10 @@ class TimeGrid:
         Momentor and LLaVA-ST train on the two marks around a moment; see `timetok.losses.SoftTimeLoss`.
         VTimeLLM ends spans of dense captions one mark later than this grid decodes them.
 
-        Raises:
-            ArgumentError: There is no such preset.
+        Source: The public code of VILA (whose grid is LITA's), VTimeLLM, Grounded-VideoLLM, Momentor and LLaVA-ST.
 
-        Source:
-            The public code of VILA (whose grid is LITA's), VTimeLLM, Grounded-VideoLLM, Momentor and LLaVA-ST.
-
-        Example:
-            >>> TimeGrid.preset("vtimellm").encode(59.9, 60.0)
-            99
+        >>> TimeGrid.preset("vtimellm").encode(59.9, 60.0)
+        99
         """
         if name not in _PRESETS:
             raise ArgumentError(f"name must be one of {', '.join(_PRESETS)}, got {name!r}")
@@ -172,10 +158,11 @@ class TimeGrid:
             either is a tensor, else an int64 array. Computed in float64 whatever came.
 
         Raises:
-            TimeRangeError: A value is not a finite number, a duration is not positive, the shapes do not
-                broadcast, or ``out_of_range="raise"`` and a timestamp lies outside ``[0, duration]``.
+            TimeRangeError: A value is not a finite number, ``out_of_range="raise"`` and it lies outside
+                ``[0, duration]``, or the shapes do not broadcast.
         """
-        times, length = _with_durations("seconds", _finite("seconds", seconds), duration)
+        times = _finite("seconds", seconds)
+        length = _durations(duration, "seconds", times.shape)
         if self.out_of_range == "raise":
             _refuse("seconds", times, (times < 0) | (times > length), "between 0 and the duration")
         with np.errstate(over="ignore"):  # an overflow is clamped like any other timestamp beyond the end
@@ -199,20 +186,16 @@ class TimeGrid:
     def decode(self, index: Any, duration: Any) -> Any:
         """Seconds at which each mark stands; with marks at edges the last is exactly the end of the video.
 
-        Args:
-            index: Zero-based indices: a scalar, anything numpy reads as an array of integers, or a tensor.
-            duration: Length of the video in seconds; broadcasts against ``index``.
-
-        Returns:
-            Seconds: a ``float`` if both arguments are scalars, a float64 tensor on the same device if either is
-            a tensor, else a float64 array.
+        Zero-based indices come as timestamps do in `encode`, and seconds go as indices do there: as a ``float``, a
+        float64 tensor or a float64 array.
 
         Raises:
-            TimeRangeError: An index is not an integer, a duration is not positive and finite, the shapes do
-                not broadcast, or ``out_of_range="raise"`` and an index lies outside ``[0, T)``.
+            TimeRangeError: An index is not an integer, or ``out_of_range="raise"`` and it lies outside ``[0, T)``; or
+                the shapes do not broadcast.
         """
         marks = _numbers("index", index, "iu", "an integer or an array of integers")
-        marks, length = _with_durations("index", marks if marks.size else marks.astype(np.int64), duration)
+        marks = marks if marks.size else marks.astype(np.int64)
+        length = _durations(duration, "index", marks.shape)
         last = self.num_tokens - 1
         if self.out_of_range == "raise":
             _refuse("index", marks, (marks < 0) | (marks > last), f"between 0 and {last}")
@@ -224,12 +207,8 @@ class TimeGrid:
     def sample_times(self, duration: Number | Numbers) -> NDArray[np.float64]:
         """Seconds at which all T marks stand, the instants to sample for one frame a mark: ``[...]`` → ``[... T]``.
 
-        Raises:
-            TimeRangeError: A duration is not a positive finite number.
-
-        Example:
-            >>> TimeGrid(4, marks="centres").sample_times(8.0).tolist()
-            [1.0, 3.0, 5.0, 7.0]
+        >>> TimeGrid(4, marks="centres").sample_times(8.0).tolist()
+        [1.0, 3.0, 5.0, 7.0]
         """
         return np.asarray(self.decode(np.arange(self.num_tokens), _durations(duration)[..., None]))
 
@@ -242,9 +221,6 @@ class TimeGrid:
 
         Half a step where moments go to the nearest mark and a whole step where they go to the one before, or
         more at an end of the video that has no mark: ``"starts"`` is a whole step away from the last instant.
-
-        Raises:
-            TimeRangeError: A duration is not a positive finite number.
         """
         between = 1.0 if self.rounding == "floor" else 0.5
         at_the_end = self._steps - (self.num_tokens - 1 + self._offset)
@@ -305,22 +281,18 @@ def _finite(name: str, value: object) -> NDArray[np.float64]:
     return array
 
 
-def _durations(value: object) -> NDArray[np.float64]:
-    array = _finite("duration", value)
-    _refuse("duration", array, array <= 0, "a positive number of seconds")
-    return array
-
-
-def _with_durations(name: str, values: NDArray[Any], duration: object) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    durations = _durations(duration)
+def _durations(duration: object, name: str = "", shape: tuple[int, ...] = ()) -> NDArray[np.float64]:
+    """Positive durations that broadcast against values of a shape."""
+    durations = _finite("duration", duration)
+    _refuse("duration", durations, durations <= 0, "a positive number of seconds")
     try:
-        np.broadcast_shapes(values.shape, durations.shape)
+        np.broadcast_shapes(shape, durations.shape)
     except ValueError:
         raise TimeRangeError(
-            f"{name} of shape {values.shape} and duration of shape {durations.shape} do not broadcast; "
+            f"{name} of shape {shape} and duration of shape {durations.shape} do not broadcast; "
             "give one duration for all, or one for each"
         ) from None
-    return values, durations
+    return durations
 
 
 def _refuse(name: str, values: NDArray[Any], wrong: NDArray[np.bool_] | np.bool_, expected: str) -> None:

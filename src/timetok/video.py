@@ -31,16 +31,13 @@ from timetok.errors import ArgumentError, VideoError, VideoNotFoundError
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Frames sampled from a video, with the moments at which they are shown.
+    """Frames sampled from a video, with the moments at which they are shown; else an ArgumentError.
 
     Args:
         data: RGB pixels, uint8 ``[t c h w]`` with c = 3.
         times_seconds: Presentation times, float64 ``[t]``, never decreasing; the video's first frame stands at 0.
             The last frame stands before the end: at ``duration_seconds`` minus its own duration.
         duration_seconds: Length of the whole video, positive and finite.
-
-    Raises:
-        ArgumentError: A dtype or shape differs, times decrease or leave the video, or the duration is not positive.
     """
 
     data: torch.Tensor
@@ -74,7 +71,7 @@ def read_frames(
     size: tuple[int, int] | None = None,
     allow_truncated: bool = False,
 ) -> Frames:
-    """Read frames spread evenly over a video file, the first and the last included.
+    """Read frames spread evenly over a video file, the first and the last included: ``[t 3 h w]``, t = ``num_frames``.
 
     Frame indices are ``round(linspace(0, N - 1, num_frames))``, half to even, where N is the number of frames the
     file presents; a video with fewer frames than asked for repeats some. Rotation metadata is not applied.
@@ -86,16 +83,12 @@ def read_frames(
         allow_truncated: For a damaged or cut-off file, sample from the frames that still decode, as if the video
             ended with the last of them, and warn. By default such a file is refused.
 
-    Returns:
-        ``num_frames`` frames ``[t 3 h w]``.
-
     Raises:
         VideoNotFoundError: There is nothing at ``source``.
         VideoError: ``source`` is no video, shows no frame, has no duration, or is damaged.
         ArgumentError: ``num_frames`` or ``size`` is not positive, or an argument has the wrong type.
 
-    Source:
-        The sampling of LITA's released code (arXiv 2403.19046).
+    Source: The sampling of LITA's released code (arXiv 2403.19046).
 
     Example::
 
@@ -137,7 +130,7 @@ def _file(source: object) -> Path:
         raise VideoNotFoundError(f"{path} does not exist; give the path of a video file")
     if not path.is_file():
         raise VideoError(f"{path} is {'a directory' if path.is_dir() else 'not a regular file'}; give a video file")
-    if path.stat().st_size == 0:
+    if not path.stat().st_size:
         raise VideoError(f"{path} is an empty file; give a video file")
     return path
 
@@ -168,8 +161,7 @@ class _Shown:
         return len(self.ticks)
 
     def seconds(self) -> NDArray[np.float64]:
-        scaled = (self.ticks - self.ticks[0]) * self.time_base.numerator
-        return np.asarray(scaled / self.time_base.denominator)
+        return np.asarray((self.ticks - self.ticks[0]) * self.time_base.numerator / self.time_base.denominator)
 
 
 @contextmanager
@@ -253,11 +245,10 @@ class _Walk:
             except av.error.InvalidDataError:
                 found, self.damaged = [], True
             for frame in found:
-                if frame.pts is None or frame.is_corrupt:
-                    continue
-                if self.counted is not None:
-                    frame.pts = next(self.counted, None)
-                yield frame
+                if frame.pts is not None and not frame.is_corrupt:
+                    if self.counted is not None:
+                        frame.pts = next(self.counted, None)
+                    yield frame
 
     def find(self, tick: int) -> VideoFrame | None:
         """The frame shown at ``tick``, which must not lie before one already found; None where there is none."""

@@ -4,7 +4,7 @@ Shapes: b batch, t frames, c channels, h w pixels or patch grid, p patches, e vi
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import timm
@@ -24,14 +24,11 @@ class FrameTransform:
     """Frames of any size → what the encoder reads. No weights, picklable, safe in data-loader workers.
 
     Attributes:
-        image_size: Side of the square the encoder reads, in pixels.
+        image_size: Side of the square the encoder reads, in pixels, at least 1; else ArgumentError is raised.
         mean: Per-channel mean, of values in [0, 1].
         std: Per-channel standard deviation.
         crop: ``"center"`` resizes the short side and crops the middle, as LITA and CLIP do;
             ``"squash"`` resizes both sides, so that nothing at the borders is lost.
-
-    Raises:
-        ArgumentError: ``crop`` is neither choice, or ``image_size`` is below 1.
 
     Source: LITA's code (FrameTransform.crop = "center", bicubic).
 
@@ -55,11 +52,7 @@ class FrameTransform:
         return self.normalise(self.resize(frames))
 
     def resize(self, frames: Tensor) -> Tensor:
-        """Resize (bicubic, antialiased) and crop: uint8 ``[t c h w]`` → uint8 ``[t c s s]``.
-
-        Raises:
-            ArgumentError: ``frames`` is not uint8 with four axes and three channels.
-        """
+        """Resize (bicubic, antialiased) and crop: uint8 ``[t 3 h w]`` → ``[t 3 s s]``; else an ArgumentError."""
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
             raise ArgumentError(f"frames: expected uint8 [t 3 h w], got {frames.dtype} {list(frames.shape)}")
         return torch.cat([self._resize(chunk) for chunk in frames.split(_RESIZED_AT_ONCE)])
@@ -79,16 +72,12 @@ class FrameTransform:
         mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.mean, self.std))
         return (pixels / 255 - mean) / std
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values, for a configuration file."""
-        return asdict(self)
-
 
 class FrameEncoder(nn.Module):
     """A timm model read at one of its layers: ``[b t c s s]`` → ``[b t p e]``.
 
     Prefix tokens (CLS, registers) are dropped, later layers are not computed, and no final norm is
-    applied, as LITA reads CLIP.
+    applied, as LITA reads CLIP. What timm does not know or refuses raises ArgumentError, as other values do.
 
     Args:
         name: A timm model name.
@@ -97,15 +86,11 @@ class FrameEncoder(nn.Module):
             -2 is LITA's choice for CLIP, -1 the last.
         model_args: Further arguments of ``timm.create_model``.
         pretrained: Let timm fetch or load its weights.
-        chunk_size: Frames encoded at once, which bounds the memory of a long video.
+        chunk_size: Frames encoded at once, at least 1, which bounds the memory of a long video.
 
     Attributes:
         grid: Patch rows and columns of a frame.
         width: e, channels of a patch.
-
-    Raises:
-        ArgumentError: timm does not know ``name`` or refuses ``model_args``, there is no such ``layer``,
-            ``chunk_size`` is below 1, or the frames are not a whole number of patches wide.
 
     Source: arXiv 2403.19046 §3.3 and its code (CLIP ViT-L/14, layer -2, no CLS).
 
@@ -156,20 +141,9 @@ class FrameEncoder(nn.Module):
         return features.flatten(2).transpose(1, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode videos.
-
-        Args:
-            pixels: ``[b t c s s]`` as ``FrameTransform`` gives them.
-
-        Returns:
-            ``[b t p e]`` with p = ``grid[0] * grid[1]`` in row-major order.
-
-        Raises:
-            ArgumentError: Wrong number of axes, or frames of another size.
-        """
+        """``[b t c s s]`` of a ``FrameTransform`` → ``[b t p e]``, p = ``grid[0] * grid[1]`` in row-major order."""
         side = self.image_size
         if pixels.ndim != 5 or pixels.shape[-2:] != (side, side):
             raise ArgumentError(f"pixels: expected [b t c {side} {side}], got {list(pixels.shape)}")
         chunks = pixels.flatten(0, 1).split(self.chunk_size)
-        features: Tensor = torch.cat([self.frames(chunk) for chunk in chunks]).unflatten(0, pixels.shape[:2])
-        return features
+        return torch.cat([self.frames(chunk) for chunk in chunks]).reshape(*pixels.shape[:2], -1, self.width)

@@ -70,7 +70,7 @@ def test_one_frame_is_that_frame_of_many():
     frames = shapes.render_frames(scene, [47, 0, 20])
     assert frames.shape == (3, 120, 160, 3)
     assert frames.dtype == np.uint8
-    assert np.array_equal(frames[2], shapes.render(scene, 20))
+    assert np.array_equal(frames[2], shapes.render_frames(scene, [20])[0])
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -117,7 +117,7 @@ def test_impossible_scenes_are_refused(options):
 def test_frames_outside_the_clip_are_refused():
     scene = draw_scene(0)
     with pytest.raises(ArgumentError, match="expected 0"):
-        shapes.render(scene, scene.num_frames)
+        shapes.render_frames(scene, [scene.num_frames])
     assert shapes.render_frames(scene, []).shape[0] == 0
 
 

@@ -20,17 +20,9 @@ VIDEO_TOKEN = "<video>"
 
 
 class VideoPrompts:
-    """Prompts and features → a batch: tokenizer and token plan, no weights, picklable.
+    """Prompts and features → a batch: time tokenizer and the pooler's plan, no weights, picklable.
 
-    Args:
-        tt: The time tokenizer.
-        plan: The pooler's plan.
-
-    Attributes:
-        video_token_id: Id of the placeholder.
-
-    Raises:
-        ArgumentError: The tokenizer cannot hold the ``<video>`` placeholder.
+    ``video_token_id`` is the id of the placeholder; ArgumentError is raised where the tokenizer cannot hold it.
     """
 
     def __init__(self, tt: TimeTokenizer, plan: PoolingPlan) -> None:
@@ -47,19 +39,14 @@ class VideoPrompts:
     ) -> BatchEncoding:
         """Expand each ``<video>`` to one placeholder per visual token, tokenise, pad on the left.
 
+        The batch has ``input_ids`` and ``attention_mask`` ``[b s]``, ``video_features`` ``[m t p e]`` or a list.
+
         Args:
-            text: Prompts; the k-th ``<video>`` of the batch stands for ``videos[k]``. A literal ``<video>`` in
-                what a user typed counts too, so there it is an error.
+            text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
+                raised. A literal ``<video>`` in what a user typed counts too, so there it is an error.
             videos: Features, each ``[t p e]`` or ``[t h w e]``.
-            durations: Seconds, one a prompt, where prompts name seconds as ``<12.3>``.
+            durations: Seconds, one a prompt (else ArgumentError), where prompts name seconds as ``<12.3>``.
             trusted: False keeps a literal ``<t12>`` as plain characters.
-
-        Returns:
-            ``input_ids`` and ``attention_mask`` ``[b s]``, ``video_features`` ``[m t p e]`` or a list.
-
-        Raises:
-            PromptError: Numbers of placeholders and videos differ, a prompt is empty, or there is none.
-            ArgumentError: Durations and prompts differ in number.
         """
         prompts, videos = ([text] if isinstance(text, str) else list(text)), list(videos)
         asked = [prompt.count(VIDEO_TOKEN) for prompt in prompts]
@@ -81,9 +68,7 @@ class VideoPrompts:
         """As calling, but ids only and not padded; ``counts`` are the visual tokens of each ``<video>``."""
         empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
         if empty or not prompts:
-            raise PromptError(
-                f"text: expected prompts, rows {empty} of {len(prompts)} are empty; pass one or more that are not empty"
-            )
+            raise PromptError(f"text: expected prompts, rows {empty} of {len(prompts)} are empty; pass not empty ones")
         seconds = [None] * len(prompts) if durations is None else list(durations)
         if len(seconds) != len(prompts):
             raise ArgumentError(f"durations: expected one a prompt, got {len(seconds)} for {len(prompts)} prompts")
@@ -112,11 +97,7 @@ class VideoPrompts:
 class VideoCollator:
     """Prompts and answers → a batch to train on, padded on the right; only answers are learned. Picklable.
 
-    Attributes:
-        prompts: Tokenizer and token plan.
-
-    Raises:
-        ArgumentError: The tokenizer has no end-of-sequence token, so an answer could not end.
+    Raises ArgumentError where the tokenizer has no end-of-sequence token, so that an answer could not end.
     """
 
     prompts: VideoPrompts
@@ -126,19 +107,11 @@ class VideoCollator:
             raise ArgumentError("tokenizer: training needs an eos_token that ends an answer, got None; set one")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> BatchEncoding:
-        """Collate.
+        """Rows → ``input_ids``, ``attention_mask``, ``labels`` ``[b s]``, ``video_features`` ``[m t p e]`` or a list.
 
-        Args:
-            rows: Each with ``prompt`` and ``answer``, trusted text; ``video_features`` ``[t p e]`` or ``[t h w e]``
-                where the prompt holds ``<video>``; and ``duration_seconds`` where text names seconds as ``<12.3>``.
-
-        Returns:
-            ``input_ids``, ``attention_mask`` and ``labels`` ``[b s]``, ``video_features`` ``[m t p e]`` or a list;
-            labels are -100 outside answers.
-
-        Raises:
-            ArgumentError: A row lacks its prompt or its answer, or there is no row.
-            PromptError: A row's ``<video>`` and its video do not match.
+        A row has ``prompt`` and ``answer``, trusted text; ``video_features`` ``[t p e]`` or ``[t h w e]`` where the
+        prompt holds ``<video>``, else PromptError is raised; and ``duration_seconds`` where text names seconds as
+        ``<12.3>``. One that lacks something raises ArgumentError. Labels are -100 outside answers.
         """
         if not rows:
             raise ArgumentError("rows: expected at least one, got none")
@@ -173,11 +146,7 @@ def _counts(videos: Sequence[Tensor], plan: PoolingPlan) -> Iterator[int]:
 
 
 def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the placeholder, which is added as a special token where the tokenizer lacks it.
-
-    Raises:
-        ArgumentError: The tokenizer takes no new tokens.
-    """
+    """Id of the placeholder, which is added as a special token where the tokenizer lacks it, or an ArgumentError."""
     try:
         tokenizer.add_special_tokens({"extra_special_tokens": [VIDEO_TOKEN]}, replace_extra_special_tokens=False)
     except NotImplementedError as error:

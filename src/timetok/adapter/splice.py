@@ -20,17 +20,14 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
 
     The placeholder needs no row in the embedding: it is swapped for a safe id before the look-up.
     Rows repeated by beam search or ``num_return_sequences`` are repeated here too, and decoding steps,
-    which hold no placeholder, pass through.
+    which hold no placeholder, pass through. SpliceError is raised where placeholders and visual tokens differ in
+    number, or these were never used, because the embedding was not called or saw no placeholder.
 
     Args:
         lm: The language model; the hook sits on what ``get_input_embeddings()`` returns now, because
             peft may have replaced that module since the last call.
         rows: Visual tokens of each prompt, ``[n d]``, in the order of the batch.
         video_token_id: Id of the placeholder.
-
-    Raises:
-        SpliceError: Placeholders and visual tokens differ in number, or the visual tokens were never used,
-            because the embedding was not called or saw no placeholder.
     """
     masks: list[Tensor] = []
     filled = not any(len(row) for row in rows)

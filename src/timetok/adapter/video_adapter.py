@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from timetok.adapter.prompts import VideoPrompts
 from timetok.adapter.video_lm import Order, ProjectorName, VideoLM, embedding_weight
+from timetok.atomic import write_json
 from timetok.errors import ArgumentError, ModelFolderError
 from timetok.pooling import SlowFastPooler
 from timetok.tokenizer import TimeTokenizer
@@ -26,23 +27,15 @@ _SETTINGS, _WEIGHTS, _PREFIX = "adapter_config.json", "adapter.safetensors", "pr
 
 
 class VideoAdapter(VideoLM):
-    r"""Time tokens, a pooler and a projector on a causal LM.
+    r"""Time tokens, a pooler and a projector on a causal LM; arguments as in ``VideoLM``, but for these two.
 
     Args:
-        lm: A causal LM whose embedding has a row for every time token.
+        lm: A causal LM whose embedding has a row for every time token; ArgumentError names the call that grows it.
         tt: Its tokenizer, wrapped.
-        vision_dim: Width e of the features that come in.
-        pooler: As in ``VideoLM``, like the next three.
-        projector: Its name, or a module.
-        order: Whether it comes after the pooler or before it.
-        time_markers: Whether fast tokens say when they are.
 
     Attributes:
         processor: Prompts and features → what ``forward`` and ``generate`` take; no weights, picklable.
         prepare: The processor, by another name.
-
-    Raises:
-        ArgumentError: The LM's embedding is too small; the message names the call that grows it.
 
     >>> tt = TimeTokenizer.wrap(tokenizer, T=100)                           # doctest: +SKIP
     >>> embeddings.resize(lm, tt.time_token_ids)                            # doctest: +SKIP
@@ -80,14 +73,8 @@ class VideoAdapter(VideoLM):
     def save_pretrained(self, folder: str | os.PathLike[str], *, adapter_only: bool = True) -> None:
         """Write the adapter: projector and time rows (safetensors), settings, tokenizer.
 
-        Files take their names only when all are complete, the settings last.
-
-        Args:
-            folder: Made where missing.
-            adapter_only: False writes the language model too, into ``folder/lm``.
-
-        Raises:
-            ArgumentError: The language model is to be written, and peft has changed its layers.
+        Files take their names only when all are complete, the settings last. ``adapter_only=False`` writes the language
+        model too, into ``folder/lm``, or raises ArgumentError where peft has changed its layers.
         """
         if not adapter_only and hasattr(self.lm, "peft_config"):
             raise ArgumentError(
@@ -106,7 +93,7 @@ class VideoAdapter(VideoLM):
             tensors = self.projector.state_dict(prefix=_PREFIX) | rows
             data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
             (part / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
-            (part / _SETTINGS).write_text(json.dumps(self._settings, indent=1) + "\n", encoding="utf-8")
+            write_json(part / _SETTINGS, self._settings)
             files = (file for file in part.rglob("*") if file.is_file())
             for file in sorted(files, key=lambda file: file.name == _SETTINGS):  # the settings last
                 target = path / file.relative_to(part)
@@ -120,14 +107,10 @@ class VideoAdapter(VideoLM):
         """Read back what ``save_pretrained`` wrote.
 
         Args:
-            folder: Where it is.
-            lm: The language model, whose time rows are overwritten; None reads ``folder/lm``.
+            folder: Where it is; ModelFolderError is raised where a file is missing or not readable.
+            lm: The language model, whose time rows are overwritten; None reads ``folder/lm``. ArgumentError is raised
+                where it has no rows for the time tokens or does not fit the saved ones.
             projector: Needed where the saved adapter had a projector of its own class.
-
-        Raises:
-            ModelFolderError: A file is missing or not readable.
-            ArgumentError: The LM has no rows for the time tokens or does not fit the saved ones, or the
-                projector cannot be rebuilt.
         """
         path = Path(folder)
         missing = [name for name in (_SETTINGS, _WEIGHTS) if not (path / name).is_file()]

@@ -22,21 +22,18 @@ ProjectorName = Literal["linear", "mlp2x_gelu"]
 
 
 class VideoLM(nn.Module):
-    """A pooler and a projector in front of a causal LM; knows ids, no tokenizer.
+    """A pooler and a projector in front of a causal LM; knows ids, no tokenizer. Bad settings raise ArgumentError.
 
     Args:
         lm: Any causal LM of transformers.
         vision_dim: Width e of the features that come in.
         video_token_id: Id that stands for one visual token.
         time_token_ids: Ids of the time tokens, in the order of time; needed for ``time_markers`` only.
-        pooler: ``[b t p e]`` → ``[b n e]``.
+        pooler: ``[b t p e]`` → ``[b n e]``; LITA's if None.
         projector: ``"linear"`` (LITA's), ``"mlp2x_gelu"`` (LLaVA-1.5's) or a module e → d.
         order: Pool before or after projecting. The two agree for a linear projector, and pooling
             first is cheaper; an MLP that was trained after the other order needs that order.
         time_markers: Add the embedding of a frame's time token to its fast token. Not LITA's; see Source.
-
-    Raises:
-        ArgumentError: ``projector`` or ``order`` is not known, or markers are asked for without fast or time tokens.
 
     Source: arXiv 2403.19046 §3.3; markers as in LLaVA-ST (arXiv 2501.08282).
     """
@@ -82,13 +79,10 @@ class VideoLM(nn.Module):
         """A context in which the LM, called on ``input_ids``, sees the videos.
 
         Args:
-            input_ids: ``[b s]`` with one placeholder per visual token.
+            input_ids: ``[b s]`` with one placeholder per visual token; PromptError is raised where those of a row do
+                not fit whole videos, SpliceError where the LM is called in a way in which the videos do not reach it.
             video_features: ``[m t p e]`` in the order of the placeholders, a list of ``[t p e]`` where
                 videos differ in length, or None for text alone.
-
-        Raises:
-            PromptError: The placeholders of a row do not fit whole videos.
-            SpliceError: The LM was called in a way in which the videos did not reach it.
         """
         counts = (input_ids == self.video_token_id).sum(1).tolist()
         if video_features is None or len(video_features) == 0:
@@ -112,17 +106,9 @@ class VideoLM(nn.Module):
         labels: Tensor | None = None,
         **lm_kwargs: Any,
     ) -> Any:
-        """The LM's own forward, with the videos in place.
+        """The LM's own forward, which is handed ``lm_kwargs``, with the videos in place as in ``spliced``.
 
-        Args:
-            input_ids: ``[b s]``.
-            attention_mask: ``[b s]``.
-            video_features: As in ``spliced``.
-            labels: ``[b s]``; placeholders and padding become -100.
-            **lm_kwargs: Passed to the LM's forward.
-
-        Raises:
-            PromptError, SpliceError: As ``spliced``.
+        Ids, mask and labels are ``[b s]``; labels at placeholders and padding become -100.
         """
         if labels is not None:
             ignored = input_ids == self.video_token_id
@@ -141,17 +127,10 @@ class VideoLM(nn.Module):
         video_features: Tensor | Sequence[Tensor] | None = None,
         **generate_kwargs: Any,
     ) -> Any:
-        """The LM's own ``generate``: prompt and new ids, ``[b s+new]``.
+        """The LM's own ``generate``, which is handed ``generate_kwargs``: prompt and new ids, ``[b s+new]``.
 
-        Args:
-            input_ids: ``[b s]``, padded on the left.
-            attention_mask: ``[b s]``.
-            video_features: As in ``spliced``.
-            **generate_kwargs: Passed to the LM's ``generate``.
-
-        Raises:
-            PromptError, SpliceError: As ``spliced``.
-            ArgumentError: A repetition penalty is asked for, and the LM has no score for the placeholder.
+        ``input_ids`` and ``attention_mask`` ``[b s]`` are padded on the left, the videos as in ``spliced``.
+        ArgumentError is raised where a repetition penalty is asked for, and the LM has no score for the placeholder.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)

@@ -5,11 +5,6 @@ from timetok.decoding.grammar import SpanGrammar
 from timetok.decoding.posterior import ScoredSpan, SpanPosterior, pairwise_iou, span_distribution
 
 __all__ = [
-    "ScoredSpan",
-    "SpanConstraint",
-    "SpanGrammar",
-    "SpanLogitsProcessor",
-    "SpanPosterior",
-    "pairwise_iou",
+    "ScoredSpan", "SpanConstraint", "SpanGrammar", "SpanLogitsProcessor", "SpanPosterior", "pairwise_iou",
     "span_distribution",
-]
+]  # fmt: skip

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import torch
@@ -23,18 +23,15 @@ class SpanConstraint:
     Args:
         tt: A `timetok.TimeTokenizer`, with any codec.
         min_spans: Fewest spans of an answer; with 0 it may be empty.
-        max_spans: Most spans; None for any number.
+        max_spans: Most spans; None for any number. ArgumentError is raised where the two make no sense.
         separator: Between two spans.
         free_text: Any text may stand around spans, but a moment in it begins one. Where moments are plain whole
             numbers, every number is one.
-        stop_ids: Tokens that end an answer, allowed only where it may end; the tokenizer's ``eos`` if None.
+        stop_ids: Tokens that end an answer, allowed only where it may end; the tokenizer's ``eos`` if None, or
+            ArgumentError where it has none.
 
-    Raises:
-        ArgumentError: The numbers of spans make no sense, or there is no stop token.
-
-    Example:
-        >>> constraint = SpanConstraint(tt, max_spans=3)  # doctest: +SKIP
-        >>> model.generate(**inputs, logits_processor=[constraint.processor(durations)])  # doctest: +SKIP
+    >>> constraint = SpanConstraint(tt, max_spans=3)  # doctest: +SKIP
+    >>> model.generate(**inputs, logits_processor=[constraint.processor(durations)])  # doctest: +SKIP
     """
 
     def __init__(
@@ -53,22 +50,10 @@ class SpanConstraint:
             raise ArgumentError("stop_ids must be given: the tokenizer has no eos token")
         self._codec, self._texts = tt.codec, _token_texts(tt, self.stop_ids)
         # some tokenizers have no token for the space between two: WordPiece, and the one of LITA
-        tight = (
-            tt.codec.tokens and len(tt.tokenizer.encode(" ".join(tt.codec.tokens[:2]), add_special_tokens=False)) == 2
-        )
-
-        def grammar(duration: float | None) -> SpanGrammar:
-            return SpanGrammar(
-                tt.codec,
-                duration,
-                min_spans=min_spans,
-                max_spans=max_spans,
-                separator=separator,
-                free_text=free_text,
-                tight=tight,
-            )
-
-        self.grammar = lru_cache(256)(grammar)
+        two = tt.tokenizer.encode(" ".join(tt.codec.tokens[:2]), add_special_tokens=False)
+        options: dict[str, Any] = {"separator": separator, "free_text": free_text, "tight": len(two) == 2}
+        options |= {"min_spans": min_spans, "max_spans": max_spans}
+        self.grammar = lru_cache(256)(partial(SpanGrammar, tt.codec, **options))
         longest = self.grammar(_ANY_SECONDS)
         self._with_moments, self._plain = _Node({}, []), _Node({}, [])  # the second holds nothing that begins a moment
         for token, text in self._texts.items():
@@ -84,11 +69,9 @@ class SpanConstraint:
     ) -> "SpanLogitsProcessor":
         """A logits processor for one call of ``generate``: greedy, sampled, or with beams.
 
-        Args:
-            durations: Length of each video in seconds, one a prompt or one for all; spans stay within. Index tokens
-                need none.
-            prompt_length: Number of ids in front of the answer, padding included; None for those that are there at
-                the first step, of which there are none where prompts are given as embeddings.
+        ``durations`` are lengths of videos in seconds, one a prompt or one for all; spans stay within. Index tokens
+        need none. ``prompt_length`` counts ids in front of the answer, padding included; None for those that are there
+        at the first step, of which there are none where prompts are given as embeddings.
         """
         each = list(durations) if isinstance(durations, Sequence) else [durations]
         if isinstance(self._codec, IndexCodec):
@@ -162,9 +145,8 @@ class SpanLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Set the scores ``[b v]`` of what may not come next to ``-inf``.
 
-        Raises:
-            ArgumentError: The rows do not divide among the durations.
-            MalformedAnswerError: No row is a well-formed answer so far: perhaps ``prompt_length`` is wrong.
+        Raises ArgumentError where the rows do not divide among the durations, MalformedAnswerError where no row is a
+        well-formed answer so far: perhaps ``prompt_length`` is wrong.
         """
         if self._prompt_length is None:
             self._prompt_length = input_ids.shape[1]

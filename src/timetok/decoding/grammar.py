@@ -21,7 +21,7 @@ _FOLLOWS = {"before": "start", "between": "end", "after": "gap", "gap": "before"
 class State(NamedTuple):
     """Where in an answer a character stands.
 
-    Args:
+    Attributes:
         place: ``lead`` (nothing yet), ``start``, ``end``, a literal of the layout (``before``, ``between``, ``after``,
             ``gap``), ``text``, or ``closed`` and ``closing``, the text right behind a span and one character on.
         written: What of it is written; of a text, what may still matter.
@@ -36,11 +36,9 @@ class State(NamedTuple):
 
 
 class Moments:
-    """The moments that a codec can write in a video.
+    """The moments that a codec can write in a video of some seconds; None for codecs that need no duration.
 
-    Args:
-        codec: Writes texts of one length as an odometer does: each place runs through its digits by itself.
-        duration: Length of the video in seconds; None for codecs that need none.
+    Texts of one length must be written as an odometer does: each place runs through its digits by itself.
 
     Attributes:
         own: Characters that stand for the codec's tokens, in their order.
@@ -61,9 +59,7 @@ class Moments:
         self.first = self._shapes[0][0]
         self._last = self.parse(self._write(_LATEST_SECONDS if duration is None else duration, duration))[0]
         self.alphabet = frozenset("0123456789").union(self.own, *(shape for pair in self._shapes for shape in pair))
-        self._shapes = [
-            shape for shape in self._shapes if self.seconds(shape[0]) is not None
-        ]  # those not beyond the end
+        self._shapes = [shape for shape in self._shapes if self.seconds(shape[0]) is not None]  # not beyond the end
 
     def parse(self, text: str) -> list[float]:
         """Seconds of all moments in a text."""
@@ -104,20 +100,10 @@ class Moments:
 
 
 class SpanGrammar:
-    """Answers of well-formed spans about one video, read character by character.
+    """Answers of well-formed spans about one video, read character by character; options as in `SpanConstraint`.
 
-    Args:
-        codec: How a moment and a span are written.
-        duration: Length of the video in seconds, after which no span may lie; None for codecs that need none.
-        min_spans: Fewest spans of an answer; with 0 it may be empty.
-        max_spans: Most spans; None for any number.
-        separator: Between two spans.
-        free_text: Any text may stand around spans, but a moment in it begins a span. With a codec whose moments are
-            plain whole numbers every number is a moment.
-        tight: No spaces are written beside moments: see ``lita_spacing`` of `timetok.TimeTokenizer`.
-
-    Raises:
-        ArgumentError: ``min_spans`` is negative, or ``max_spans`` is below it or below 1.
+    No span lies after ``duration``, the length of the video in seconds; None for codecs that need none. With ``tight``,
+    no spaces are written beside moments: see ``lita_spacing`` of `timetok.TimeTokenizer`.
 
     Attributes:
         alphabet: Characters an answer without free text is made of.

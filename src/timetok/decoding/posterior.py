@@ -24,12 +24,7 @@ _CHUNK = 2048
 
 @dataclass(frozen=True)
 class ScoredSpan:
-    """A span and what it is expected to score.
-
-    Args:
-        span: In seconds.
-        confidence: Its expected utility under the posterior; with the default utility its expected IoU.
-    """
+    """A span, and its expected utility under the posterior: with the default utility its expected IoU."""
 
     span: Span
     confidence: float
@@ -39,7 +34,7 @@ class ScoredSpan:
 class SpanPosterior:
     """Probability of every span between two marks, for one answer; made by `span_distribution`.
 
-    Args:
+    Attributes:
         joint: float64 ``[T T]``, starts by ends; sums to 1 and is 0 where the end comes before the start.
         covered: Share of the probability of all starts that was followed up.
         grid: The marks.
@@ -69,13 +64,10 @@ class SpanPosterior:
         """The best spans between marks, best first, no two of them alike.
 
         Args:
-            num: How many; fewer come back where the others overlap too much.
+            num: How many, at least 1 (else ArgumentError); fewer come back where the others overlap too much.
             utility: What a span ``[c 2]`` scores where another ``[k 2]`` is true, both in seconds → ``[c k]``; IoU
                 if None. To aim at R@0.7, pass ``lambda a, b: (pairwise_iou(a, b) >= 0.7).astype(float)``.
             max_overlap: Largest IoU of two spans that both come back.
-
-        Raises:
-            ArgumentError: ``num`` is below 1.
         """
         if num < 1:
             raise ArgumentError(f"num must be at least 1, got {num!r}")
@@ -95,13 +87,9 @@ class SpanPosterior:
         return [ScoredSpan(Span(*candidates[k].tolist()), float(expected[k])) for k in chosen]
 
     def refined(self, span: Span, *, steps: int = 2) -> Span:
-        """Move the ends of a span between the marks: to the mean of the probability around them.
+        """Move the ends of a span, such as ``best().span``, between the marks: to the mean of the probability nearby.
 
-        A mean over all marks would be bad, because a posterior has several modes.
-
-        Args:
-            span: Such as ``best().span``.
-            steps: Marks on either side that count.
+        ``steps`` marks on either side count. A mean over all would be bad, because a posterior has several modes.
         """
         seconds, last = self.grid.sample_times(self.duration_seconds), self.grid.num_tokens - 1
         moved = []
@@ -122,9 +110,8 @@ class SpanPosterior:
 def pairwise_iou(a: Pairs, b: Pairs) -> NDArray[np.float64]:
     """IoU of every span of ``a`` with every one of ``b``: ``[c 2]``, ``[k 2]`` → ``[c k]``; 0 where neither has length.
 
-    Example:
-        >>> pairwise_iou(np.array([[0.0, 2.0]]), np.array([[1.0, 4.0], [0.0, 2.0]])).tolist()
-        [[0.25, 1.0]]
+    >>> pairwise_iou(np.array([[0.0, 2.0]]), np.array([[1.0, 4.0], [0.0, 2.0]])).tolist()
+    [[0.25, 1.0]]
     """
     both = np.minimum(a[:, None, 1], b[None, :, 1]) - np.maximum(a[:, None, 0], b[None, :, 0])
     hull = np.maximum(a[:, None, 1], b[None, :, 1]) - np.minimum(a[:, None, 0], b[None, :, 0])
@@ -144,11 +131,11 @@ def span_distribution(
     between_ids: Sequence[int] = (),
     top_starts: int = 40,
 ) -> list[SpanPosterior]:
-    """The posterior over spans of a model that is about to answer with a start and an end.
+    """The posterior over spans of a model that is about to answer with a start and an end, one a row.
 
     p(start) takes one forward pass, and p(end | start) for the M likeliest starts one step on its cache, M wide. Both
     are taken over the time tokens alone, and ends before the start are ruled out. No head and no extra token: any
-    causal LM with a cache that can be repeated will do.
+    causal LM with a cache that can be repeated will do; another, or arguments that do not fit, raise ArgumentError.
 
     Args:
         model: A causal LM, a `VideoAdapter` or a LITA.
@@ -159,13 +146,6 @@ def span_distribution(
         lead_ids: What stands between prompt and start, such as the id of a space.
         between_ids: What stands between start and end.
         top_starts: M. It must cover the mass: 8 did for T = 25 and did not for T = 100, where 40 did.
-
-    Returns:
-        One posterior a row.
-
-    Raises:
-        ArgumentError: The ids are not as many as the marks or not contiguous, durations and rows differ in number,
-            ``top_starts`` is below 1, or the model has no cache that can be repeated.
     """
     first, count = time_token_ids[0], grid.num_tokens
     if list(time_token_ids) != list(range(first, first + count)):
@@ -181,23 +161,17 @@ def span_distribution(
     lead, between = (ids.new_tensor([*given]).long() for given in (lead_ids, between_ids))
     ids = torch.cat([ids, lead.expand(len(ids), -1)], 1)
     mask = torch.cat([mask, mask.new_ones(len(ids), len(lead))], 1)
-    output = model(
-        **{**inputs, "input_ids": ids, "attention_mask": mask}, **_positions(mask, len(ids[0])), use_cache=True
-    )
+    output = model(**{**inputs, **_step(ids, mask)})
     start = output.logits[:, -1, first : first + count].double().softmax(-1)
     cache = output.past_key_values
     if not hasattr(cache, "batch_repeat_interleave"):
-        raise ArgumentError(
-            f"model: {type(model).__name__} has no cache that can be repeated, got {type(cache).__name__}"
-        )
+        raise ArgumentError(f"model: the cache of {type(model).__name__}, a {type(cache).__name__}, cannot be repeated")
     top = start.topk(min(top_starts, count))
     width = top.indices.shape[1]
     cache.batch_repeat_interleave(width)
     step = torch.cat([first + top.indices.reshape(-1, 1), between.expand(width * len(ids), -1)], 1)
     mask = torch.cat([mask.repeat_interleave(width, 0), mask.new_ones(step.shape)], 1)
-    output = model(
-        input_ids=step, attention_mask=mask, past_key_values=cache, **_positions(mask, step.shape[1]), use_cache=True
-    )
+    output = model(past_key_values=cache, **_step(step, mask))
     scores = output.logits[:, -1, first : first + count].double().reshape(len(ids), width, count)
     before = torch.arange(count, device=scores.device) < top.indices[:, :, None]
     end = scores.masked_fill(before, -torch.inf).softmax(-1)
@@ -209,8 +183,9 @@ def span_distribution(
     return [SpanPosterior(table, share, grid, float(duration)) for table, share, duration in rows]
 
 
-def _positions(mask: Tensor, length: int) -> dict[str, Tensor]:
-    """Positions of the last ``length`` columns; none where nothing is padded, because some models take none."""
-    if bool(mask.all()):
-        return {}
-    return {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)[:, -length:]}
+def _step(ids: Tensor, mask: Tensor) -> dict[str, Any]:
+    """New ids behind a mask of all so far; no positions where nothing is padded, because some models take none."""
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": True}
+    if not bool(mask.all()):
+        inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    return inputs

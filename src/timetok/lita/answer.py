@@ -51,12 +51,7 @@ class Answer:
 
 
 class Localizer:
-    """A LITA model with its processor, ready to be asked.
-
-    Args:
-        model: Is put in evaluation mode.
-        processor: The processor saved with it.
-    """
+    """A LITA model, put in evaluation mode, with the processor saved with it: ready to be asked."""
 
     def __init__(self, model: LitaForConditionalGeneration, processor: LitaProcessor) -> None:
         self.model, self.processor = model, processor
@@ -64,14 +59,9 @@ class Localizer:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str] | None = None, *, dtype: torch.dtype = torch.float32) -> Self:
-        """Load a LITA folder, or the bundled model.
+        """Load a LITA folder, or the bundled model if None; ModelFolderError where it is missing or holds no LITA.
 
-        Args:
-            folder: Where it is; None for the bundled model.
-            dtype: Of the weights in memory, whatever the file holds.
-
-        Raises:
-            ModelFolderError: The folder is missing or holds no LITA.
+        ``dtype`` is that of the weights in memory, whatever the file holds.
         """
         path = Path(folder) if folder is not None else TINY_MODEL
         if not (path / "config.json").is_file():
@@ -80,20 +70,16 @@ class Localizer:
             kind = LitaConfig.get_config_dict(path)[0].get("model_type")
             if kind != LitaConfig.model_type:
                 raise ModelFolderError(f"it holds a {kind!r}, expected a {LitaConfig.model_type!r}")
-            loaded: Any = LitaForConditionalGeneration.from_pretrained(
-                path,
-                dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # to name them in one line
-                output_loading_info=True,
-            )
+            options: Any = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+            options["ignore_mismatched_sizes"] = True  # to name them in one line
+            loaded: Any = LitaForConditionalGeneration.from_pretrained(path, dtype=dtype, **options)
             model, info = loaded
             if wrong := [*info["missing_keys"], *info["mismatched_keys"]]:  # now random numbers
                 raise ModelFolderError(f"{len(wrong)} weights are missing or of another size, such as {wrong[0]}")
             processor = LitaProcessor.from_pretrained(path, local_files_only=True)
         except Exception as error:  # a foreign file can break a library anywhere; the cause stays attached
-            raise ModelFolderError(f"model: {str(path)!r} cannot be loaded: {_first_line(error)}") from error
+            told = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ModelFolderError(f"model: {str(path)!r} cannot be loaded: {told}") from error
         return cls(model, processor)
 
     @torch.inference_mode()
@@ -104,15 +90,7 @@ class Localizer:
         return features
 
     def check_question(self, question: str, *, max_new_tokens: int = 96) -> None:
-        """Refuse, before any decoding, a question that cannot be asked.
-
-        Args:
-            question: As in ``ask``.
-            max_new_tokens: As in ``ask``.
-
-        Raises:
-            PromptError: As in ``ask``.
-        """
+        """Refuse, before any decoding, a question that `ask` would refuse."""
         self._check_length(self._prompts([question], [1.0]), max_new_tokens)
 
     @torch.inference_mode()
@@ -124,20 +102,14 @@ class Localizer:
         *,
         max_new_tokens: int = 96,
     ) -> list[Answer]:
-        """Answer a batch of questions, greedily.
+        """Answer a batch of questions, greedily: features ``[t p e]`` and the duration in seconds for each.
 
-        Args:
-            features: One ``[t p e]`` a question.
-            questions: Untrusted text: a literal ``<t12>`` in it stays plain characters.
-            durations: Seconds, one a question.
-            max_new_tokens: Bound on the length of each answer.
-
-        Raises:
-            PromptError: A question is empty, holds ``<video>``, or does not fit the context.
+        Questions are untrusted text: a literal ``<t12>`` stays plain characters. PromptError is raised where one is
+        empty, holds ``<video>``, or does not fit the context beside ``max_new_tokens``, the bound on each answer.
         """
         prompts = self._prompts(questions, durations)
-        answers = zip(*self._generate(prompts, features, max_new_tokens), durations, strict=True)
-        return [self._answer(*answer) for answer in answers]
+        answers = zip(self._generate(prompts, features, max_new_tokens), durations, strict=True)
+        return [self._answer(*answer, duration) for answer, duration in answers]
 
     @torch.inference_mode()
     def posteriors(
@@ -148,30 +120,17 @@ class Localizer:
         *,
         top_starts: int = 40,
     ) -> list[SpanPosterior]:
-        """What the model believes about when, for questions with one span as their answer.
+        """What the model believes about when, for questions with one span as their answer; otherwise as in `ask`.
 
-        Args:
-            features: One ``[t p e]`` a question.
-            questions: As in ``ask``.
-            durations: Seconds, one a question.
-            top_starts: Starts that are followed up: see ``decoding.span_distribution``.
-
-        Returns:
-            One posterior a question; ``posterior.best()`` is the span of the highest expected IoU and that IoU.
-
-        Raises:
-            PromptError: As in ``ask``.
-            TokenizerError: The model writes moments without time tokens.
+        ``posterior.best()`` is the span of the highest expected IoU and that IoU; ``top_starts`` as in
+        ``decoding.span_distribution``. TokenizerError is raised where the model writes moments without time tokens.
         """
         prompts, tt = self._prompts(questions, durations), self.processor.tt
         self._check_length(prompts, 4)
         space = tt.tokenizer.encode(" ", add_special_tokens=False)
         return span_distribution(
             self.model,
-            {
-                **pad_left(prompts, tt.tokenizer).to(self.model.device),
-                "video_features": torch.stack(list(features)).to(self.model.device),
-            },
+            self._batch(prompts, features),
             grid=tt.grid,
             time_token_ids=tt.time_token_ids,
             durations=durations,
@@ -181,11 +140,13 @@ class Localizer:
         )
 
     def _prompts(self, questions: Sequence[str], durations: Sequence[float]) -> list[list[int]]:
-        texts = [
-            self.processor.prompt(question, duration_seconds=duration)
-            for question, duration in zip(questions, durations, strict=True)
-        ]
+        asked = zip(questions, durations, strict=True)
+        texts = [self.processor.prompt(question, duration_seconds=duration) for question, duration in asked]
         return self.processor.encode_rows(texts, trusted=False)
+
+    def _batch(self, prompts: Sequence[Sequence[int]], features: Sequence[Tensor]) -> dict[str, Tensor]:
+        batch = {**pad_left(prompts, self.processor.tokenizer), "video_features": torch.stack(list(features))}
+        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
     def _check_length(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         length = max(map(len, prompts))
@@ -198,31 +159,23 @@ class Localizer:
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], features: Sequence[Tensor], max_new_tokens: int
-    ) -> tuple[list[list[int]], list[list[float]]]:
+    ) -> list[tuple[list[int], list[float]]]:
         """New ids of each prompt, up to and with its end, and the probability of each."""
         self._check_length(prompts, max_new_tokens)
-        batch = pad_left(prompts, self.processor.tokenizer).to(self.model.device)
-        output = self.model.generate(
-            **batch,
-            video_features=torch.stack(list(features)).to(self.model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
+        batch = self._batch(prompts, features)
+        greedy: Any = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_logits": True}
+        output = self.model.generate(**batch, max_new_tokens=max_new_tokens, **greedy)
         new = output.sequences[:, batch["input_ids"].shape[1] :]
         steps = zip(output.logits, new.T, strict=True)
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
         end = self.processor.tokenizer.eos_token_id
-        lengths = [row.index(end) + 1 if end in row else len(row) for row in new.tolist()]
-        ids = [row[:length] for row, length in zip(new.tolist(), lengths, strict=True)]
-        return ids, [row[:length] for row, length in zip(chosen.tolist(), lengths, strict=True)]
+        rows = list(zip(new.tolist(), chosen.tolist(), strict=True))
+        lengths = [ids.index(end) + 1 if end in ids else len(ids) for ids, _ in rows]
+        return [(ids[:length], likely[:length]) for (ids, likely), length in zip(rows, lengths, strict=True)]
 
     def _answer(self, ids: list[int], probabilities: list[float], duration: float) -> Answer:
         tt = self.processor.tt
-        own = set(tt.time_token_ids)
-        marks = [(token, likely) for token, likely in zip(ids, probabilities, strict=True) if token in own]
+        marks = [pair for pair in zip(ids, probabilities, strict=True) if pair[0] in tt.time_token_ids]
         pairs = zip(marks[::2], marks[1::2], strict=False)
         return Answer(
             text=tt.decode(ids, duration).strip(),
@@ -233,14 +186,10 @@ class Localizer:
         )
 
     def localize(self, video: Video, question: str, *, max_new_tokens: int = 96) -> Answer:
-        """Read, encode, ask; see ``localize``."""
+        """Read, encode, ask; see the function of this name."""
         self.check_question(question, max_new_tokens=max_new_tokens)
         frames = self.processor.read(video)
         return self.ask([self.encode(frames)], [question], [frames.duration_seconds], max_new_tokens=max_new_tokens)[0]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @lru_cache(maxsize=1)
@@ -251,22 +200,14 @@ def _loaded(folder: Path, changed: float) -> Localizer:
 def localize(
     video: Video, question: str, model: str | os.PathLike[str] | Localizer | None = None, *, max_new_tokens: int = 96
 ) -> Answer:
-    """Ask a model when something happens in a video.
+    """Ask a model when something happens in a video; ``spans`` is empty where it gave no well-formed span.
 
     Args:
-        video: Path of a video file, or ``Frames``.
-        question: Untrusted text.
-        model: A LITA folder, a ``Localizer``, or None for the bundled model, which knows coloured shapes only.
-            The folder named last stays loaded.
+        video: Path of a video file, else VideoError is raised; or ``Frames``.
+        question: Untrusted text; PromptError is raised where it is empty or too long.
+        model: A LITA folder, else ModelFolderError is raised; a ``Localizer``; or None for the bundled model, which
+            knows coloured shapes only. The folder named last stays loaded.
         max_new_tokens: Bound on the length of the answer.
-
-    Returns:
-        The answer; ``spans`` is empty where the model gave no well-formed span.
-
-    Raises:
-        VideoError: The file is no video.
-        PromptError: The question is empty or too long.
-        ModelFolderError: The folder holds no LITA.
 
     >>> localize("clip.mp4", "When is the red circle visible?").spans  # doctest: +SKIP
     (Span(start=3.2, end=7.9),)

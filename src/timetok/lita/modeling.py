@@ -17,20 +17,13 @@ from timetok.vision import FrameEncoder
 
 # What transformers asks of the outer model about the LM inside it, which it looks for among direct children only.
 _ASKED_OF_THE_LM = (
-    "_no_split_modules",
-    "_skip_keys_device_placement",
-    "_keep_in_fp32_modules",
-    "_keep_in_fp32_modules_strict",
-    "_keys_to_ignore_on_load_missing",
-    "_keys_to_ignore_on_load_unexpected",
-)
+    "_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict",
+    "_keys_to_ignore_on_load_missing", "_keys_to_ignore_on_load_unexpected",
+)  # fmt: skip
 
 
 class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """Frames and a question in, text with time tokens out.
-
-    Args:
-        config: What to build; weights are random until ``from_pretrained``.
+    """Frames and a question in, text with time tokens out; weights are random until ``from_pretrained``.
 
     Source: arXiv 2403.19046.
     """
@@ -87,8 +80,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def encode_video(self, pixel_values_videos: Tensor) -> Tensor:
         """Frames → patch features, ``[m t c s s]`` → ``[m t p e]``."""
-        features: Tensor = self.vision(pixel_values_videos.to(next(self.vision.parameters()).dtype))
-        return features
+        return cast(Tensor, self.vision(pixel_values_videos.to(next(self.vision.parameters()).dtype)))
 
     def _features(self, pixels: Tensor | None, features: Tensor | None) -> Tensor | None:
         if pixels is not None and features is not None:
@@ -109,11 +101,8 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model's forward with the videos in place, as in ``VideoLM``.
 
         ``input_ids`` ``[b s]`` hold one placeholder per visual token. The videos come as ``pixel_values_videos``
-        ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]`` from ``encode_video``.
-
-        Raises:
-            ArgumentError: Both pixels and features were given.
-            PromptError: Placeholders and videos do not match.
+        ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]`` from ``encode_video``,
+        but not as both (ArgumentError).
         """
         features = self._features(pixel_values_videos, video_features)
         return self.model(input_ids, attention_mask=attention_mask, video_features=features, labels=labels, **lm_kwargs)

@@ -28,15 +28,8 @@ Array = torch.Tensor | NDArray[np.uint8]
 class LitaProcessor(ProcessorMixin):
     """Reads videos, resizes frames, expands placeholders, tokenises; parses answers.
 
-    Args:
-        tokenizer: Any Hugging Face tokenizer; time tokens and ``<video>`` are added where missing.
-        num_frames: Frames read from each video.
-        num_time_tokens: T.
-        codec: ``"index"`` or ``"seconds"``.
-        transform: Arguments of ``FrameTransform``.
-        pooler: Arguments of ``SlowFastPooler``.
-        grid: Patch rows and columns of the encoder.
-        chat_template: As in transformers.
+    Time tokens and ``<video>`` are added to any Hugging Face tokenizer where missing. ``grid`` are patch rows and
+    columns of the encoder, ``chat_template`` is transformers', and the other arguments are as in ``LitaConfig``.
     """
 
     def __init__(
@@ -67,16 +60,11 @@ class LitaProcessor(ProcessorMixin):
         return self.prompts.plan.num_tokens(num_frames, (self.grid[0], self.grid[1]))
 
     def prompt(self, question: str, *, duration_seconds: float | None = None, video: bool = True) -> str:
-        """One user turn in LITA's conversation format, ready for the answer.
+        """One user turn in LITA's conversation format, ready for the answer; ``video`` puts the placeholder line first.
 
-        Args:
-            question: What is asked.
-            duration_seconds: Told to models that answer in seconds of text, which could not know it.
-            video: Whether the placeholder line comes first.
-
-        Raises:
-            PromptError: The question is empty or holds ``<video>`` or another control token, which would not
-                stay characters; or a seconds model is not told the duration.
+        ``duration_seconds`` is told to models that answer in seconds of text, which could not know it. Raises
+        PromptError where those are not told, or the question is empty or holds ``<video>`` or another control token,
+        which would not stay characters.
 
         Source: LITA's code (Vicuna v1 roles; the placeholder line first). The sentence is ours.
         """
@@ -93,11 +81,13 @@ class LitaProcessor(ProcessorMixin):
             raise PromptError(
                 f"question: holds {', '.join(control)}, which the model would not read as characters; rephrase it"
             )
-        if self.codec == "seconds" and video:
+        if not video:
+            return f"USER: {question} ASSISTANT:"
+        if self.codec == "seconds":
             if duration_seconds is None:
                 raise PromptError("duration_seconds: needed where times are written as text")
             question = f"The video lasts {duration_seconds:.1f} seconds. {question}"
-        return f"USER: {VIDEO_TOKEN}\n{question} ASSISTANT:" if video else f"USER: {question} ASSISTANT:"
+        return f"USER: {VIDEO_TOKEN}\n{question} ASSISTANT:"
 
     def conversation(
         self, turns: Sequence[tuple[str, str]], duration_seconds: float, *, num_frames: int | None = None
@@ -114,11 +104,7 @@ class LitaProcessor(ProcessorMixin):
         return [token for ids, _ in parts for token in ids], [label for _, labels in parts for label in labels]
 
     def read(self, video: Video) -> Frames:
-        """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few.
-
-        Raises:
-            VideoError: The file is not a video.
-        """
+        """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few."""
         if not isinstance(video, Frames):
             return read_frames(video, num_frames=self.num_frames)
         picked = spread(len(video), self.num_frames)
@@ -133,24 +119,18 @@ class LitaProcessor(ProcessorMixin):
         trusted: bool = True,
         return_tensors: Literal["pt"] = "pt",
     ) -> BatchFeature:
-        """Videos and text → a batch.
+        """Videos and text → ``input_ids`` and ``attention_mask`` ``[b s]``; ``pixel_values_videos`` ``[m t c s s]``.
 
         Args:
-            text: Prompts; the k-th ``<video>`` of the batch stands for ``videos[k]``.
+            text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
+                raised.
             videos: Paths, ``Frames``, or bare uint8 arrays ``[t c h w]`` (torch or numpy) of frames spread evenly
-                over the video, of which ``num_frames`` are picked.
+                over the video, of which ``num_frames`` are picked; VideoError or ArgumentError if they are none of
+                these.
             durations: Seconds, one a video. Files and ``Frames`` know their own; for bare arrays it is needed
                 where a prompt names a moment as ``<12.3>``, which otherwise stays plain characters.
             trusted: False keeps a literal ``<t12>`` or ``<12.3>`` in the text as plain characters.
             return_tensors: Only ``"pt"``.
-
-        Returns:
-            ``input_ids`` and ``attention_mask`` ``[b s]``; ``pixel_values_videos`` ``[m t c s s]``.
-
-        Raises:
-            PromptError: Placeholders and videos differ in number, or a prompt is empty.
-            VideoError: A file is not a video.
-            ArgumentError: An array is not uint8 ``[t 3 h w]``, or durations and videos differ in number.
         """
         if return_tensors != "pt":
             raise ArgumentError(f"return_tensors: expected 'pt', got {return_tensors!r}")
@@ -173,11 +153,7 @@ class LitaProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Prompts alone, each with at most one ``<video>`` → ``input_ids`` and ``attention_mask`` ``[b s]``.
 
-        Durations are one a prompt; the rest is as in calling.
-
-        Raises:
-            PromptError: A prompt is empty or holds ``<video>`` twice.
-            ArgumentError: Durations and prompts differ in number.
+        Durations are one a prompt; the rest, and what is raised, is as in calling.
         """
         return BatchFeature(dict(pad_left(self.encode_rows(prompts, durations, trusted=trusted), self.tokenizer)))
 
@@ -205,15 +181,9 @@ class LitaProcessor(ProcessorMixin):
         return self.frame_transform(torch.as_tensor(video[spread(len(video), self.num_frames)])), None
 
     def post_process_spans(self, ids: Any, durations: Sequence[float], *, prompt_length: int = 0) -> list[list[Span]]:
-        """Generated ids ``[b s]`` → the spans of each row, in seconds.
+        """Generated ids ``[b s]`` → the spans of each row, in seconds; ``durations`` in seconds are one a row.
 
-        Args:
-            ids: What ``generate`` returned.
-            durations: Seconds, one a row.
-            prompt_length: Where the answers start; a prompt's own time tokens are not answers.
-
-        Raises:
-            ArgumentError: ``durations`` and rows differ in number.
+        Answers start at ``prompt_length``: a prompt's own time tokens are not answers.
         """
         if len(durations) != len(ids):
             raise ArgumentError(f"durations: expected one a row, got {len(durations)} for {len(ids)} rows")

@@ -20,11 +20,7 @@ class Sample:
 
 
 def load_sample() -> Sample:
-    """The clip that ships with timetok; ``recipes.shapes`` wrote it.
-
-    Raises:
-        DataError: This installation has none.
-    """
+    """The clip that ships with timetok, which ``recipes.shapes`` wrote; DataError if this installation has none."""
     try:
         entry = json.loads((_FOLDER / "sample.json").read_text(encoding="utf-8"))
     except OSError as error:

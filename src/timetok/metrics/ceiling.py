@@ -13,13 +13,10 @@ from timetok.timegrid import Span
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Scores of the annotated spans themselves, written and read back.
+    """Scores of the annotated spans themselves, written and read back: mean IoU of what is read with what was written.
 
-    Args:
-        miou: Mean IoU of what is read with what was written.
-        recall: IoU threshold → share of spans that reach it.
-        zero_length: Share of spans that come back with no length.
-        num_spans: How many there were.
+    ``recall`` says for IoU thresholds which share of spans reaches them, ``zero_length`` which comes back with no
+    length.
     """
 
     miou: float
@@ -37,20 +34,12 @@ def codec_ceiling(
 ) -> Ceiling:
     """Best mIoU and recall a codec allows on annotated spans, each moment written as near as it can be.
 
-    Args:
-        codec: How a moment is written.
-        spans: Annotated spans in seconds: ``Span``s or ``[n 2]``.
-        durations: Length of each video in seconds, ``[n]``, or one for all.
-        thresholds: IoU levels of the recall.
+    Spans are ``Span``s or ``[n 2]`` in seconds, at least one; durations of their videos ``[n]`` in seconds, or one for
+    all; else ArgumentError is raised. ``thresholds`` are IoU levels of the recall.
 
-    Raises:
-        ArgumentError: There are no spans, or the shapes do not fit.
-        TimeRangeError: A duration is not positive and finite.
-
-    Example:
-        >>> from timetok.timegrid import TimeGrid
-        >>> codec_ceiling(IndexCodec(TimeGrid(100)), [(10.0, 20.0)], 600.0).recall[0.7]
-        0.0
+    >>> from timetok.timegrid import TimeGrid
+    >>> codec_ceiling(IndexCodec(TimeGrid(100)), [(10.0, 20.0)], 600.0).recall[0.7]
+    0.0
     """
     truth = np.array([tuple(span) for span in spans], dtype=np.float64).reshape(-1, 2)
     if not len(truth):

@@ -14,14 +14,9 @@ from timetok.timegrid import Span
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds parsed from one answer, in the order in which the answer names them.
+    """Seconds parsed from one answer, in the order in which the answer names them; TimeRangeError if one is not finite.
 
-    Args:
-        question_id: Id of the question answered.
-        seconds: Every timestamp of the answer, neither sorted nor clamped: that is the protocol's business.
-
-    Raises:
-        TimeRangeError: A timestamp is not finite.
+    They are every timestamp of the answer, neither sorted nor clamped: that is the protocol's business.
     """
 
     question_id: str | int
@@ -35,17 +30,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Reference:
-    """The annotated answer to one question.
+    """The annotated answer to one question; TimeRangeError if the duration is not a positive finite number of seconds.
 
-    Args:
-        question_id: Id of the question, unique in a data set.
-        vid: Id of its video.
-        span: Where the answer lies, in seconds.
-        duration_seconds: Length of the video in seconds.
-        task: Name of the kind of question; reports keep tasks apart.
-
-    Raises:
-        TimeRangeError: The duration is not a positive finite number.
+    A ``question_id`` is unique in a data set; ``task`` names the kind of question, which reports keep apart.
     """
 
     question_id: str | int
@@ -66,7 +53,7 @@ class Reference:
 class Protocol:
     """How answers become numbers. All read the first two timestamps, clamp them to the video and sort them.
 
-    Args:
+    Attributes:
         name: What a report says made its numbers.
         missing: What an answer with fewer than two timestamps counts as: ``"whole-video"`` the span
             ``[0, duration]``, ``"zero"`` an IoU of 0.
@@ -87,14 +74,9 @@ def iou(a: Span, b: Span) -> float:
 
     Spans that meet have their hull as union, and the others an intersection of 0, so the hull serves for both.
 
-    Args:
-        a: One span.
-        b: The other.
-
-    Example:
-        >>> from timetok.timegrid import Span
-        >>> iou(Span(0, 2), Span(1, 4))
-        0.25
+    >>> from timetok.timegrid import Span
+    >>> iou(Span(0, 2), Span(1, 4))
+    0.25
     """
     union = max(a.end, b.end) - min(a.start, b.start)
     intersection = max(0.0, min(a.end, b.end) - max(a.start, b.start))
@@ -102,23 +84,13 @@ def iou(a: Span, b: Span) -> float:
 
 
 def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference], protocol: str = "lita-rtl") -> Report:
-    """Score answers against their references, matched by ``question_id``.
+    """Score answers against their references, matched by ``question_id``: mIoU, P@0.5 (``>=``) and parse rate.
 
-    Args:
-        predictions: One per reference, in any order.
-        references: The annotated answers.
-        protocol: A name from `PROTOCOLS`. ``"lita-rtl"`` gives an answer with fewer than two timestamps the
-            whole video, as LITA's evaluation does; ``"lita-rtl-strict"`` gives it an IoU of 0.
+    ``protocol`` is a name from `PROTOCOLS`. ``"lita-rtl"`` gives an answer with fewer than two timestamps the whole
+    video, as LITA's evaluation does; ``"lita-rtl-strict"`` gives it an IoU of 0. DataError is raised where there are no
+    references, or question ids are missing, unknown or given twice.
 
-    Returns:
-        mIoU, P@0.5 (``>=``) and parse rate, together, per task and per sample.
-
-    Raises:
-        ArgumentError: There is no such protocol.
-        DataError: There are no references, or question ids are missing, unknown or given twice.
-
-    Source:
-        LITA (arXiv 2403.19046) section 4 and its public evaluation: mean per video, then over videos.
+    Source: LITA (arXiv 2403.19046) section 4 and its public evaluation: mean per video, then over videos.
     """
     if protocol not in PROTOCOLS:
         raise ArgumentError(f"protocol must be one of {sorted(PROTOCOLS)}, got {protocol!r}")

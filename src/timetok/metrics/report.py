@@ -1,18 +1,14 @@
 """What an evaluation found, for people (``str``) and for files (``to_dict``)."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class SampleScore:
-    """Score of one answer.
+    """Score of one answer: its IoU in [0, 1], and whether the answer itself held a span.
 
-    Args:
-        question_id: Id of the question.
-        iou: Intersection over union with the reference, in [0, 1].
-        parsed: Whether the answer itself held a span; if not, ``iou`` is what the protocol gives such answers.
+    If it did not, ``iou`` is what the protocol gives such answers.
     """
 
     question_id: str | int
@@ -24,12 +20,8 @@ class SampleScore:
 class Score:
     """Averages over a set of answers, every share in [0, 1].
 
-    Args:
-        miou: Mean IoU.
-        p_at_05: Share of answers whose IoU reaches 0.5 (P@0.5).
-        parse_rate: Share of answers that held a span; always over samples.
-        num_samples: Answers scored.
-        num_videos: Distinct videos among them.
+    Mean IoU, the share of answers whose IoU reaches 0.5 (P@0.5), the share that held a span, which is always over
+    samples, and how many samples and different videos there were.
     """
 
     miou: float
@@ -43,10 +35,8 @@ class Score:
 class Report(Score):
     """Outcome of `timetok.metrics.evaluate`; ``str(report)`` is an aligned table.
 
-    Args:
-        protocol: Name of the protocol that made the numbers.
-        per_sample: One score per reference, in the order of the references.
-        by_task: The same averages for each task by itself.
+    It adds the name of the protocol that made the numbers, one score per reference, in the order of the references,
+    and the same averages for each task by itself.
     """
 
     protocol: str
@@ -55,7 +45,7 @@ class Report(Score):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, tuples, strings and numbers, ready for ``json.dump``."""
-        return dataclasses.asdict(self)
+        return asdict(self)
 
     def __str__(self) -> str:
         rows: list[tuple[str, Score]] = [("all", self)]
@@ -64,6 +54,6 @@ class Report(Score):
         width = max(len(self.protocol), *(len(name) for name, _ in rows))
         lines = [f"{self.protocol:<{width}}  {'mIoU':>6}  {'P@0.5':>6}  {'parsed':>6}  {'samples':>7}  {'videos':>6}"]
         for name, score in rows:
-            shares = "  ".join(f"{share:6.3f}" for share in (score.miou, score.p_at_05, score.parse_rate))
+            shares = f"{score.miou:6.3f}  {score.p_at_05:6.3f}  {score.parse_rate:6.3f}"
             lines.append(f"{name:<{width}}  {shares}  {score.num_samples:>7}  {score.num_videos:>6}")
         return "\n".join(lines)

@@ -1,6 +1,5 @@
 """What is written beside a trained model: how it came to be, as JSON, as a curve and as a model card."""
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from timetok import __version__, plots
+from timetok.atomic import write_json
 from timetok.recipes.tasks import SEEN_PAIRS
 
 _CARD = """---
@@ -62,8 +62,7 @@ def write_card(
         "parameters": parameters,
         "versions": {"timetok": __version__, **versions, "python": platform.python_version()},
     }
-    content = {**facts, "preset": preset, "curve": points}
-    (folder / "training.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "training.json", {**facts, "preset": preset, "curve": points})
     plots.save(plots.curve(steps, losses, ylabel="training loss"), folder / "curve.png")
     told = {
         "num_pairs": len(SEEN_PAIRS),

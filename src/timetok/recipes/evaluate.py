@@ -31,14 +31,10 @@ class Question:
 
 
 def read_questions(data: str | Path) -> list[Question]:
-    """Questions in LITA's evaluation layout.
+    """Questions in LITA's evaluation layout: a JSON file ``[{vid, question, answer, duration, question_id}]``.
 
-    Args:
-        data: A JSON file ``[{vid, question, answer, duration, question_id}]`` with its ``videos`` folder
-            beside it, or a folder of files that are named after an evaluated task.
-
-    Raises:
-        DataError: There is no such file, or an entry does not follow the schema; names file, entry and field.
+    Its ``videos`` folder lies beside it; of a folder, the files named after an evaluated task are read. Raises
+    DataError where there is none, or an entry does not follow the schema; names file, entry and field.
     """
     path = Path(data)
     paths = [path] if path.is_file() else [path / name for name in _FILES if (path / name).is_file()]

@@ -22,12 +22,9 @@ def fit(
     loss: Callable[..., Any] | None = None,
     optimizer: Optimizer | None = None,
 ) -> list[dict[str, Any]]:
-    """Train with the HF Trainer, from the last checkpoint in ``arguments.output_dir`` if there is one.
+    """Train with the HF Trainer, from the last checkpoint in ``arguments.output_dir`` if there is one; its log.
 
     Args are those of ``Trainer``; the schedule of ``arguments`` scales the learning rates of ``optimizer``.
-
-    Returns:
-        The log: one dict per logged step.
     """
     trainer = Trainer(
         model=model,

@@ -43,8 +43,7 @@ class Plan:
 def read_spans(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Spans ``[n 2]`` and the durations of their videos ``[n]`` from a JSON list of ``{"duration", "spans"}``.
 
-    Raises:
-        DataError: The file cannot be read, or a record does not follow the schema or its video.
+    Raises DataError where the file cannot be read, or a record does not follow the schema or its video.
     """
     records = read_json(path, list, 'a list of {"duration", "spans"}')
     spans, durations = [], []
@@ -62,11 +61,7 @@ def read_spans(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 
 def read_target(text: str) -> tuple[float, float]:
-    """``0.99@0.7`` → the recall wanted and the IoU threshold.
-
-    Raises:
-        ArgumentError: It is something else, or one of the two is not above 0 and at most 1.
-    """
+    """``0.99@0.7`` → the recall wanted and the IoU threshold, each above 0 and at most 1; else an ArgumentError."""
     try:
         wanted, level = map(float, text.split("@"))
     except ValueError as error:

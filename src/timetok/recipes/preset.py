@@ -11,15 +11,10 @@ _FOLDER = Path(__file__).parent / "presets"
 
 
 def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
-    """Read a preset and apply changes.
+    """Read a preset, by its shipped name or the path of a TOML file, and apply changes.
 
-    Args:
-        name: A shipped name, or the path of a TOML file.
-        changes: ``key=value`` with dotted keys and TOML values (a bare word is a string);
-            ``smoke=true`` applies the preset's ``[smoke]`` table.
-
-    Raises:
-        DataError: There is no such preset, it is no TOML, or a change names no key of it.
+    Those are ``key=value`` with dotted keys and TOML values (a bare word is a string); ``smoke=true`` applies the
+    preset's ``[smoke]`` table. DataError: there is no such preset, it is no TOML, or a change names no key of it.
 
     >>> load_preset("shapes", ["stages.0.trainer.max_steps=10"])["stages"][0]["trainer"]["max_steps"]
     10
@@ -37,7 +32,10 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
         key, sign, text = change.partition("=")
         if not sign or not all(key.split(".")):
             raise DataError(f"--set: expected key=value, got {change!r}")
-        value = _value(text)
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
         if key != "smoke":
             _assign(preset, key.split("."), value)
         elif not isinstance(value, bool):
@@ -54,9 +52,8 @@ def _check_keys(preset: Mapping[str, Any]) -> None:
     del shipped["smoke"]
     _same_keys("preset", shipped, preset)
     for table in ("data", "encoder", "features", "model", "loss"):
-        _same_keys(
-            f"[{table}]", shipped[table], preset[table], optional={"folder", "cache"} if table == "data" else set()
-        )
+        optional = {"folder", "cache"} if table == "data" else set()
+        _same_keys(f"[{table}]", shipped[table], preset[table], optional=optional)
     if not isinstance(preset["stages"], list) or not preset["stages"]:
         raise DataError(f"[[stages]]: expected at least one, got {preset['stages']!r}")
     counts = {"data.num_clips": preset["data"]["num_clips"]}
@@ -74,13 +71,6 @@ def _same_keys(where: str, wanted: Mapping[str, Any], found: Any, *, optional: S
     missing, unknown = wanted.keys() - found.keys(), found.keys() - wanted.keys() - optional
     if missing or unknown:
         raise DataError(f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}; compare shapes.toml")
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _assign(preset: dict[str, Any], keys: list[str], value: Any) -> None:

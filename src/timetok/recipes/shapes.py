@@ -19,16 +19,8 @@ from tqdm import tqdm
 
 from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import ArgumentError, DataError
-from timetok.recipes.painting import (
-    RGB,
-    Background,
-    Pixels,
-    Track,
-    draw_background,
-    draw_distractor,
-    draw_motion,
-    paint_frames,
-)
+from timetok.recipes import painting
+from timetok.recipes.painting import RGB, Background, Pixels, Track
 from timetok.recipes.tasks import HELD_OUT, SHAPES, TASKS, Event, sample_turns
 from timetok.timegrid import Span
 
@@ -58,7 +50,7 @@ class Clip:
 
     @property
     def duration_seconds(self) -> float:
-        """``num_frames / fps``."""
+        """Length of the whole clip in seconds."""
         return self.num_frames / self.fps
 
 
@@ -95,22 +87,13 @@ def draw_scene(
     """Draw one scene: 2 to 5 events, distractors and a background.
 
     ``train`` and ``test`` share one distribution and no seed; ``shifted`` is longer, has other frame rates and
-    sizes, and shows at least one pair of `HELD_OUT`, which the others never show.
+    sizes, and shows at least one pair of `HELD_OUT`, which the others never show. The seed is any non-negative integer.
+    Drawn where None are the duration, at least 3 s and rounded to whole frames, the frames a second, at least 2, and
+    the size, width and height in pixels, even and at least 64. Outside these bounds, ArgumentError is raised.
 
-    Args:
-        seed: any non-negative integer.
-        split: which distribution and which stream of seeds.
-        duration_seconds: at least 3 s; drawn where None, as are the next two. Rounded to whole frames.
-        fps: frames a second.
-        size: width and height in pixels, even, at least 64.
-
-    Raises:
-        ArgumentError: an argument is outside these bounds.
-
-    Example:
-        >>> scene = draw_scene(3, "test", duration_seconds=10.0, fps=8)
-        >>> scene.num_frames
-        80
+    >>> scene = draw_scene(3, "test", duration_seconds=10.0, fps=8)
+    >>> scene.num_frames
+    80
     """
     if split not in _SPLIT_NUMBERS or seed < 0:
         raise ArgumentError(f"got seed {seed}, split {split!r}; expected seed >= 0, split in {sorted(_SPLIT_NUMBERS)}")
@@ -123,7 +106,7 @@ def draw_scene(
     num_frames = round(duration_seconds * fps)
     shown = _draw_events(rng, num_frames, fps, hidden_pairs=split == "shifted")
     tracks = _draw_tracks(rng, shown, fps, size)
-    distractors = [draw_distractor(rng, num_frames, min(size)) for _ in range(rng.integers(4))]
+    distractors = [painting.draw_distractor(rng, num_frames, min(size)) for _ in range(rng.integers(4))]
     return Scene(
         fps=fps,
         num_frames=num_frames,
@@ -132,25 +115,17 @@ def draw_scene(
         width=size[0],
         height=size[1],
         tracks=(*distractors, *tracks),
-        background=draw_background(rng, size),
+        background=painting.draw_background(rng, size),
     )
 
 
-def render(scene: Scene, index: int) -> Pixels:
-    """Paint frame `index`: uint8 [h w 3]."""
-    return np.asarray(render_frames(scene, [index])[0])
-
-
 def render_frames(scene: Scene, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
-    """Paint some frames, in any order: uint8 [t h w 3].
-
-    Raises:
-        ArgumentError: an index is not in ``0 .. num_frames - 1``.
-    """
+    """Paint some frames, in any order: uint8 [t h w 3]; ArgumentError if one is not of ``0 .. num_frames - 1``."""
     index = np.asarray(indices, dtype=np.int64)
     if index.size and not (index.min() >= 0 and index.max() < scene.num_frames):
         raise ArgumentError(f"indices reach from {index.min()} to {index.max()}; expected 0 .. {scene.num_frames - 1}")
-    return paint_frames(scene.tracks, scene.background, index, fps=scene.fps, size=(scene.width, scene.height))
+    size = scene.width, scene.height
+    return painting.paint_frames(scene.tracks, scene.background, index, fps=scene.fps, size=size)
 
 
 def write_clip(scene: Scene, path: str | Path) -> None:
@@ -173,11 +148,8 @@ def write_dataset(
     First the JSON: ``scenes.json`` (what `read_scenes` reads) and, in LITA's layouts, ``dvc.json``, ``rtl.json`` and
     ``event_loc.json`` (evaluation, one question a clip), ``vidqa.json``. Then ``videos/{split}_{k:05d}.mp4``.
 
-    One folder holds one split and one non-negative seed, which decides every byte of JSON and every pixel painted; a
-    later call may ask for more clips. ``workers`` threads encode.
-
-    Raises:
-        DataError: the folder holds clips of another seed or split.
+    One folder holds one split and one non-negative seed, which decides every byte of JSON and every pixel painted, or
+    DataError is raised; a later call may ask for more clips. ``workers`` threads encode.
     """
     folder = Path(folder)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
@@ -192,20 +164,14 @@ def write_dataset(
         write_json(folder / name, content)
     paths = {vid: folder / "videos" / f"{vid}.mp4" for vid in scenes}
     missing = [vid for vid, path in paths.items() if not path.exists()]
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=num_clips, initial=num_clips - len(missing), desc="clips", disable=not progress) as bar,
-    ):
-        for _ in pool.map(lambda vid: write_clip(scenes[vid], paths[vid]), missing):
-            bar.update()
+    with ThreadPoolExecutor(workers) as pool:
+        written = pool.map(lambda vid: write_clip(scenes[vid], paths[vid]), missing)
+        done = num_clips - len(missing)
+        list(tqdm(written, total=num_clips, initial=done, desc="clips", disable=not progress))
 
 
 def read_scenes(folder: str | Path) -> dict[str, ClipRecord]:
-    """Read back what `write_dataset` wrote: video id → record.
-
-    Raises:
-        DataError: there is no ``scenes.json``, or it does not follow its schema.
-    """
+    """Read back what `write_dataset` wrote: video id → record; DataError if it does not follow its schema."""
     folder = Path(folder)
     records = {}
     for vid, entry in read_json(folder / "scenes.json", dict, "what write_dataset writes").items():
@@ -222,12 +188,10 @@ def read_scenes(folder: str | Path) -> dict[str, ClipRecord]:
 def cut(record_events: Sequence[Event], start_seconds: float, stop_seconds: float) -> tuple[Event, ...]:
     """The events of a sub-clip: shifted to its begin, clipped to its ends, unseen ones left out.
 
-    Raises:
-        ArgumentError: the sub-clip has no positive length or begins before the clip.
+    ArgumentError is raised where the sub-clip has no positive length or begins before the clip.
 
-    Example:
-        >>> cut([Event("red", "circle", Span(1.0, 6.0))], 2.0, 5.0)[0].span
-        Span(start=0.0, end=3.0)
+    >>> cut([Event("red", "circle", Span(1.0, 6.0))], 2.0, 5.0)[0].span
+    Span(start=0.0, end=3.0)
     """
     if not 0 <= start_seconds < stop_seconds:
         raise ArgumentError(f"sub-clip is [{start_seconds}, {stop_seconds}]; expected 0 <= start < stop")
@@ -279,7 +243,7 @@ def _draw_tracks(rng: np.random.Generator, shown: Sequence[_Shown], fps: int, si
         for (colour, shape), start, stop in shown:
             radius, angle = rng.uniform(0.11, 0.2) * min(size), rng.uniform(-0.4, 0.4)
             for _ in range(40):
-                track = Track(shape, COLOURS[colour], radius, angle, start, stop, draw_motion(rng))
+                track = Track(shape, COLOURS[colour], radius, angle, start, stop, painting.draw_motion(rng))
                 if all(_covered(track, other, fps, size) <= _MOST_COVERED for other in tracks):
                     tracks.append(track)
                     break
@@ -307,11 +271,8 @@ def _annotations(scenes: dict[str, Scene], split_number: int) -> dict[str, Any]:
         sizes = {name: getattr(scene, name) for name in ("fps", "num_frames", "width", "height")}
         shown = [{"name": e.name, "colour": e.colour, "shape": e.shape, **asdict(e.span)} for e in events]
         files["scenes.json"][vid] = {"duration": seconds, **sizes, "events": shown}
-        files["dvc.json"][vid] = {
-            "duration": seconds,
-            "timestamps": [[event.span.start, event.span.end] for event in events],
-            "sentences": [event.caption for event in events],
-        }
+        captions = {"timestamps": [[*e.span] for e in events], "sentences": [e.caption for e in events]}
+        files["dvc.json"][vid] = {"duration": seconds, **captions}
         # A shifted clip is asked about the pair no training clip showed; elsewhere there is none.
         unseen = [event for event in events if (event.colour, event.shape) in HELD_OUT]
         for task, asked in (("rtl", events), ("event_loc", unseen or events)):

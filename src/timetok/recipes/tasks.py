@@ -33,13 +33,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Event:
-    """One coloured shape and when it is visible.
+    """One coloured shape and when it is visible: frames ``ks .. ke - 1`` at ``fps`` give ``[ks / fps, ke / fps]``.
 
-    Frames ``ks .. ke - 1`` of a clip at ``fps`` give the span ``[ks / fps, ke / fps]``.
-
-    Example:
-        >>> Event("red", "circle", Span(1.0, 2.5)).caption
-        'A red circle is visible.'
+    >>> Event("red", "circle", Span(1.0, 2.5)).caption
+    'A red circle is visible.'
     """
 
     colour: str
@@ -66,9 +63,7 @@ class Event:
 class Turn:
     """One question, without times, and its answer, with times as seconds in trusted text.
 
-    Attributes:
-        task: its name in `TASKS`.
-        span: the one span asked for; None where the task asks for none or for several.
+    ``task`` is its name in `TASKS`, ``span`` the one asked for; None where the task asks for none or for several.
     """
 
     question: str
@@ -177,20 +172,12 @@ def sample_turns(
     num_turns: int,
     rates: Mapping[str, float],
 ) -> list[Turn]:
-    """Up to `num_turns` turns about one clip, for one conversation.
+    """Up to `num_turns` turns about one clip, for one conversation; the same state of ``rng`` gives the same.
 
     No question is asked twice and no two turns ask for the same span; what names every event comes last, so that
-    no answer can be copied from an earlier one. A clip with few events may give fewer turns than wanted.
-
-    Args:
-        events: what is visible in the clip.
-        duration_seconds: how long the clip is.
-        rng: drawn from; the same state gives the same turns.
-        num_turns: how many are wanted.
-        rates: task name → how often it is drawn, relative to the others.
-
-    Raises:
-        ArgumentError: a task is unknown, or the rates are negative or sum to zero.
+    no answer can be copied from an earlier one. A clip with few events may give fewer turns than wanted. ``rates`` say
+    how often a task is drawn, relative to the others; ArgumentError if one is unknown, or they are negative or sum to
+    zero.
     """
     if unknown := sorted(set(rates) - set(TASKS)):
         raise ArgumentError(f"rates names unknown tasks {unknown}; expected some of {sorted(TASKS)}")
@@ -212,9 +199,8 @@ def corpus(num_texts: int, *, seed: int = 0) -> Iterator[str]:
 
     Times stay as seconds, ``<12.34>``: the caller keeps, converts or strips them.
 
-    Example:
-        >>> len(list(corpus(10)))
-        10
+    >>> len(list(corpus(10)))
+    10
     """
     rng = np.random.default_rng([seed, 0x7EC5])
     texts: list[str] = []

@@ -73,16 +73,9 @@ def build_model(preset: Preset, processor: LitaProcessor) -> LitaForConditionalG
 
 def training_arguments(folder: Path, preset: Preset, settings: Mapping[str, Any]) -> TrainingArguments:
     """``TrainingArguments`` of one stage, on the seed of the data; DataError if transformers refuses them."""
+    fixed: Any = {"output_dir": str(folder), "seed": preset["data"]["seed"], "report_to": [], "save_total_limit": 2}
     try:
-        arguments = TrainingArguments(
-            output_dir=str(folder),
-            seed=preset["data"]["seed"],
-            report_to=[],
-            save_total_limit=2,
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-            **settings,
-        )
+        arguments = TrainingArguments(**fixed, remove_unused_columns=False, dataloader_pin_memory=False, **settings)
     except (TypeError, ValueError) as error:
         raise DataError(f"trainer: transformers' TrainingArguments refuses {dict(settings)}: {error}") from error
     if not isinstance(arguments.max_steps, int) or arguments.max_steps < 1:
@@ -93,11 +86,7 @@ def training_arguments(folder: Path, preset: Preset, settings: Mapping[str, Any]
 def train(preset: Preset, out: Path) -> Path:
     """Run every stage of a preset, as ``load_preset`` gives it, and resume a run of the same folder ``out``.
 
-    Returns:
-        The folder of the trained model, ``out/model``.
-
-    Raises:
-        DataError: The folder holds a run of another preset, or a setting is refused.
+    The model comes into ``out/model``. DataError: the folder holds a run of another preset, or a setting is refused.
     """
     data = preset["data"]
     clips, cache = Path(data.get("folder") or out / "clips"), Path(data.get("cache") or out)

@@ -22,11 +22,7 @@ _DEFAULT_T = TimeGrid().num_tokens
 
 
 def choose_codec(codec: CodecName | MomentCodec, T: int) -> MomentCodec:
-    """The codec a caller means.
-
-    Raises:
-        ArgumentError: There is no such codec, or ``T`` is given to one that decides it.
-    """
+    """The codec a caller means; ArgumentError if there is none, or ``T`` is given to one that decides it."""
     if codec == "index":
         return IndexCodec(TimeGrid(T))
     if isinstance(codec, str):
@@ -41,8 +37,7 @@ def choose_codec(codec: CodecName | MomentCodec, T: int) -> MomentCodec:
 def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:
     """Add the codec's tokens unless they are there.
 
-    Raises:
-        TokenizerError: The tokenizer takes no tokens, or has another number of them or ones of another spacing.
+    Raises TokenizerError if the tokenizer takes no tokens, or has another number of them or ones of another spacing.
     """
     vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
     present = [token for token in wanted if token in vocabulary]
@@ -77,8 +72,7 @@ def drops_spaces(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
 def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tuple[int, ...]) -> None:
     """Tokenise every time token alone, glued to text, glued to another and at both ends of a text.
 
-    Raises:
-        TokenizerError: One is not found, or ids are not contiguous.
+    Raises TokenizerError if one is not found, or ids are not contiguous.
     """
     tokens = codec.tokens
     if not ids:
@@ -88,9 +82,8 @@ def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tup
             f"time tokens must have contiguous ids in the order of time, got {ids[0]} to {ids[-1]} for {len(ids)} "
             "tokens; wrap a tokenizer that does not have some of them yet"
         )
-    everywhere = [("glued to each other", "".join(tokens), ids), ("glued to text", f"a{'a'.join(tokens)}b", ids)]
-    alone = [("alone", token, (own,)) for token, own in zip(tokens, ids, strict=True)]
-    texts = [*everywhere, *alone]
+    texts = [("glued to each other", "".join(tokens), ids), ("glued to text", f"a{'a'.join(tokens)}b", ids)]
+    texts += [("alone", token, (own,)) for token, own in zip(tokens, ids, strict=True)]
     rows = tokenizer([text for _, text, _ in texts], add_special_tokens=False)["input_ids"]
     for (where, text, expected), found in zip(texts, rows, strict=True):
         row = np.asarray(found, dtype=np.int64)

@@ -21,18 +21,10 @@ def chat_parts(
 ) -> list[tuple[str, bool]]:
     """A rendered chat in parts that are trusted or not, for ``TimeTokenizer.encode_parts``.
 
-    A template may cut, reorder or repeat what it is given. So what must not be trusted goes through it as one private
-    character for each different literal, and is put back behind it.
-
-    Args:
-        tokenizer: It has a chat template.
-        messages: As in transformers; a content may be a text or a list of ``{"type": "text", "text": …}``.
-        literals: What must not be taken for a moment in roles that are not trusted.
-        trusted_roles: Roles whose text may hold moments.
-        template_kwargs: Handed to ``apply_chat_template``.
-
-    Raises:
-        ArgumentError: ``tokenize`` is given, or the messages hold thousands of different literals.
+    A template may cut, reorder or repeat what it is given. So the ``literals`` of roles that are not trusted go
+    through it as one private character for each different one, and are put back behind it. A content may be a text or a
+    list of ``{"type": "text", "text": …}``. Raises ArgumentError where ``tokenize`` is given, or the messages hold
+    thousands of different literals.
     """
     if "tokenize" in template_kwargs:
         raise ArgumentError("tokenize: encode_chat always does; call tt.tokenizer.apply_chat_template for the text")

@@ -11,11 +11,7 @@ from timetok.timegrid import Number, Numbers
 
 
 def as_integers(ids: Any) -> NDArray[np.int64]:
-    """Ids of any shape and kind as int64.
-
-    Raises:
-        ArgumentError: They are not integers.
-    """
+    """Ids of any shape and kind as int64; ArgumentError if they are not integers."""
     array = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
     if array.dtype.kind not in "iu" and array.size:
         raise ArgumentError(f"ids must be integers, got {type(ids).__name__} of {array.dtype}")
@@ -23,11 +19,7 @@ def as_integers(ids: Any) -> NDArray[np.int64]:
 
 
 def as_row(ids: Any) -> NDArray[np.int64]:
-    """Ids of one sequence without the negative ones, which are padding.
-
-    Raises:
-        ArgumentError: They are not integers, or not one sequence.
-    """
+    """Ids of one sequence without the negative ones, which are padding; ArgumentError if they are anything else."""
     row = as_integers(ids)
     if row.ndim != 1:
         raise ArgumentError(f"ids must be one sequence, got shape {row.shape}; use batch_decode or spans for a batch")
@@ -42,11 +34,7 @@ def is_nested(ids: Any) -> bool:
 
 
 def one_for_each(duration: Number | Numbers | None, count: int) -> list[Any]:
-    """One duration for all, or one for each of ``count`` rows, as a list of that length.
-
-    Raises:
-        TimeRangeError: There are several, but not ``count``.
-    """
+    """One duration for all, or one for each of ``count`` rows, as a list of that length; else a TimeRangeError."""
     if duration is None or np.ndim(duration) == 0:
         return [duration] * count
     durations = list(duration)  # type: ignore[arg-type]

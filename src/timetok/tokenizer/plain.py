@@ -18,10 +18,6 @@ class PlainCopies:
 
     The names start with a private-use character that does not occur in the text at hand, so nothing in it can
     be taken for one, and trusted parts of a text can still name them. The last copy is kept.
-
-    Args:
-        tokenizer: The wrapped tokenizer.
-        tokens: Its time tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
@@ -31,11 +27,7 @@ class PlainCopies:
     def for_text(self, text: str) -> tuple[PreTrainedTokenizerBase, dict[str, str]]:
         """A copy that shares the tokenizer's present settings, and the time tokens' names in it.
 
-        Args:
-            text: Everything that will be encoded or was decoded.
-
-        Raises:
-            TokenizerError: The tokenizer has no ``tokenizers`` backend.
+        ``text`` is all that will be encoded or was decoded. Without a ``tokenizers`` backend, TokenizerError is raised.
         """
         backend: Tokenizer | None = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:

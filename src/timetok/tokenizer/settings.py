@@ -24,9 +24,7 @@ def write_settings(folder: str | os.PathLike[str], codec: MomentCodec, lita_spac
 def read_settings(folder: str | os.PathLike[str], codec: MomentCodec | None) -> tuple[MomentCodec, bool]:
     """The codec, unless one is given, and whether spaces beside time tokens are dropped.
 
-    Raises:
-        ModelFolderError: There is no readable file.
-        ArgumentError: It was written for a codec that is not timetok's, and ``codec`` is None.
+    Raises ModelFolderError without a readable file, ArgumentError where it holds no codec of ours and none is given.
     """
     try:
         settings = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))

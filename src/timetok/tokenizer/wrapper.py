@@ -26,14 +26,12 @@ class TimeTokenizer:
 
     Text is trusted or not. In trusted text ``<t12>`` is a time token and, where a duration is given,
     ``<12.3>`` is a moment in seconds. In untrusted text both are the characters a user typed, and the ids are
-    those the tokenizer gave before it was wrapped.
-
-    Args:
-        tokenizer: The tokenizer, which already has the codec's tokens.
-        codec: How a moment is written.
+    those the tokenizer gave before it was wrapped. Durations are lengths of videos in seconds; where there is a batch,
+    one for all or one for each of its rows. One that is not positive and finite raises TimeRangeError, and so do
+    more or fewer of them than rows.
 
     Attributes:
-        tokenizer: The wrapped tokenizer itself.
+        tokenizer: The wrapped tokenizer itself, which has the codec's tokens.
         codec: How a moment is written.
         time_token_ids: Ids of the codec's tokens, contiguous and in its order; empty where it has none.
 
@@ -65,21 +63,16 @@ class TimeTokenizer:
         """Put time on a tokenizer, adding tokens to it in place as ``add_tokens`` does. Wrapping twice is harmless.
 
         Args:
-            hf_tokenizer: Any tokenizer that takes new tokens.
-            T: Number of time tokens, ``<t0>`` to ``<t{T-1}>``; for ``codec="index"`` alone.
+            hf_tokenizer: Any tokenizer that takes new tokens, else TokenizerError is raised; so it is where it carries
+                another number of time tokens or ones of another spacing, or does not find them in text.
+            T: Number of time tokens, at least 2, ``<t0>`` to ``<t{T-1}>``; for ``codec="index"`` alone.
             codec: ``"index"`` writes a moment as one of T tokens, ``"seconds"`` as a number in plain text and
                 ``"clock"`` as ``MM:SS``, which need no token. Or a codec of `timetok.codecs`, or your own.
             lita_spacing: Drop spaces beside time tokens, ``<t1> <t2>`` being two ids and not three, as the
                 tokenizer of the original LITA did. Text that is decoded then lacks them.
 
-        Raises:
-            TokenizerError: The tokenizer takes no new tokens, carries another number of time tokens or ones of
-                another spacing, or does not find them in text.
-            ArgumentError: There is no such codec, T is below 2, or T is given beside a codec that decides it.
-
-        Example:
-            >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
-            >>> tt.spans(ids, duration=60.0)  # doctest: +SKIP
+        >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
+        >>> tt.spans(ids, duration=60.0)  # doctest: +SKIP
         """
         chosen = choose_codec(codec, T)
         add_tokens(hf_tokenizer, chosen, lita_spacing)
@@ -87,11 +80,7 @@ class TimeTokenizer:
 
     @property
     def grid(self) -> TimeGrid:
-        """The marks behind the time tokens.
-
-        Raises:
-            TokenizerError: The codec is not an `IndexCodec` and has no marks.
-        """
+        """The marks behind the time tokens; TokenizerError if the codec is not an `IndexCodec` and has none."""
         if not isinstance(self.codec, IndexCodec):
             raise TokenizerError(f"grid: {type(self.codec).__name__} has no marks; wrap with codec='index' for a grid")
         return self.codec.grid
@@ -103,14 +92,10 @@ class TimeTokenizer:
 
         Args:
             text: One text or a batch.
-            duration: Length of the video in seconds, one for all or one for each text; with it ``<12.3>`` in
-                trusted text is written as a time token.
-            trusted: Whether ``<t12>`` and ``<12.3>`` mean moments; pass False for what a user typed.
+            duration: With it ``<12.3>`` in trusted text is written as a time token.
+            trusted: Whether ``<t12>`` and ``<12.3>`` mean moments; pass False for what a user typed. Where that holds a
+                time token and the tokenizer has no ``tokenizers`` backend, TokenizerError is raised.
             hf_kwargs: Handed to the wrapped tokenizer's ``__call__``.
-
-        Raises:
-            TimeRangeError: A duration is not positive and finite, or their number differs from the texts'.
-            TokenizerError: Untrusted text holds a time token and the tokenizer has no ``tokenizers`` backend.
         """
         tokenizer: PreTrainedTokenizerBase = self.tokenizer
         if not trusted:
@@ -120,25 +105,17 @@ class TimeTokenizer:
         elif isinstance(text, str):
             text = self.to_tokens(text, duration)
         else:
-            text = [
-                self.to_tokens(one, each) for one, each in zip(text, one_for_each(duration, len(text)), strict=True)
-            ]
+            rows = zip(text, one_for_each(duration, len(text)), strict=True)
+            text = [self.to_tokens(row, each) for row, each in rows]
         encoded: BatchEncoding = tokenizer(text, **hf_kwargs)
         return encoded
 
     def encode_parts(
         self, parts: Sequence[tuple[str, bool]], duration: Number | None = None, *, add_special_tokens: bool = True
     ) -> list[int]:
-        """Ids of a text put together from trusted and untrusted parts, tokenised as one string.
+        """Ids of a text put together from parts, tokenised as one string: pairs of text and whether it is trusted.
 
-        Args:
-            parts: Pairs of text and whether it is trusted, as in
-                ``[("USER: ", True), (question, False), (" ASSISTANT: <t3>", True)]``.
-            duration: Length of the video in seconds; with it ``<12.3>`` in trusted parts is a moment.
-            add_special_tokens: As in transformers.
-
-        Raises:
-            TokenizerError: An untrusted part holds a time token and the tokenizer has no ``tokenizers`` backend.
+        As in ``[("USER: ", True), (question, False), (" ASSISTANT: <t3>", True)]``; otherwise as in calling.
         """
         parts = [(self.to_tokens(part, duration) if trusted else part, trusted) for part, trusted in parts]
         joined = "".join(part for part, _ in parts)
@@ -159,29 +136,15 @@ class TimeTokenizer:
     ) -> list[int]:
         """Ids of one chat; in what users typed a literal ``<t12>`` or ``<12.3>`` stays plain characters.
 
-        Args:
-            messages: As in ``apply_chat_template`` of transformers.
-            duration: Length of the video in seconds; with it ``<12.3>`` in trusted text is a moment.
-            trusted_roles: Roles whose text may hold moments.
-            template_kwargs: Handed to ``apply_chat_template``, such as ``add_generation_prompt=True``.
-
-        Raises:
-            TokenizerError: A user typed a time token and the tokenizer has no ``tokenizers`` backend.
+        ``messages`` and ``template_kwargs``, such as ``add_generation_prompt=True``, are those of transformers'
+        ``apply_chat_template``; text of ``trusted_roles`` may hold moments. Otherwise as in calling.
         """
         literals = re.compile(f"{self._written.pattern}|{_SECONDS_MARK.pattern}")
         parts = chat_parts(self.tokenizer, messages, literals, trusted_roles, **template_kwargs)
         return self.encode_parts(parts, duration, add_special_tokens=False)
 
     def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
-        """Ids that write the given moments, without any text: one id each with ``codec="index"``.
-
-        Args:
-            seconds: One timestamp or several, in seconds.
-            duration: Length of the video in seconds.
-
-        Raises:
-            TimeRangeError: A value is not a finite number, or the duration is not positive.
-        """
+        """Ids that write one timestamp in seconds or several, without any text: one id each with ``codec="index"``."""
         if isinstance(self.codec, IndexCodec):
             return [self.time_token_ids[index] for index in np.atleast_1d(self.grid.encode(seconds, duration))]
         moments = np.atleast_1d(np.asarray(seconds, dtype=np.float64)).tolist()
@@ -195,15 +158,8 @@ class TimeTokenizer:
     def decode_time(self, ids: Any, duration: Number | Numbers) -> float | NDArray[np.float64]:
         """Seconds at which time tokens stand; ids that also hold text are for `times` and `spans`.
 
-        Args:
-            ids: One id, or ids of any shape; for other codecs than ``"index"`` the ids of one text.
-            duration: Length of the video in seconds.
-
-        Returns:
-            A float for one id, else a float64 array of the same shape.
-
-        Raises:
-            TimeRangeError: An id is not a time token, or the duration is not positive.
+        A float for one id, a float64 array of the same shape for ids of any; for other codecs than ``"index"`` ids are
+        those of one text. An id that is no time token raises TimeRangeError.
         """
         numbers = as_integers(ids)
         if not isinstance(self.codec, IndexCodec):
@@ -211,20 +167,13 @@ class TimeTokenizer:
         first, last = self.time_token_ids[0], self.time_token_ids[-1]
         wrong = numbers[(numbers < first) | (numbers > last)]
         if wrong.size:
-            raise TimeRangeError(
-                f"ids must be time tokens, {first} to {last}, got {wrong.flat[0]}; see spans and times"
-            )
+            raise TimeRangeError(f"ids must be time tokens, {first} to {last}, got {wrong.flat[0]}; see spans, times")
         return self.grid.decode(numbers - first, duration)
 
     def to_tokens(self, text: str, duration: Any) -> str:
         """Write every ``<12.3>`` of a trusted text, a moment in seconds, as the codec does: ``<t20>`` or ``12.3``.
 
-        Args:
-            text: Any text.
-            duration: Length of the video in seconds; without it the text comes back as it is.
-
-        Raises:
-            TimeRangeError: The duration is not positive and finite.
+        Without a duration the text comes back as it is.
         """
         if duration is None:
             return text
@@ -232,16 +181,10 @@ class TimeTokenizer:
         return _SECONDS_MARK.sub(lambda mark: self.codec.format(float(mark[1]), length), text)
 
     def decode(self, ids: Any, duration: Number | None = None, *, skip_special_tokens: bool = True) -> str:
-        """Text of ids, its time tokens written in seconds as ``<12.34>``, which `to_tokens` reads.
+        """Text of the ids of one sequence, its time tokens written in seconds as ``<12.34>``, which `to_tokens` reads.
 
-        Args:
-            ids: Ids of one sequence; negative ones (-100) are left out.
-            duration: Length of the video in seconds; without it time tokens keep their names.
-            skip_special_tokens: As in transformers; time tokens are not special.
-
-        Raises:
-            TimeRangeError: The duration is not positive and finite.
-            TokenizerError: The text holds a literal ``<t12>`` too, and there is no ``tokenizers`` backend.
+        Negative ids (-100) are left out; without a duration time tokens keep their names. They are not special tokens.
+        Where the text holds a literal ``<t12>`` too, and there is no ``tokenizers`` backend, TokenizerError is raised.
         """
         row = as_row(ids)
         text = _decode(self.tokenizer, row, skip_special_tokens)
@@ -263,44 +206,24 @@ class TimeTokenizer:
     def batch_decode(
         self, ids: Iterable[Any], duration: Number | Numbers | None = None, *, skip_special_tokens: bool = True
     ) -> list[str]:
-        """`decode` for each row of a batch.
-
-        Args:
-            ids: Rows of ids.
-            duration: Length of the video in seconds, one for all or one for each row.
-            skip_special_tokens: As in transformers.
-
-        Raises:
-            TimeRangeError: A duration is not positive and finite, or their number differs from the rows'.
-        """
+        """`decode` for each row of a batch."""
         rows = list(ids)
         each = one_for_each(duration, len(rows))
         return [self.decode(row, d, skip_special_tokens=skip_special_tokens) for row, d in zip(rows, each, strict=True)]
 
     def times(self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0) -> list[float]:
-        """Every moment of one sequence of ids in seconds, in the order in which it is written.
+        """Every moment of one sequence of ids in seconds, in the order in which it is written; arguments as in `spans`.
 
-        Args:
-            ids: Ids of one sequence: a list, numpy array or torch tensor. Negative ids (-100) are left out.
-            duration: Length of the video in seconds.
-            prompt_length: Ids to skip at the front: a prompt's own moments are not answers.
-
-        Returns:
-            Seconds, neither sorted nor paired. Moments written as tokens lie within the video; moments
-            written as text are what the text says.
-
-        Raises:
-            ArgumentError: ``prompt_length`` is negative or ``ids`` are not integers.
-            TimeRangeError: The duration is not positive and finite.
+        Neither sorted nor paired. Moments written as tokens lie within the video; moments written as text are what the
+        text says.
         """
         if prompt_length < 0:
             raise ArgumentError(f"prompt_length must not be negative, got {prompt_length!r}")
         length = float(TimeGrid(2).decode(1, duration))
         row = as_row(ids[prompt_length:])
         if not isinstance(self.codec, IndexCodec):
-            return self.codec.parse(
-                self._own_text(row) if self.time_token_ids else _decode(self.tokenizer, row, True), length
-            )
+            text = self._own_text(row) if self.time_token_ids else _decode(self.tokenizer, row, True)
+            return self.codec.parse(text, length)
         found: list[float] = self.grid.decode(row[self._is_time(row)] - self.time_token_ids[0], length).tolist()
         return found
 
@@ -315,21 +238,15 @@ class TimeTokenizer:
         """Spans of generated ids: the first moment with the second, the third with the fourth, and so on.
 
         Args:
-            ids: Ids of one sequence or, nested, of a batch: lists, numpy arrays or torch tensors. Negative ids
-                (-100) are left out.
+            ids: Ids of one sequence or, nested, of a batch: lists, numpy arrays or torch tensors of integers, else
+                ArgumentError is raised. Negative ids (-100) are left out.
             duration: Length of the video in seconds, one for all or one for each row of a batch.
             prompt_length: Ids to skip at the front of each row: a prompt's own time tokens are not answers.
-            malformed: A pair that ends before it starts is dropped, raises, or is sorted; a last moment
-                without a partner is dropped by ``"drop"`` and ``"sort"``.
+            malformed: A pair that ends before it starts is dropped, raises MalformedAnswerError, or is sorted; a last
+                moment without a partner is dropped by ``"drop"`` and ``"sort"``.
 
         Returns:
             ``list[Span]``, in the order of the answer; for nested ids nested in the same way.
-
-        Raises:
-            MalformedAnswerError: ``malformed="raise"`` and the moments do not form spans.
-            ArgumentError: ``malformed`` is none of the three, ``prompt_length`` is negative, or ``ids`` are
-                not integers.
-            TimeRangeError: A duration is not positive and finite, or their number differs from the rows'.
         """
         if malformed not in ("drop", "raise", "sort"):
             raise ArgumentError(f"malformed must be 'drop', 'raise' or 'sort', got {malformed!r}")
@@ -347,11 +264,7 @@ class TimeTokenizer:
         return spans_regex(self.codec, min_spans, max_spans, separator=separator)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the tokenizer's own files and ``time_tokens.json``, which is written last and at once.
-
-        Args:
-            folder: Made if it is not there.
-        """
+        """Write the tokenizer's own files and ``time_tokens.json``, which is written last and at once."""
         self.tokenizer.save_pretrained(folder)
         write_settings(folder, self.codec, self.lita_spacing)
 
@@ -359,13 +272,8 @@ class TimeTokenizer:
     def from_pretrained(cls, folder: str | os.PathLike[str], *, codec: MomentCodec | None = None) -> Self:
         """Load what `save_pretrained` wrote. Loads torch, as every ``AutoTokenizer`` does.
 
-        Args:
-            folder: Its folder.
-            codec: Needed where it was saved with a codec of your own.
-
-        Raises:
-            ModelFolderError: There is no such folder, or it lacks a readable ``time_tokens.json``.
-            ArgumentError: It was saved with a codec that is not timetok's, and ``codec`` is None.
+        ``codec`` is needed where it was saved with one of your own, or ArgumentError is raised; a folder that is
+        missing or lacks a readable ``time_tokens.json`` raises ModelFolderError.
         """
         codec, spacing = read_settings(folder, codec)
         from transformers import AutoTokenizer
