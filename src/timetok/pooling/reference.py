@@ -55,7 +55,14 @@ def frame_indices(path: Path, num_frames: int, device: torch.device) -> Tensor:
 
 def _reduced(grid: Tensor, path: Path) -> Tensor:
     """``[b g r c e]``."""
-    frames = grid if path.frames == "all" else grid.index_select(1, frame_indices(path, grid.shape[1], grid.device))
+    if path.frames == "all":
+        return over_space(over_time(grid, path), path)
+    # few frames, one by one: a copy of them would cost more than all the rest
+    chosen = path.frames in ("even", "floor") or isinstance(path.frames, tuple)
+    if chosen and path.window[0] == 1 and not torch.compiler.is_compiling():
+        few = [over_space(grid[:, k : k + 1], path) for k in path.frame_indices(grid.shape[1])]
+        return torch.cat(few, 1)
+    frames = grid.index_select(1, frame_indices(path, grid.shape[1], grid.device))
     return over_space(over_time(frames, path), path)
 
 
