@@ -130,6 +130,7 @@ def test_info_names_versions(capfd: pytest.CaptureFixture[str]) -> None:
     out = capfd.readouterr().out
     for name in ("timetok", "python", "torch", "transformers", "device"):
         assert re.search(rf"^{name} +\S", out, re.MULTILINE)
+    assert re.search(r"^pooling +(torch|triton)", out, re.MULTILINE) and re.search("^- torch +can$", out, re.MULTILINE)
 
 
 def test_help_and_version_are_no_mistakes(capfd: pytest.CaptureFixture[str]) -> None:

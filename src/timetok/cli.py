@@ -201,7 +201,13 @@ def _info(_: argparse.Namespace) -> None:
             rows[package] = "not installed"
     import torch
 
-    rows["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    from timetok.pooling import BACKENDS, PRESETS, choose
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows["device"] = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    rows["pooling"] = f"{choose(PRESETS['lita'], device)}, for LITA's layout"
+    for name, backend in BACKENDS.items():
+        rows[f"- {name}"] = backend.why_not(PRESETS["lita"], device) or "can"
     print("\n".join(f"{name:13s} {value}" for name, value in rows.items()))
 
 

@@ -87,7 +87,7 @@ def test_inputs_that_are_not_contiguous():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((4, 16, 3), r"features: expected \[b t p e\] or \[b t h w e\], got \[4, 16, 3\]"),
+        ((4, 16, 3), r"features: expected floats \[b t p e\] or \[b t h w e\], got torch.float32 \[4, 16, 3\]"),
         ((1, 4, 15, 3), r"features: 15 patches fill no square grid; pass \[b t h w e\], got \[1, 4, 15, 3\]"),
         ((1, 0, 16, 3), r"features: expected at least one frame and one patch, got \[1, 0, 16, 3\]"),
         ((1, 4, 0, 3), "features: expected at least one frame and one patch"),

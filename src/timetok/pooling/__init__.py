@@ -1,6 +1,20 @@
 """SlowFast token pooling: few tokens that see every frame, many tokens that see a few frames well."""
 
+from timetok.pooling.backends import BACKENDS, Backend, choose, pool
 from timetok.pooling.module import SlowFastPooler, as_grid
 from timetok.pooling.plan import PRESETS, Path, PoolingPlan, Token, plan_of, slow_fast
 
-__all__ = ["PRESETS", "Path", "PoolingPlan", "SlowFastPooler", "Token", "as_grid", "plan_of", "slow_fast"]
+__all__ = [
+    "BACKENDS",
+    "PRESETS",
+    "Backend",
+    "Path",
+    "PoolingPlan",
+    "SlowFastPooler",
+    "Token",
+    "as_grid",
+    "choose",
+    "plan_of",
+    "pool",
+    "slow_fast",
+]

@@ -1,19 +1,18 @@
-"""The pooler as a module, and its PyTorch formula.
+"""The pooler as a module.
 
 Shapes: b batch, t frames, p patches, h w patch grid, e vision width, n visual tokens.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from math import isqrt
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from timetok.errors import ArgumentError
+from timetok.pooling.backends import Name, choose, pool
 from timetok.pooling.plan import plan_of
-from timetok.pooling.reference import pool
 from timetok.pooling.stream import stream
 
 
@@ -27,12 +26,14 @@ class SlowFastPooler(nn.Module):
         preset: A published layout instead, by its name in `PRESETS`.
         dim: Width of the learned separators, for the layouts that have some. They stand between tokens of the language
             model, so such a pooler comes after the projector and ``dim`` is the model's width.
+        backend: As in `pool`.
 
     Attributes:
         plan: The layout in integers.
 
     Raises:
-        ArgumentError: There is no such layout, or ``dim`` is given to one without separators or missing for one with.
+        ArgumentError: There is no such layout, or ``dim`` is given to one without separators or missing for one with,
+            or the backend cannot carry out this layout anywhere.
 
     Source: arXiv 2403.19046 §3.3: 100 + 256 tokens from 100 frames of 16 x 16 patches.
 
@@ -51,12 +52,15 @@ class SlowFastPooler(nn.Module):
         slow_pool: int = 2,
         preset: str | None = None,
         dim: int | None = None,
+        backend: Name | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         slow: dict[str, Any] = {"fast": fast, "num_slow_frames": num_slow_frames, "slow_pool": slow_pool}
         layout = slow if preset is None else {"preset": preset}
         self.plan = plan_of(**layout)
         self._settings = layout if dim is None else {**layout, "dim": dim}
+        choose(self.plan, "cuda", backend)  # what cannot work anywhere is said now
+        self.backend: Name | Literal["auto"] = backend
         names = self.plan.separators
         if bool(names) != (dim is not None):
             wanted = f"the width of the language model, for {', '.join(names)}" if names else "None: none are learned"
@@ -104,7 +108,7 @@ class SlowFastPooler(nn.Module):
                 expected = f"{len(features)} numbers from 1 to {features.shape[1]}"
                 raise ArgumentError(f"num_frames: expected {expected}, got {list(num_frames)}")
             return self.forward([video[:n] for video, n in zip(features, num_frames, strict=True)])
-        return pool(as_grid(features), self.plan, self.separators or {})
+        return pool(as_grid(features), self.plan, self.separators, backend=self.backend)
 
     def stream(
         self, chunks: Iterable[Tensor], *, num_frames: int | None = None, max_kept: int = 256
@@ -142,13 +146,13 @@ def as_grid(features: Tensor) -> Tensor:
         ArgumentError: Wrong number of axes, no frame, no patch, or p is not a square number.
     """
     shape = list(features.shape)
-    if features.ndim not in (4, 5):
-        raise ArgumentError(f"features: expected [b t p e] or [b t h w e], got {shape}")
+    if features.ndim not in (4, 5) or not features.is_floating_point():
+        raise ArgumentError(f"features: expected floats [b t p e] or [b t h w e], got {features.dtype} {shape}")
     if 0 in shape[1:-1]:
         raise ArgumentError(f"features: expected at least one frame and one patch, got {shape}")
     if features.ndim == 5:
         return features
-    side = isqrt(shape[2])
+    side = round(shape[2] ** 0.5)
     if side * side != shape[2]:
         raise ArgumentError(f"features: {shape[2]} patches fill no square grid; pass [b t h w e], got {shape}")
     return rearrange(features, "b t (h w) e -> b t h w e", h=side)

@@ -86,6 +86,11 @@ class Path:
         for value in (*self.window, *(self.cells or ())):
             _check_count("cells" if self.cells and value in self.cells else "window", value, 0)
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is means of whole windows, and nothing else."""
+        return self.reduction == "mean" and self.partial == "floor" and not self.cells and not self.separators
+
     def frame_indices(self, num_frames: int) -> list[int]:
         """The frames it sees, in order; with fewer frames than asked for, some repeat.
 

@@ -131,8 +131,7 @@ def _turns(plan: PoolingPlan, num_frames: int, sizes: list[int], device: torch.d
 
 def _is_mean(path: Path) -> bool:
     """Whether a path is plain means: of whole frames, of squares of some frames, or over time."""
-    plain = path.reduction == "mean" and path.partial == "floor" and not path.cells and not path.separators
-    return plain and (path.window[0] == 1 or (path.frames, path.window) == ("all", (0, 1, 1)))
+    return path.plain and (path.window[0] == 1 or (path.frames, path.window) == ("all", (0, 1, 1)))
 
 
 class _Means(torch.autograd.Function):

@@ -1,0 +1,103 @@
+"""Who pools, and why another cannot.
+
+Shapes: b batch, t frames, h w patch grid, e width, n tokens.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+from torch import Tensor
+
+from timetok.errors import ArgumentError
+from timetok.pooling import reference
+from timetok.pooling.plan import PoolingPlan
+
+Name: TypeAlias = Literal["triton", "torch"]
+_HAS_TRITON = find_spec("triton") is not None
+_LARGEST = 8  # side of a window in the kernels, which unroll it
+
+
+class Backend(NamedTuple):
+    """A way to carry out plans.
+
+    Attributes:
+        run: Features ``[b t h w e]``, a plan and its separators → ``[b n e]``.
+        why_not: Why it cannot carry out a plan on a kind of device such as ``"cuda"``; empty if it can.
+    """
+
+    run: Callable[[Tensor, PoolingPlan, Mapping[str, Tensor]], Tensor]
+    why_not: Callable[[PoolingPlan, str], str]
+
+
+def pool(
+    grid: Tensor,
+    plan: PoolingPlan,
+    separators: Mapping[str, Tensor] | None = None,
+    *,
+    backend: Name | Literal["auto"] = "auto",
+) -> Tensor:
+    """``[b t h w e]`` → ``[b n e]``, in the dtype of the input; sums are taken in float32 or better.
+
+    Args:
+        grid: Features, of any strides.
+        plan: The layout.
+        separators: The learned vectors ``[e]`` that the plan names.
+        backend: ``"triton"`` or ``"torch"``; ``"auto"`` takes the first that can, on a GPU in this order.
+
+    Raises:
+        ArgumentError: The backend cannot; it says why.
+    """
+    return BACKENDS[choose(plan, grid.device.type, backend)].run(grid, plan, separators or {})
+
+
+def choose(plan: PoolingPlan, device: str, backend: str = "auto") -> Name:
+    """The backend that will carry out a plan on a kind of device.
+
+    Raises:
+        ArgumentError: There is none of this name, or it cannot.
+    """
+    names: tuple[Name, ...] = get_args(Name)
+    if backend not in (*names, "auto"):
+        raise ArgumentError(f"backend: expected one of auto, {', '.join(names)}, got {backend!r}")
+    reason = ""
+    for name in names:
+        if backend == name or (backend == "auto" and (device == "cuda" or name == "torch")):
+            reason = BACKENDS[name].why_not(plan, device)
+            if not reason:
+                return name
+    raise ArgumentError(f"backend: {backend!r} cannot pool here: {reason}")
+
+
+def _triton_refuses(plan: PoolingPlan, device: str) -> str:
+    if not plan.fast or not plan.paths[0].plain or len(plan.paths) > 2:
+        return "its kernels know plans of one token a frame, then at most one other path"
+    for path in plan.paths[1:]:
+        known = path.plain and path.frames in ("even", "floor") and path.window[0] == 1
+        if not known or not 0 < min(path.window[1:]) <= max(path.window[1:]) <= _LARGEST:
+            sizes = f"up to {_LARGEST} x {_LARGEST} patches"
+            return f"its kernels know means of {sizes} of frames 'even' or 'floor', which path {path.name!r} is not"
+    if not _HAS_TRITON:
+        return "triton is not installed"
+    if device != "cuda":
+        from timetok.pooling import kernels
+
+        if not kernels.INTERPRETED:
+            return f"its kernels run on a GPU, not on {device}, unless TRITON_INTERPRET=1 is set before they are loaded"
+    return ""
+
+
+def _run_triton(grid: Tensor, plan: PoolingPlan, _: Mapping[str, Tensor]) -> Tensor:
+    from timetok.pooling import kernels
+
+    slow = plan.paths[-1]
+    layout = (slow.num, slow.frames == "even", *slow.window[1:]) if len(plan.paths) > 1 else (0, True, 2, 2)
+    tokens: Tensor = kernels.slow_fast(grid, *layout)
+    return tokens
+
+
+BACKENDS: dict[Name, Backend] = {
+    "triton": Backend(_run_triton, _triton_refuses),
+    "torch": Backend(reference.pool, lambda plan, device: ""),
+}
+"""The table."""
