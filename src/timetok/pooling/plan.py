@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from timetok.errors import ArgumentError
@@ -99,8 +98,7 @@ class Path:
         """
         _check_count("num_frames", num_frames, 1)
         if self.frames == "even":
-            steps = max(self.num - 1, 1)
-            return [round(Fraction(k * (num_frames - 1), steps)) for k in range(self.num)]
+            return [_half_even(k * (num_frames - 1), max(self.num - 1, 1)) for k in range(self.num)]
         if self.frames == "floor":
             return [k * num_frames // self.num for k in range(self.num)]
         if isinstance(self.frames, tuple):
@@ -197,6 +195,11 @@ class PoolingPlan:
         if not self.by_frame:
             return [token for tokens in whole for token in tokens]
         return sorted((token for tokens in whole for token in tokens), key=lambda token: token.frames[0])
+
+
+def _half_even(numerator: int, denominator: int) -> int:
+    whole, rest = divmod(numerator, denominator)
+    return whole + (2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1))
 
 
 def _path_tokens(path: Path, num_frames: int, grid: Interval) -> Iterator[Token]:

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, interpolate, max_pool2d
 
 from timetok.pooling.plan import Path, PoolingPlan
+
+_SMALL = 1 << 15  # numbers; below, calls cost more than memory
 
 
 def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> Tensor:
@@ -24,8 +26,9 @@ def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> T
         separators: The learned vectors ``[e]`` that the plan names.
     """
     if not plan.by_frame and all(map(_is_mean, plan.paths)) and grid.numel() and not torch.compiler.is_compiling():
-        tokens: Tensor = _Means.apply(grid, plan)
-        return tokens
+        needs_gradient = grid.requires_grad and torch.is_grad_enabled()
+        means: Tensor = _Means.apply(grid, plan) if needs_gradient else _means(grid, plan)
+        return means
     parts = [separated(_reduced(grid, path), path, separators) for path in plan.paths]
     tokens = torch.cat([part.flatten(1, 2) for part in parts], 1)
     if plan.by_frame:
@@ -57,11 +60,6 @@ def _reduced(grid: Tensor, path: Path) -> Tensor:
     """``[b g r c e]``."""
     if path.frames == "all":
         return over_space(over_time(grid, path), path)
-    # few frames, one by one: a copy of them would cost more than all the rest
-    chosen = path.frames in ("even", "floor") or isinstance(path.frames, tuple)
-    if chosen and path.window[0] == 1 and not torch.compiler.is_compiling():
-        few = [over_space(grid[:, k : k + 1], path) for k in path.frame_indices(grid.shape[1])]
-        return torch.cat(few, 1)
     frames = grid.index_select(1, frame_indices(path, grid.shape[1], grid.device))
     return over_space(over_time(frames, path), path)
 
@@ -130,7 +128,7 @@ def _turns(plan: PoolingPlan, num_frames: int, sizes: list[int], device: torch.d
 
 
 def _is_mean(path: Path) -> bool:
-    """Whether a path is plain means: of whole frames, of squares of some frames, or over time."""
+    """Whether a path is plain means: of whole frames, of windows of some frames, or over time."""
     return path.plain and (path.window[0] == 1 or (path.frames, path.window) == ("all", (0, 1, 1)))
 
 
@@ -140,44 +138,59 @@ class _Means(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grid: Tensor, plan: PoolingPlan) -> Tensor:
         ctx.shape, ctx.plan = grid.shape, plan
-        batch, _, height, width, _ = grid.shape
-        parts = []
-        for path in plan.paths:
-            if path.window == (1, 0, 0) and path.frames == "all":
-                parts.append(_mean_of_rows(grid.flatten(2, 3)).squeeze(2))
-            elif path.window[0] == 0:
-                parts.append(_mean_of_rows(grid.flatten(2)).reshape(batch, height * width, -1))
-            else:
-                parts.append(_reduced(grid, path).flatten(1, 3))
-        ctx.sizes = [part.shape[1] for part in parts]
-        return torch.cat(parts, 1)
+        return _means(grid, plan)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         b, t, h, w, e = ctx.shape
         total: Tensor | None = None
-        for path, part in zip(ctx.plan.paths, gradient.split(ctx.sizes, 1), strict=True):
-            over_time = path.window[0] == 0
-            if path.frames == "all" and (over_time or path.window == (1, 0, 0)):
-                share = part.reshape(b, 1, h, w, e) / t if over_time else part.reshape(b, t, 1, 1, e) / (h * w)
-                total = share.expand(ctx.shape).contiguous() if total is None else total.add_(share)
+        for path in ctx.plan.paths:
+            high, wide = path.window[1] or h, path.window[2] or w
+            rows, columns = h // high, w // wide
+            frames = None if path.frames == "all" else path.frame_indices(t)
+            groups = (t if path.window[0] else 1) if frames is None else len(frames)
+            part, gradient = gradient.tensor_split([groups * rows * columns], 1)
+            of_one = high * wide * (1 if path.window[0] else t)
+            cells = part.reshape(b, groups, rows, 1, columns, 1, e) / of_one
+            if total is None and frames is None and (rows * high, columns * wide) == (h, w):
+                total = cells.expand(b, t, rows, high, columns, wide, e).contiguous().view(ctx.shape)
                 continue
-            total = gradient.new_zeros(ctx.shape) if total is None else total
-            rows, columns = path.intervals((h, w))
-            high, wide = rows[0][1], columns[0][1]
-            cells = part.reshape(b, -1, len(rows), len(columns), e) / (high * wide)
-            patches = repeat(cells, "b g r c e -> b g (r i) (c j) e", i=high, j=wide)
-            seen = total[:, :, : patches.shape[2], : patches.shape[3]]
-            seen.index_add_(
-                1, frame_indices(path, t, total.device) if path.frames != "all" else torch.arange(t), patches
-            )
+            total = part.new_zeros(ctx.shape) if total is None else total
+            windows = total[:, :, : rows * high, : columns * wide].unflatten(3, (columns, wide))
+            windows = windows.unflatten(2, (rows, high))
+            if frames is None:
+                windows += cells
+            for k, frame in enumerate(frames or ()):
+                windows[:, frame] += cells[:, k]
         assert total is not None
         return total, None
 
 
+def _means(grid: Tensor, plan: PoolingPlan) -> Tensor:
+    b, t, h, w, _ = grid.shape
+    parts = []
+    for path in plan.paths:
+        if path.window == (1, 0, 0) and path.frames == "all":
+            parts.append(_mean_of_rows(grid.flatten(2, 3)).squeeze(2))
+        elif path.window[0] == 0:
+            parts.append(_mean_of_rows(grid.flatten(2)).reshape(b, h * w, -1))
+        else:
+            path.intervals((h, w))  # refuses what is too small
+            window = path.window[1] or h, path.window[2] or w
+            few = [grid] if path.frames == "all" else [grid[:, k] for k in path.frame_indices(t)]
+            if (
+                len(few) > 1 and few[0].numel() < _SMALL
+            ):  # one call for all; a copy of large frames would cost more than all the rest
+                few = [torch.stack(few, 1)]
+            for frames in few:
+                images = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2)
+                parts.append(avg_pool2d(images, window).permute(0, 2, 3, 1).reshape(b, -1, grid.shape[4]))
+    return torch.cat(parts, 1)
+
+
 def _mean_of_rows(rows: Tensor) -> Tensor:
     """``[… p e]`` → ``[… 1 e]``. On a CPU a product with ones reads memory faster than a mean does."""
-    if rows.device.type != "cpu" or rows.dtype == torch.float16:  # whose sums may overflow
+    if rows.device.type != "cpu" or rows.dtype == torch.float16 or rows.numel() < _SMALL:  # half sums may overflow
         return rows.mean(-2, keepdim=True)
-    return rows.new_ones(1, rows.shape[-2]) @ rows / rows.shape[-2]
+    return (rows.new_ones(1, rows.shape[-2]) @ rows).div_(rows.shape[-2])
