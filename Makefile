@@ -8,7 +8,7 @@ QUESTION ?= --sample
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test test-slow test-thorough check format bench clean
+.PHONY: help demo test test-slow test-thorough check format bench bench-gpu clean
 
 help:
 	@echo "make demo       localise an event in a bundled clip; writes timetok-demo.png"
@@ -18,6 +18,7 @@ help:
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make format     let ruff rewrite the code"
 	@echo "make bench      every number of the README and the docs; trains what it compares (hours, resumes)"
+	@echo "make bench-gpu  pooling on a CUDA device (minutes)"
 
 demo: $(READY)
 	@$(BIN)/timetok localize $(QUESTION) --plot timetok-demo.png
@@ -43,8 +44,15 @@ format: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/tokens.py
+	@$(BIN)/python benchmarks/pooling.py
+	@THP_MEM_ALLOC_ENABLE=1 $(BIN)/python benchmarks/pooling.py --only-main --allocator "huge pages"
+	@$(BIN)/python benchmarks/plot.py
 	@$(BIN)/python benchmarks/shapes.py $(ARGS)
 	@$(BIN)/python benchmarks/posterior.py
+
+bench-gpu: $(READY)
+	@$(BIN)/python benchmarks/pooling_gpu.py
+	@$(BIN)/python benchmarks/plot.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist timetok-demo.png

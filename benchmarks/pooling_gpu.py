@@ -1,6 +1,6 @@
 """SlowFast pooling on a GPU: the kernels against the formula, its compilation, and the memory's measured bandwidth.
 
-    python benchmarks/pooling_gpu.py              # checks, then times; writes results/pooling-gpu.csv and the docs' table
+    python benchmarks/pooling_gpu.py              # checks, then times; writes a CSV and the docs' table
     python benchmarks/pooling_gpu.py --rehearse   # no GPU: small shapes in Triton's interpreter, writes nothing
 
 Targets, at 8 x 100 x 256 x 1024 in bfloat16 on an H200: forward at 93 % of the bandwidth of a kernel that only reads,
@@ -15,8 +15,9 @@ from statistics import median, quantiles
 
 import torch
 from harness import ROOT, add_rows, markdown, provenance, read_rows, seconds, write_between
-from pooling import DTYPES, backward, check, formula
 from torch import Tensor
+
+from pooling import DTYPES, backward, check, formula
 
 MAIN = (8, 100, 16, 16, 1024)
 SHAPES = (MAIN, (1, 100, 16, 16, 1024), (1, 8, 16, 16, 1024), (1, 7200, 16, 16, 1024), (8, 100, 27, 27, 1152))

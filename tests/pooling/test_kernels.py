@@ -1,4 +1,4 @@
-"""The Triton kernels against the formula: on a GPU where there is one, else in Triton's interpreter."""
+"""The Triton kernels, and PyTorch's way, against the formula. The kernels run on a GPU where there is one, else in an interpreter."""
 
 import os
 import subprocess
@@ -98,14 +98,15 @@ cases = st.builds(
 )
 
 
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 @settings(max_examples=settings.default.max_examples // 3)  # the interpreter is slow
 @given(cases)
-def test_tokens_and_gradient_err_at_most_twice_as_much_as_plain_pytorch(case):
+def test_tokens_and_gradient_err_at_most_twice_as_much_as_plain_pytorch(backend, case):
     exact = case.formula(case.grid.double())
-    found = pool(case.grid, case.plan, backend="triton")
+    found = pool(case.grid, case.plan, backend=backend)
     errs_like(found, case.formula(case.grid), exact)
     gradient = features(*exact.shape, dtype=found.dtype)
-    mine = gradient_of(lambda grid: pool(grid, case.plan, backend="triton"), case.grid, gradient)
+    mine = gradient_of(lambda grid: pool(grid, case.plan, backend=backend), case.grid, gradient)
     plain = gradient_of(case.formula, case.grid, gradient)
     errs_like(mine, plain, gradient_of(case.formula, case.grid.double(), gradient.double()))
 
