@@ -1,4 +1,4 @@
-"""The Triton kernels, and PyTorch's way, against the formula. The kernels run on a GPU where there is one, else in an interpreter."""
+"""The Triton kernels against the formula: on a GPU where there is one, else in an interpreter; and PyTorch's way."""
 
 import os
 import subprocess
