@@ -10,32 +10,7 @@ from timetok import __version__, plots
 from timetok.atomic import write_json
 from timetok.recipes.tasks import SEEN_PAIRS
 
-_CARD = """---
-license: apache-2.0
-library_name: timetok
-tags: [video, temporal-grounding, LITA]
----
-# A tiny LITA of shapes
-
-A LITA (arXiv 2403.19046) of {parameters:,} parameters, trained from scratch on synthetic clips of coloured shapes by
-`timetok train shapes`; the preset, whole, is in `training.json`.
-
-**It knows** when one of {num_pairs} coloured shapes (circles, squares, triangles, crosses, rings) is visible in a clip
-of a few seconds to a few minutes, and which came first, last, before or after another. **It knows nothing else**: no
-people, no objects, no speech, no other wording than a few dozen question forms, and the sentence it may write after
-the times often names the wrong shape.
-
-| | |
-|---|---|
-| steps x conversations | {steps} |
-| time | {minutes:.0f} minutes of language-model training (its last part, where it was interrupted) on {device} |
-| loss | {first:.3f} at the start, {last:.3f} at the end (`curve.png`) |
-| seed | {seed} |
-| versions | {versions} |
-| differs from LITA's defaults | time markers: {markers}; soft time targets: sigma = {sigma} |
-
-Scores, baselines and the command that measured them are in the README of timetok.
-"""
+_CARD = Path(__file__).with_name("card.md")  # its braces are filled in
 
 
 def write_card(
@@ -74,4 +49,5 @@ def write_card(
         "markers": "on" if preset["model"]["time_markers"] else "off",
         "sigma": preset["loss"]["sigma"],
     }
-    (folder / "README.md").write_text(_CARD.format(**facts | told), encoding="utf-8")
+    text = _CARD.read_text(encoding="utf-8").format(**facts | told)
+    (folder / "README.md").write_text(text, encoding="utf-8")
