@@ -13,8 +13,8 @@ _FOLDER = Path(__file__).parent / "presets"
 def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     """Read a preset, by its shipped name or the path of a TOML file, and apply changes.
 
-    Those are ``key=value`` with dotted keys and TOML values (a bare word is a string); ``smoke=true`` applies the
-    preset's ``[smoke]`` table. DataError: there is no such preset, it is no TOML, or a change names no key of it.
+    Those are ``key=value`` with dotted keys and TOML values (a bare word is a string); ``smoke=true`` makes the
+    changes of the preset's ``[smoke]`` table. DataError: there is no such preset, it is no TOML, or a change names no key of it.
 
     >>> load_preset("shapes", ["stages.0.trainer.max_steps=10"])["stages"][0]["trainer"]["max_steps"]
     10
@@ -36,12 +36,11 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text
-        if key != "smoke":
-            _assign(preset, key.split("."), value)
-        elif not isinstance(value, bool):
+        if key == "smoke" and not isinstance(value, bool):
             raise DataError(f"--set: expected smoke=true or smoke=false, got {change!r}")
-        elif value:
-            _merge(preset, smoke)
+        assigned = {key: value} if key != "smoke" else smoke if value else {}
+        for each, new in assigned.items():
+            _assign(preset, each.split("."), new)
     _check_keys(preset)
     return preset
 
@@ -86,11 +85,3 @@ def _assign(preset: dict[str, Any], keys: list[str], value: Any) -> None:
     if isinstance(table.get(keys[-1]), dict) and not isinstance(value, dict):
         raise DataError(f"--set: {'.'.join(keys)!r} is a table; set one of {', '.join(table[keys[-1]])} in it")
     table[keys[-1]] = value
-
-
-def _merge(preset: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(preset.get(key), dict):
-            _merge(preset[key], value)
-        else:
-            preset[key] = value
