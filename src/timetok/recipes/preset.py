@@ -13,8 +13,8 @@ _FOLDER = Path(__file__).parent / "presets"
 def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     """Read a preset, by its shipped name or the path of a TOML file, and apply changes.
 
-    Those are ``key=value`` with dotted keys and TOML values (a bare word is a string); ``smoke=true`` makes the
-    changes of the preset's ``[smoke]`` table. DataError: there is no such preset, it is no TOML, or a change names no key of it.
+    Those are ``key=value`` with dotted keys and TOML values (a bare word is a string); ``smoke=true`` makes those of
+    the preset's ``[smoke]`` table. DataError: there is no such preset, it is no TOML, or a change names no key of it.
 
     >>> load_preset("shapes", ["stages.0.trainer.max_steps=10"])["stages"][0]["trainer"]["max_steps"]
     10
