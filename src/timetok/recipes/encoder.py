@@ -81,7 +81,8 @@ def train_encoder(
         pixels.append(transform.resize(frames.data))
         targets.append(frame_targets(record.events, frames.times_seconds.numpy()))
     columns: dict[str, Any] = {"pixels": torch.cat(pixels), "labels": torch.cat(targets)}
-    fit(FrameClassifier(encoder, transform), StackDataset(**columns), arguments, collate=default_collate)
+    model, data = FrameClassifier(encoder, transform), StackDataset(**columns)
+    fit(model, arguments, train_dataset=data, data_collator=default_collate)
     encoder.eval()
     with replacing(path) as partial:
         save_file(encoder.state_dict(), partial)

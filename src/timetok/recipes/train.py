@@ -4,10 +4,8 @@ Each stage leaves its result in the output folder and is skipped where that exis
 resume from their checkpoints. A run that was interrupted ends at the weights of one that was not.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 
-from timetok.atomic import replacing, write_json
+from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import DataError
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.card import write_card
 from timetok.recipes.encoder import train_encoder
-from timetok.recipes.features import CachedClip, Conversations, cache_features, collate
+from timetok.recipes.features import CachedClip, Conversations, cache_features
 from timetok.recipes.hf import fit, muon
 from timetok.recipes.shapes import read_scenes, write_dataset
 from timetok.recipes.tasks import corpus
@@ -148,14 +146,15 @@ def train_stages(
     """Train stage after stage, reading a finished one back; the Trainers' logs together, with steps counted on."""
     log, before = [], 0
     for number, (stage, arguments) in enumerate(zip(preset["stages"], stages, strict=True)):
-        data = {key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates")}
+        told = {key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates")}
+        data = Conversations(clips=clips, processor=processor, seed=preset["data"]["seed"] + number, **told)
         entries = fit(
             model,
-            Conversations(clips=clips, processor=processor, seed=preset["data"]["seed"] + number, **data),
             arguments,
-            collate=partial(collate, tokenizer=processor.tokenizer),
-            loss=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
-            optimizer=muon(model, arguments, matrix_learning_rate=stage["matrix_learning_rate"]),
+            train_dataset=data,
+            data_collator=data.collate,
+            compute_loss_func=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
+            optimizers=(muon(model, arguments, matrix_learning_rate=stage["matrix_learning_rate"]), None),
         )
         log += [{**entry, "step": entry["step"] + before} for entry in entries]
         before += arguments.max_steps
@@ -179,7 +178,7 @@ def _check(preset: Preset, cache: Path, out: Path) -> list[TrainingArguments]:
 
 def _claim(path: Path, settings: Preset) -> None:
     """Refuse to mix two settings in one folder."""
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
+    if path.exists() and read_json(path, dict, "the settings of a run") != settings:
         raise DataError(f"out: {str(path.parent)!r} holds a run of other settings ({path.name}); choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
