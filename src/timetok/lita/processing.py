@@ -78,9 +78,7 @@ class LitaProcessor(ProcessorMixin):
         found = set(self.tokenizer(question, add_special_tokens=False)["input_ids"]) - {self.tokenizer.unk_token_id}
         added = self.tokenizer.added_tokens_decoder
         if control := [token.content for key, token in added.items() if key in found and token.special]:
-            raise PromptError(
-                f"question: holds {', '.join(control)}, which the model would not read as characters; rephrase it"
-            )
+            raise PromptError(f"question: holds {', '.join(control)}, which would not stay characters; rephrase it")
         if not video:
             return f"USER: {question} ASSISTANT:"
         if self.codec == "seconds":
@@ -122,14 +120,13 @@ class LitaProcessor(ProcessorMixin):
         """Videos and text → ``input_ids`` and ``attention_mask`` ``[b s]``; ``pixel_values_videos`` ``[m t c s s]``.
 
         Args:
-            text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
-                raised.
+            text: Prompts as in ``VideoPrompts``, each with at most one ``<video>``.
             videos: Paths, ``Frames``, or bare uint8 arrays ``[t c h w]`` (torch or numpy) of frames spread evenly
                 over the video, of which ``num_frames`` are picked; VideoError or ArgumentError if they are none of
                 these.
             durations: Seconds, one a video. Files and ``Frames`` know their own; for bare arrays it is needed
                 where a prompt names a moment as ``<12.3>``, which otherwise stays plain characters.
-            trusted: False keeps a literal ``<t12>`` or ``<12.3>`` in the text as plain characters.
+            trusted: As in ``VideoPrompts``.
             return_tensors: Only ``"pt"``.
         """
         if return_tensors != "pt":
