@@ -43,10 +43,8 @@ class Reference:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.duration_seconds) and self.duration_seconds > 0):
-            raise TimeRangeError(
-                f"duration_seconds of reference {self.question_id!r} must be positive and finite, "
-                f"got {self.duration_seconds!r}"
-            )
+            where = f"duration_seconds of reference {self.question_id!r}"
+            raise TimeRangeError(f"{where} must be positive and finite, got {self.duration_seconds!r}")
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,8 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spac
         names = (f"{before}{index}{after}" for index in count(codec.first))
         present = list(takewhile(vocabulary.__contains__, names))
     if present and len(present) != len(wanted):
-        raise TokenizerError(
-            f"T: the tokenizer already carries {len(present)} time tokens, got {len(wanted)}; use T={len(present)}"
-        )
+        num = len(present)
+        raise TokenizerError(f"T: the tokenizer already carries {num} time tokens, got {len(wanted)}; use T={num}")
     if present:
         if drops_spaces(tokenizer, vocabulary[wanted[0]]) != lita_spacing:
             raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
@@ -88,6 +87,5 @@ def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tup
     for (where, text, expected), found in zip(texts, rows, strict=True):
         row = np.asarray(found, dtype=np.int64)
         if row[(row >= ids[0]) & (row <= ids[-1])].tolist() != list(expected):
-            raise TokenizerError(
-                f"tokenizer: {type(tokenizer).__name__} does not find time tokens {where}, as in {reprlib.repr(text)}"
-            )
+            name, example = type(tokenizer).__name__, reprlib.repr(text)
+            raise TokenizerError(f"tokenizer: {name} does not find time tokens {where}, as in {example}")
