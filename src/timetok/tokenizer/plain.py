@@ -39,7 +39,13 @@ class PlainCopies:
             )
         key = (*names.values(), *backend.get_added_tokens_decoder())
         if self._last is None or self._last[0] != key:
-            self._last = key, _rename(backend, names)
+            description = json.loads(backend.to_str())
+            for token in description["added_tokens"]:
+                token["content"] = names.get(token["content"], token["content"])
+            plain = Tokenizer.from_str(json.dumps(description))
+            if any(plain.token_to_id(new) != backend.token_to_id(old) for old, new in names.items()):
+                raise TokenizerError("tokenizer: its time tokens are part of its model, and not told from plain text")
+            self._last = key, plain
         self._last[1].post_processor = backend.post_processor  # changes when a user sets add_bos_token
         tokenizer = copy.copy(self.tokenizer)
         tokenizer._tokenizer = self._last[1]
@@ -47,13 +53,3 @@ class PlainCopies:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_last": None}  # rebuilt when needed
-
-
-def _rename(backend: Tokenizer, renamed: dict[str, str]) -> Tokenizer:
-    description = json.loads(backend.to_str())
-    for token in description["added_tokens"]:
-        token["content"] = renamed.get(token["content"], token["content"])
-    plain = Tokenizer.from_str(json.dumps(description))
-    if any(plain.token_to_id(new) != backend.token_to_id(old) for old, new in renamed.items()):
-        raise TokenizerError("tokenizer: its time tokens are part of its model, and cannot be told from plain text")
-    return plain

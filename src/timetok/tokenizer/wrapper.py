@@ -188,8 +188,7 @@ class TimeTokenizer:
         if not isinstance(self.codec, IndexCodec):
             return np.array(self.times(np.atleast_1d(numbers), duration), dtype=np.float64)
         first, last = self.time_token_ids[0], self.time_token_ids[-1]
-        wrong = numbers[(numbers < first) | (numbers > last)]
-        if wrong.size:
+        if (wrong := numbers[~self._is_time(numbers)]).size:
             raise TimeRangeError(f"ids must be time tokens, {first} to {last}, got {wrong.flat[0]}; see spans, times")
         return self.grid.decode(numbers - first, duration)
 
@@ -309,9 +308,8 @@ class TimeTokenizer:
         return bool(self.time_token_ids) and drops_spaces(self.tokenizer, self.time_token_ids[0])
 
     def _is_time(self, row: NDArray[np.int64]) -> NDArray[np.bool_]:
-        if not self.time_token_ids:
-            return np.zeros(row.shape, dtype=np.bool_)
-        return (row >= self.time_token_ids[0]) & (row <= self.time_token_ids[-1])
+        first, last = (self.time_token_ids[0], self.time_token_ids[-1]) if self.time_token_ids else (0, -1)
+        return (row >= first) & (row <= last)
 
     def _own_text(self, row: NDArray[np.int64]) -> str:
         """The codec's own tokens, with a line break wherever something else stood between them."""
