@@ -4,8 +4,10 @@ Each stage leaves its result in the output folder and is skipped where that exis
 resume from their checkpoints. A run that was interrupted ends at the weights of one that was not.
 """
 
+import platform
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 
+from timetok import __version__, plots
 from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import DataError
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
-from timetok.recipes.card import write_card
 from timetok.recipes.encoder import train_encoder
 from timetok.recipes.features import CachedClip, Conversations, cache_features
 from timetok.recipes.hf import fit, muon
 from timetok.recipes.shapes import read_scenes, write_dataset
-from timetok.recipes.tasks import corpus
+from timetok.recipes.tasks import SEEN_PAIRS, corpus
 from timetok.vision import FrameEncoder, FrameTransform
 
 Preset = Mapping[str, Any]
+_LIBRARIES = ("torch", "transformers", "timm", "accelerate")  # whose versions the card tells
 
 
 def build_tokenizer(*, seed: int = 0, vocab_size: int = 640) -> PreTrainedTokenizerFast:
@@ -111,13 +114,16 @@ def train(preset: Preset, out: Path) -> Path:
     whiten(model.model.projector, cached)
     started = time.monotonic()
     log = train_stages(preset, model, processor, cached, stages)
-    minutes = (time.monotonic() - started) / 60
-    device = f"{stages[0].device} ({torch.get_num_threads()} CPU threads)"
+    facts = {
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "device": f"{stages[0].device} ({torch.get_num_threads()} CPU threads)",
+        "parameters": model.num_parameters(),
+    }
     nn.Module.half(model)  # which halves the file
     with replacing(out / "model") as partial_folder:
         model.save_pretrained(partial_folder)
         processor.save_pretrained(partial_folder)
-        write_card(partial_folder, settings, log, minutes=minutes, parameters=model.num_parameters(), device=device)
+        _write_card(partial_folder, settings, log, facts)
     return out / "model"
 
 
@@ -182,3 +188,25 @@ def _claim(path: Path, settings: Preset) -> None:
         raise DataError(f"out: {str(path.parent)!r} holds a run of other settings ({path.name}); choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
+
+
+def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+    """How a model came to be, beside it: ``training.json``, ``curve.png`` and, filled into card.md, ``README.md``."""
+    points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
+    steps, losses = zip(*points, strict=True)
+    trainers = [stage["trainer"] for stage in preset["stages"]]
+    versions = {"timetok": __version__, **{name: version(name) for name in _LIBRARIES}}
+    versions["python"] = platform.python_version()
+    facts = {"steps": sum(trainer["max_steps"] for trainer in trainers), **facts, "versions": versions}
+    write_json(folder / "training.json", {**facts, "preset": preset, "curve": points})
+    plots.save(plots.curve(steps, losses, ylabel="training loss"), folder / "curve.png")
+    told = {
+        "num_pairs": len(SEEN_PAIRS),
+        "steps": ", then ".join(f"{one['max_steps']} x {one['per_device_train_batch_size']}" for one in trainers),
+        "first": losses[0],
+        "last": losses[-1],
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+        "markers": "on" if preset["model"]["time_markers"] else "off",
+    }
+    text = Path(__file__).with_name("card.md").read_text(encoding="utf-8").format(preset=preset, **{**facts, **told})
+    (folder / "README.md").write_text(text, encoding="utf-8")
