@@ -54,10 +54,7 @@ class LitaProcessor(ProcessorMixin):
     @property
     def num_video_tokens(self) -> int:
         """Visual tokens of one video."""
-        return self._num_tokens(self.num_frames)
-
-    def _num_tokens(self, num_frames: int) -> int:
-        return self.prompts.plan.num_tokens(num_frames, (self.grid[0], self.grid[1]))
+        return self.prompts.plan.num_tokens(self.num_frames, (self.grid[0], self.grid[1]))
 
     def prompt(self, question: str, *, duration_seconds: float | None = None, video: bool = True) -> str:
         """One user turn in LITA's conversation format, ready for the answer; ``video`` puts the placeholder line first.
@@ -94,7 +91,7 @@ class LitaProcessor(ProcessorMixin):
 
         ``num_frames`` frames stand for the video, the processor's own number of them if None.
         """
-        counts = repeat(self._num_tokens(num_frames or self.num_frames))
+        counts = repeat(self.prompts.plan.num_tokens(num_frames or self.num_frames, (self.grid[0], self.grid[1])))
         parts = []
         for k, (question, answer) in enumerate(turns):
             prompt = self.prompt(question, duration_seconds=duration_seconds, video=k == 0)
@@ -152,16 +149,11 @@ class LitaProcessor(ProcessorMixin):
 
         Durations are one a prompt; the rest, and what is raised, is as in calling.
         """
-        return BatchFeature(dict(pad_left(self.encode_rows(prompts, durations, trusted=trusted), self.tokenizer)))
-
-    def encode_rows(
-        self, prompts: Sequence[str], durations: Sequence[float | None] | None = None, *, trusted: bool = True
-    ) -> list[list[int]]:
-        """As ``encode_text``, not padded."""
         twice = [k for k, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
         if twice:
             raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")
-        return self.prompts.encode(prompts, repeat(self.num_video_tokens), durations, trusted=trusted)
+        rows = self.prompts.encode(prompts, repeat(self.num_video_tokens), durations, trusted=trusted)
+        return BatchFeature(dict(pad_left(rows, self.tokenizer)))
 
     @property
     def frame_transform(self) -> FrameTransform:
