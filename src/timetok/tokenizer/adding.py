@@ -35,10 +35,7 @@ def choose_codec(codec: CodecName | MomentCodec, T: int) -> MomentCodec:
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:
-    """Add the codec's tokens unless they are there.
-
-    Raises TokenizerError if the tokenizer takes no tokens, or has another number of them or ones of another spacing.
-    """
+    """Add the codec's tokens unless they are there; TokenizerError as in `TimeTokenizer.wrap`."""
     vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
     present = [token for token in wanted if token in vocabulary]
     if isinstance(codec, IndexCodec):  # the names go on beyond the last one wanted
@@ -69,10 +66,7 @@ def drops_spaces(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
 
 
 def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tuple[int, ...]) -> None:
-    """Tokenise every time token alone, glued to text, glued to another and at both ends of a text.
-
-    Raises TokenizerError if one is not found, or ids are not contiguous.
-    """
+    """Tokenise every time token in the ways that `TimeTokenizer` names; TokenizerError if one is not found there."""
     tokens = codec.tokens
     if not ids:
         return

@@ -22,10 +22,7 @@ def write_settings(folder: str | os.PathLike[str], codec: MomentCodec, lita_spac
 
 
 def read_settings(folder: str | os.PathLike[str], codec: MomentCodec | None) -> tuple[MomentCodec, bool]:
-    """The codec, unless one is given, and whether spaces beside time tokens are dropped.
-
-    Raises ModelFolderError without a readable file, ArgumentError where it holds no codec of ours and none is given.
-    """
+    """The codec, unless one is given, and ``lita_spacing``; errors as in `TimeTokenizer.from_pretrained`."""
     try:
         settings = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
         name, options, spacing = (settings[key] for key in ("codec", "options", "lita_spacing"))
@@ -34,9 +31,8 @@ def read_settings(folder: str | os.PathLike[str], codec: MomentCodec | None) -> 
                 options["grid"] = TimeGrid(**options["grid"])
             codec = CODECS[name](**options)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelFolderError(
-            f"folder must hold what TimeTokenizer.save_pretrained wrote, got {str(folder)!r}: {error}"
-        ) from error
+        wanted = "what TimeTokenizer.save_pretrained wrote"
+        raise ModelFolderError(f"folder must hold {wanted}, got {str(folder)!r}: {error}") from error
     if codec is None:
         raise ArgumentError(f"codec must be given: {str(folder)!r} was saved with one that is not timetok's")
     return codec, bool(spacing)
