@@ -161,8 +161,9 @@ class Localizer:
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
     def _answer(self, ids: list[int], probabilities: list[float], duration: float) -> Answer:
+        """The answer in some new ids, which go on after its end as padding, and the probability of each."""
         tt, end = self.processor.tt, self.processor.tokenizer.eos_token_id
-        ids = ids[: ids.index(end) + 1] if end in ids else ids  # padding follows
+        ids = ids[: ids.index(end) + 1] if end in ids else ids
         marks = [pair for pair in zip(ids, probabilities, strict=False) if pair[0] in tt.time_token_ids]
         pairs = zip(marks[::2], marks[1::2], strict=False)
         return Answer(

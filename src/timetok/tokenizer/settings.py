@@ -1,11 +1,10 @@
 """``time_tokens.json``: how moments were written beside a saved tokenizer."""
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
 
-from timetok.atomic import write_json
+from timetok.atomic import read_json, write_json
 from timetok.codecs import MomentCodec
 from timetok.errors import ArgumentError, ModelFolderError
 from timetok.timegrid import TimeGrid
@@ -24,7 +23,7 @@ def write_settings(folder: str | os.PathLike[str], codec: MomentCodec, lita_spac
 def read_settings(folder: str | os.PathLike[str], codec: MomentCodec | None) -> tuple[MomentCodec, bool]:
     """The codec, unless one is given, and ``lita_spacing``; errors as in `TimeTokenizer.from_pretrained`."""
     try:
-        settings = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
+        settings = read_json(Path(folder) / SETTINGS_FILE, dict, "the settings of time tokens")
         name, options, spacing = (settings[key] for key in ("codec", "options", "lita_spacing"))
         if name is not None and codec is None:
             if "grid" in options:
