@@ -63,9 +63,7 @@ def spans_regex(codec: MomentCodec, min_spans: int = 1, max_spans: int | None = 
 def check_num_spans(min_spans: int, max_spans: int | None) -> None:
     """Refuse, by an ArgumentError, numbers of spans that no answer can have."""
     if min_spans < 0 or (max_spans is not None and max_spans < max(min_spans, 1)):
-        raise ArgumentError(
-            f"min_spans, max_spans: expected 0 <= min <= max and max >= 1, got {min_spans!r}, {max_spans!r}"
-        )
+        raise ArgumentError(f"min_spans, max_spans: expected 0 <= min <= max >= 1, got {min_spans!r}, {max_spans!r}")
 
 
 @dataclass(frozen=True)

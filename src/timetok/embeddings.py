@@ -63,7 +63,7 @@ def init_rows(
         raise ArgumentError("number_ids must be given for how='numbers' and for nothing else")
     if number_ids is not None and (len(number_ids) != len(ids) or not all(map(len, number_ids))):
         raise ArgumentError(f"number_ids must hold at least one id for each of {len(ids)} ids")
-    for table in _tables(model):
+    for table in tables(model):
         if ids and not 0 <= min(ids) <= max(ids) < len(table):
             raise ArgumentError(f"ids must have rows, 0 to {len(table) - 1}, got {min(ids)} to {max(ids)}; call resize")
         table[list(ids)] = _rows(table.float().cpu(), list(ids), how, number_ids).to(table)
@@ -78,14 +78,11 @@ def peft_kwargs(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
 
     >>> LoraConfig(target_modules="all-linear", **peft_kwargs(model, tt.time_token_ids))  # doctest: +SKIP
     """
-    head = model.get_output_embeddings()
-    modules = {id(module): name for name, module in model.named_modules()}
-    chosen: list[nn.Module] = [model.get_input_embeddings()]
-    if head is not None and head.get_parameter("weight") is not chosen[0].get_parameter("weight"):
-        chosen.append(head)
-        if getattr(head, "bias", None) is not None:
-            raise ArgumentError("model: its head has a bias, which peft's trained rows would drop")
-    return {"trainable_token_indices": {modules[id(m)].rpartition(".")[2]: list(ids) for m in chosen}}
+    names = {id(module): name for name, module in model.named_modules()}
+    chosen = _embeddings(model)
+    if getattr(chosen[-1], "bias", None) is not None:
+        raise ArgumentError("model: its head has a bias, which peft's trained rows would drop")
+    return {"trainable_token_indices": {names[id(module)].rpartition(".")[2]: list(ids) for module in chosen}}
 
 
 def merge_and_export(model: Any, folder: str | os.PathLike[str]) -> None:
@@ -101,11 +98,15 @@ def merge_and_export(model: Any, folder: str | os.PathLike[str]) -> None:
         merged.save_pretrained(partial)
 
 
-def _tables(model: PreTrainedModel) -> list[Tensor]:
-    """The matrices of the input and the output embedding, one where they are tied."""
-    modules: list[nn.Module | None] = [model.get_input_embeddings(), model.get_output_embeddings()]
-    tables: list[Tensor] = [module.get_parameter("weight") for module in modules if module is not None]
-    return tables[:1] if tables[0] is tables[-1] else tables
+def tables(model: PreTrainedModel) -> list[Tensor]:
+    """Matrices ``[v d]`` of the input and the output embedding, one where tied; peft's trained rows in place."""
+    return [module.weight for module in _embeddings(model)]
+
+
+def _embeddings(model: PreTrainedModel) -> list[Any]:
+    """The input and the output embedding, one where they are tied."""
+    first, head = model.get_input_embeddings(), model.get_output_embeddings()
+    return [first] if head is None or head.weight is first.weight else [first, head]
 
 
 def _rows(table: Tensor, ids: list[int], how: InitRows, number_ids: Sequence[Sequence[int]] | None) -> Tensor:

@@ -8,12 +8,11 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
@@ -85,7 +84,7 @@ def timeline(
     top = 0.12 + title_height + remark_height + _GAP
     height = top + strip_height + _GAP + rows_height + _AXIS
 
-    figure = _figure(_WIDTH, height)
+    figure = Figure((_WIDTH, height), _DPI, facecolor="white")
     style: dict[str, Any] = {"x": _MARGIN / _WIDTH, "va": "top", "linespacing": 1.2, "parse_math": False}
     figure.text(y=1 - 0.1 / height, s=title, fontsize=_TITLE_POINTS, weight="bold", color=_INK, **style)
     figure.text(y=1 - (0.1 + title_height) / height, s=remark, fontsize=_POINTS, color=_MUTED, **style)
@@ -133,7 +132,7 @@ def ceilings(sizes: Sequence[int], shares: Mapping[str, Sequence[float]], *, tar
 
 
 def _chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure = _figure(6.4, 4.0, layout="constrained")
+    figure = Figure((6.4, 4.0), _DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(xlabel, fontsize=_POINTS)
     axes.set_ylabel(ylabel, fontsize=_POINTS, parse_math=False)
@@ -166,12 +165,6 @@ def _wrapped(text: str, points: float, letter_width: float) -> tuple[str, float]
     columns = int((_WIDTH - 2 * _MARGIN) * 72 / (points * letter_width))
     lines = textwrap.wrap(text, columns, max_lines=4, placeholder=" …")
     return "\n".join(lines), len(lines) * points * _LINE_HEIGHT / 72
-
-
-def _figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _label(span: Span, duration_seconds: float) -> str:

@@ -8,7 +8,7 @@ tensors give tensors, though this room never imports torch.
 import math
 import reprlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args, overload
 
@@ -47,9 +47,7 @@ class Span:
                     raise TimeRangeError(f"{name} must be one number of seconds, got {reprlib.repr(value)}")
                 object.__setattr__(self, name, float(number))
         if self.start > self.end:
-            raise TimeRangeError(
-                f"a span must not end before it starts: got start={self.start!r}, end={self.end!r}; swap the two"
-            )
+            raise TimeRangeError(f"a span must not end before it starts: swap start={self.start!r}, end={self.end!r}")
 
     @property
     def duration_seconds(self) -> float:
@@ -169,7 +167,7 @@ class TimeGrid:
             marks = np.asarray(times / length)
             marks *= self._steps
         marks -= self._offset
-        marks = _ROUND[self.rounding](marks)
+        marks = _rounded(marks, self.rounding)
         np.clip(marks, 0, self.num_tokens - 1, out=marks)
         return _as_given(marks.astype(np.int64), seconds, duration)
 
@@ -228,21 +226,16 @@ class TimeGrid:
         return float(error) if error.ndim == 0 else error
 
 
-def _half_up(marks: NDArray[np.float64]) -> NDArray[np.float64]:
+def _rounded(marks: NDArray[np.float64], rounding: Rounding) -> NDArray[np.float64]:
+    if rounding == "half-even":
+        return np.rint(marks, out=marks)
     whole = np.floor(marks)
-    return np.asarray(whole + (marks - whole >= 0.5))  # adding 0.5 first would round 0.49999999999999994 up
-
-
-def _floor(marks: NDArray[np.float64]) -> NDArray[np.float64]:
+    if rounding == "half-up":
+        return np.asarray(whole + (marks - whole >= 0.5))  # adding 0.5 first would round 0.49999999999999994 up
     nearest = np.rint(marks)  # what misses a mark by nothing but rounding errors stands on it
-    return np.where(np.abs(marks - nearest) <= 4 * np.spacing(np.maximum(nearest, 1)), nearest, np.floor(marks))
+    return np.where(np.abs(marks - nearest) <= 4 * np.spacing(np.maximum(nearest, 1)), nearest, whole)
 
 
-_ROUND: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "half-even": lambda marks: np.rint(marks, out=marks),
-    "half-up": _half_up,
-    "floor": _floor,
-}
 _PRESETS: dict[str, dict[str, Any]] = {
     "lita": {},
     "vila": {},

@@ -49,15 +49,12 @@ class Frames:
         if data.dtype != torch.uint8 or data.ndim != 4 or data.shape[1] != 3 or 0 in data.shape:
             raise ArgumentError(f"data must be uint8 [t 3 h w], none of them 0, got {data.dtype} {list(data.shape)}")
         if times.dtype != torch.float64 or times.shape != data.shape[:1]:
-            raise ArgumentError(
-                f"times_seconds must be float64 [{len(data)}], one a frame, got {times.dtype} {list(times.shape)}"
-            )
+            raise ArgumentError(f"times_seconds must be float64 [{len(data)}], got {times.dtype} {list(times.shape)}")
         if not 0 < self.duration_seconds < float("inf"):
             raise ArgumentError(f"duration_seconds must be positive and finite, got {self.duration_seconds!r}")
         if not bool((times.diff() >= 0).all() and times[0] >= 0 and times[-1] <= self.duration_seconds):
-            raise ArgumentError(
-                f"times_seconds must never decrease and stay within [0, {self.duration_seconds}], got {times.tolist()}"
-            )
+            bounds = f"within [0, {self.duration_seconds}]"
+            raise ArgumentError(f"times_seconds must never decrease and stay {bounds}, got {times.tolist()}")
 
     def __len__(self) -> int:
         """Number of frames, t."""

@@ -124,11 +124,9 @@ class VideoCollator:
         if missing:
             raise ArgumentError(f"rows: row {index} lacks {missing}, it has {list(row)}")
         videos = [row["video_features"]] if row.get("video_features") is not None else []
-        asked = [row[name].count(VIDEO_TOKEN) for name in ("prompt", "answer")]
-        if asked != [len(videos), 0]:
-            raise PromptError(
-                f"rows: prompt and answer of row {index} hold {asked} {VIDEO_TOKEN}, expected {[len(videos), 0]}"
-            )
+        asked, wanted = [row[name].count(VIDEO_TOKEN) for name in ("prompt", "answer")], [len(videos), 0]
+        if asked != wanted:
+            raise PromptError(f"rows: prompt and answer of row {index} hold {asked} {VIDEO_TOKEN}, expected {wanted}")
         counts = _counts(videos, self.prompts.plan)
         return self.prompts.with_answer(row["prompt"], row["answer"], counts, row.get("duration_seconds"))
 

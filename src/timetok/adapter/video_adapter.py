@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from timetok.adapter.prompts import VideoPrompts
-from timetok.adapter.video_lm import Order, ProjectorName, VideoLM, embedding_weight
+from timetok.adapter.video_lm import Order, ProjectorName, VideoLM
 from timetok.atomic import write_json
+from timetok.embeddings import tables
 from timetok.errors import ArgumentError, ModelFolderError
 from timetok.pooling import SlowFastPooler
 from timetok.tokenizer import TimeTokenizer
@@ -55,7 +56,7 @@ class VideoAdapter(VideoLM):
         order: Order = "pool-first",
         time_markers: bool = False,
     ) -> None:
-        rows, last = len(embedding_weight(lm)), max(tt.time_token_ids, default=-1)
+        rows, last = len(tables(lm)[0]), max(tt.time_token_ids, default=-1)
         if last >= rows:
             raise ArgumentError(
                 f"lm: its embedding has {rows} rows, but time tokens reach id {last}; "
@@ -138,14 +139,8 @@ class VideoAdapter(VideoLM):
 
 
 def _time_rows(lm: PreTrainedModel, ids: Sequence[int]) -> list[tuple[str, Tensor]]:
-    """The matrices that hold time rows: one where input and output are tied, else two, none without ids."""
-    if not ids:
-        return []
-    matrices = [("time_rows.input", embedding_weight(lm))]
-    head: Any = lm.get_output_embeddings()
-    if head is not None and head.weight is not matrices[0][1]:
-        matrices.append(("time_rows.output", head.weight))
-    return matrices
+    """The matrices that hold time rows, by the names of those rows in the file; none without ids."""
+    return list(zip(("time_rows.input", "time_rows.output"), tables(lm), strict=False)) if ids else []
 
 
 @torch.no_grad()

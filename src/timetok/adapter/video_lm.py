@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from timetok.adapter.splice import splice
+from timetok.embeddings import tables
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import SlowFastPooler
 from timetok.timegrid import TimeGrid
@@ -55,7 +56,7 @@ class VideoLM(nn.Module):
             raise ArgumentError(f"order: expected 'pool-first' or 'project-first', got {order!r}")
         self.lm = lm
         self.pooler = pooler or SlowFastPooler()
-        self.projector = _projector(projector, vision_dim, embedding_weight(lm).shape[1])
+        self.projector = _projector(projector, vision_dim, tables(lm)[0].shape[1])
         self.video_token_id, self.order = video_token_id, order
         self.time_token_ids, self.time_markers = tuple(time_token_ids), time_markers
         if time_markers and not (self.pooler.plan.fast and self.time_token_ids):
@@ -144,7 +145,7 @@ class VideoLM(nn.Module):
         given = options.get("generation_config")
         config = self.lm.generation_config if given is None else copy.deepcopy(given)
         penalty = options.get("repetition_penalty", config.repetition_penalty)
-        if penalty not in (None, 1.0) and self.video_token_id >= len(embedding_weight(self.lm)):
+        if penalty not in (None, 1.0) and self.video_token_id >= len(tables(self.lm)[0]):
             raise ArgumentError(
                 f"repetition_penalty: {penalty} scales the score of every prompt id, and the placeholder, "
                 f"id {self.video_token_id}, has none; call timetok.embeddings.resize(lm, [{self.video_token_id}]) first"
@@ -163,13 +164,6 @@ def _projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) ->
         raise ArgumentError(f"projector: expected 'linear', 'mlp2x_gelu' or a module, got {kind!r}")
     first = nn.Linear(vision_dim, lm_dim)
     return first if kind == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(lm_dim, lm_dim))
-
-
-def embedding_weight(lm: PreTrainedModel) -> Tensor:
-    """The input embedding's matrix ``[v d]``, with peft's trained rows in place where it is wrapped."""
-    embedding: Any = lm.get_input_embeddings()
-    weight: Tensor = embedding.weight
-    return weight
 
 
 def _by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:

@@ -167,9 +167,8 @@ class SpanLogitsProcessor(LogitsProcessor):
                 else self._constraint.mask(duration, state, scores.shape[1], scores.device)
             )
         if states and not any(states.values()):
-            raise MalformedAnswerError(
-                f"input_ids: no row is a well-formed answer from id {self._prompt_length} on; is prompt_length right?"
-            )
+            where = f"from id {self._prompt_length} on; is prompt_length right?"
+            raise MalformedAnswerError(f"input_ids: no row is a well-formed answer {where}")
         self._states = states
         return scores.masked_fill(~torch.stack(masks), -torch.inf)
 

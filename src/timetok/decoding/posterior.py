@@ -73,7 +73,9 @@ class SpanPosterior:
             raise ArgumentError(f"num must be at least 1, got {num!r}")
         seconds = self.grid.sample_times(self.duration_seconds)
         candidates = seconds[np.stack(np.triu_indices(self.grid.num_tokens), 1)]
-        likely = np.argwhere(self.joint >= self._floor())
+        ordered = np.sort(self.joint.ravel())
+        negligible = int(np.searchsorted(ordered.cumsum(), _NEGLIGIBLE, side="right"))  # so many are so together
+        likely = np.argwhere(self.joint >= ordered[min(negligible, ordered.size - 1)])
         truths, weights = seconds[likely], self.joint[tuple(likely.T)]
         score = utility or pairwise_iou
         parts = range(0, len(candidates), _CHUNK)
@@ -99,12 +101,6 @@ class SpanPosterior:
             total = shares[near].sum()
             moved.append(float(shares[near] @ seconds[near] / total) if total > 0 else moment)
         return Span(*sorted(moved))
-
-    def _floor(self) -> float:
-        """The probability below which the spans together are negligible."""
-        ordered = np.sort(self.joint.ravel())
-        last = int(np.searchsorted(ordered.cumsum(), _NEGLIGIBLE, side="right"))
-        return float(ordered[min(last, ordered.size - 1)])
 
 
 def pairwise_iou(a: Pairs, b: Pairs) -> NDArray[np.float64]:

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from transformers import BatchFeature
 
-from timetok.adapter import pad_left
 from timetok.decoding import SpanPosterior, span_distribution
 from timetok.errors import ModelFolderError, PromptError
 from timetok.lita.configuration import LitaConfig
@@ -91,7 +91,7 @@ class Localizer:
 
     def check_question(self, question: str, *, max_new_tokens: int = 96) -> None:
         """Refuse, before any decoding, a question that `ask` would refuse."""
-        self._check_length(self._prompts([question], [1.0]), max_new_tokens)
+        self._prompts([question], [1.0], max_new_tokens)
 
     @torch.inference_mode()
     def ask(
@@ -107,9 +107,14 @@ class Localizer:
         Questions are untrusted text: a literal ``<t12>`` stays plain characters. PromptError is raised where one is
         empty, holds ``<video>``, or does not fit the context beside ``max_new_tokens``, the bound on each answer.
         """
-        prompts = self._prompts(questions, durations)
-        answers = zip(self._generate(prompts, features, max_new_tokens), durations, strict=True)
-        return [self._answer(*answer, duration) for answer, duration in answers]
+        batch = self._batch(self._prompts(questions, durations, max_new_tokens), features)
+        greedy: Any = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_logits": True}
+        output = self.model.generate(**batch, max_new_tokens=max_new_tokens, **greedy)
+        new = output.sequences[:, batch["input_ids"].shape[1] :]
+        steps = zip(output.logits, new.T, strict=True)
+        chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
+        rows = zip(new.tolist(), chosen.tolist(), durations, strict=True)
+        return [self._answer(*row) for row in rows]
 
     @torch.inference_mode()
     def posteriors(
@@ -125,8 +130,7 @@ class Localizer:
         ``posterior.best()`` is the span of the highest expected IoU and that IoU; ``top_starts`` as in
         ``decoding.span_distribution``. TokenizerError is raised where the model writes moments without time tokens.
         """
-        prompts, tt = self._prompts(questions, durations), self.processor.tt
-        self._check_length(prompts, 4)
+        prompts, tt = self._prompts(questions, durations, 4), self.processor.tt
         space = tt.tokenizer.encode(" ", add_special_tokens=False)
         return span_distribution(
             self.model,
@@ -139,43 +143,28 @@ class Localizer:
             top_starts=top_starts,
         )
 
-    def _prompts(self, questions: Sequence[str], durations: Sequence[float]) -> list[list[int]]:
+    def _prompts(self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int) -> BatchFeature:
         asked = zip(questions, durations, strict=True)
         texts = [self.processor.prompt(question, duration_seconds=duration) for question, duration in asked]
-        return self.processor.encode_rows(texts, trusted=False)
-
-    def _batch(self, prompts: Sequence[Sequence[int]], features: Sequence[Tensor]) -> dict[str, Tensor]:
-        batch = {**pad_left(prompts, self.processor.tokenizer), "video_features": torch.stack(list(features))}
-        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-
-    def _check_length(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-        length = max(map(len, prompts))
+        prompts = self.processor.encode_text(texts, trusted=False)
+        length = prompts["input_ids"].shape[1]
         context = getattr(self.model.config.text_config, "max_position_embeddings", None)  # some models have no bound
         if context is not None and length + max_new_tokens > context:
             raise PromptError(
                 f"question: {length} tokens with the video, but {context - max_new_tokens} fit the model beside "
                 f"an answer of {max_new_tokens}; ask a shorter one"
             )
+        return prompts
 
-    def _generate(
-        self, prompts: Sequence[Sequence[int]], features: Sequence[Tensor], max_new_tokens: int
-    ) -> list[tuple[list[int], list[float]]]:
-        """New ids of each prompt, up to and with its end, and the probability of each."""
-        self._check_length(prompts, max_new_tokens)
-        batch = self._batch(prompts, features)
-        greedy: Any = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_logits": True}
-        output = self.model.generate(**batch, max_new_tokens=max_new_tokens, **greedy)
-        new = output.sequences[:, batch["input_ids"].shape[1] :]
-        steps = zip(output.logits, new.T, strict=True)
-        chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
-        end = self.processor.tokenizer.eos_token_id
-        rows = list(zip(new.tolist(), chosen.tolist(), strict=True))
-        lengths = [ids.index(end) + 1 if end in ids else len(ids) for ids, _ in rows]
-        return [(ids[:length], likely[:length]) for (ids, likely), length in zip(rows, lengths, strict=True)]
+    def _batch(self, prompts: BatchFeature, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        batch = {**prompts, "video_features": torch.stack(list(features))}
+        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
     def _answer(self, ids: list[int], probabilities: list[float], duration: float) -> Answer:
-        tt = self.processor.tt
-        marks = [pair for pair in zip(ids, probabilities, strict=True) if pair[0] in tt.time_token_ids]
+        """The answer in some new ids, which go on after its end as padding, and the probability of each."""
+        tt, end = self.processor.tt, self.processor.tokenizer.eos_token_id
+        ids = ids[: ids.index(end) + 1] if end in ids else ids
+        marks = [pair for pair in zip(ids, probabilities, strict=False) if pair[0] in tt.time_token_ids]
         pairs = zip(marks[::2], marks[1::2], strict=False)
         return Answer(
             text=tt.decode(ids, duration).strip(),

@@ -10,17 +10,11 @@ class LitaConfig(PreTrainedConfig):
 
     Attributes:
         text_config: Configuration of the causal LM; a dict with ``model_type`` or a config object.
-        vision: Arguments of ``FrameEncoder`` (``name``, ``image_size``, ``layer``, ``model_args``).
-        transform: Arguments of ``FrameTransform`` (``mean``, ``std``, ``crop``).
-        pooler: Arguments of ``SlowFastPooler``.
-        projector: ``"linear"`` or ``"mlp2x_gelu"``.
-        order: ``"pool-first"`` or ``"project-first"``.
+        vision: Arguments of ``FrameEncoder``, as ``transform`` are of ``FrameTransform``, ``pooler`` of
+            ``SlowFastPooler``, and what is not named here of ``VideoLM``.
         num_frames: Frames read from each video.
         num_time_tokens: T, the marks a duration is divided by.
-        codec: How moments are written: ``"index"`` tokens or ``"seconds"`` as text.
-        time_token_ids: Ids of the time tokens, in the order of time; empty without them.
-        video_token_id: Id of the placeholder of one visual token.
-        time_markers: Add each frame's time-token embedding to its fast token; not LITA's.
+        codec: How moments are written: ``"index"`` tokens or ``"seconds"`` as text, without ``time_token_ids``.
         tie_word_embeddings: Always that of ``text_config``; what is passed here is ignored.
 
     Source: arXiv 2403.19046; keys ``num_time_tokens``, ``time_token_ids`` and ``num_frames`` as in its code.

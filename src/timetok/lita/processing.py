@@ -54,10 +54,7 @@ class LitaProcessor(ProcessorMixin):
     @property
     def num_video_tokens(self) -> int:
         """Visual tokens of one video."""
-        return self._num_tokens(self.num_frames)
-
-    def _num_tokens(self, num_frames: int) -> int:
-        return self.prompts.plan.num_tokens(num_frames, (self.grid[0], self.grid[1]))
+        return self.prompts.plan.num_tokens(self.num_frames, (self.grid[0], self.grid[1]))
 
     def prompt(self, question: str, *, duration_seconds: float | None = None, video: bool = True) -> str:
         """One user turn in LITA's conversation format, ready for the answer; ``video`` puts the placeholder line first.
@@ -78,9 +75,7 @@ class LitaProcessor(ProcessorMixin):
         found = set(self.tokenizer(question, add_special_tokens=False)["input_ids"]) - {self.tokenizer.unk_token_id}
         added = self.tokenizer.added_tokens_decoder
         if control := [token.content for key, token in added.items() if key in found and token.special]:
-            raise PromptError(
-                f"question: holds {', '.join(control)}, which the model would not read as characters; rephrase it"
-            )
+            raise PromptError(f"question: holds {', '.join(control)}, which would not stay characters; rephrase it")
         if not video:
             return f"USER: {question} ASSISTANT:"
         if self.codec == "seconds":
@@ -96,7 +91,7 @@ class LitaProcessor(ProcessorMixin):
 
         ``num_frames`` frames stand for the video, the processor's own number of them if None.
         """
-        counts = repeat(self._num_tokens(num_frames or self.num_frames))
+        counts = repeat(self.prompts.plan.num_tokens(num_frames or self.num_frames, (self.grid[0], self.grid[1])))
         parts = []
         for k, (question, answer) in enumerate(turns):
             prompt = self.prompt(question, duration_seconds=duration_seconds, video=k == 0)
@@ -122,14 +117,13 @@ class LitaProcessor(ProcessorMixin):
         """Videos and text → ``input_ids`` and ``attention_mask`` ``[b s]``; ``pixel_values_videos`` ``[m t c s s]``.
 
         Args:
-            text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
-                raised.
+            text: Prompts as in ``VideoPrompts``, each with at most one ``<video>``.
             videos: Paths, ``Frames``, or bare uint8 arrays ``[t c h w]`` (torch or numpy) of frames spread evenly
                 over the video, of which ``num_frames`` are picked; VideoError or ArgumentError if they are none of
                 these.
             durations: Seconds, one a video. Files and ``Frames`` know their own; for bare arrays it is needed
                 where a prompt names a moment as ``<12.3>``, which otherwise stays plain characters.
-            trusted: False keeps a literal ``<t12>`` or ``<12.3>`` in the text as plain characters.
+            trusted: As in ``VideoPrompts``.
             return_tensors: Only ``"pt"``.
         """
         if return_tensors != "pt":
@@ -155,16 +149,11 @@ class LitaProcessor(ProcessorMixin):
 
         Durations are one a prompt; the rest, and what is raised, is as in calling.
         """
-        return BatchFeature(dict(pad_left(self.encode_rows(prompts, durations, trusted=trusted), self.tokenizer)))
-
-    def encode_rows(
-        self, prompts: Sequence[str], durations: Sequence[float | None] | None = None, *, trusted: bool = True
-    ) -> list[list[int]]:
-        """As ``encode_text``, not padded."""
         twice = [k for k, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
         if twice:
             raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")
-        return self.prompts.encode(prompts, repeat(self.num_video_tokens), durations, trusted=trusted)
+        rows = self.prompts.encode(prompts, repeat(self.num_video_tokens), durations, trusted=trusted)
+        return BatchFeature(dict(pad_left(rows, self.tokenizer)))
 
     @property
     def frame_transform(self) -> FrameTransform:

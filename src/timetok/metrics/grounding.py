@@ -43,27 +43,20 @@ class Reference:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.duration_seconds) and self.duration_seconds > 0):
-            raise TimeRangeError(
-                f"duration_seconds of reference {self.question_id!r} must be positive and finite, "
-                f"got {self.duration_seconds!r}"
-            )
+            where = f"duration_seconds of reference {self.question_id!r}"
+            raise TimeRangeError(f"{where} must be positive and finite, got {self.duration_seconds!r}")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How answers become numbers. All read the first two timestamps, clamp them to the video and sort them.
+    """How answers become numbers. All read the first two timestamps, clamp and sort them, and average per video.
 
-    Attributes:
-        name: What a report says made its numbers.
-        missing: What an answer with fewer than two timestamps counts as: ``"whole-video"`` the span
-            ``[0, duration]``, ``"zero"`` an IoU of 0.
-        average: ``"per-video"`` averages over the questions of each video, then over videos;
-            ``"per-sample"`` over all questions alike.
+    ``name`` is what a report says made its numbers; ``missing`` what an answer with fewer than two timestamps counts
+    as: ``"whole-video"`` the span ``[0, duration]``, ``"zero"`` an IoU of 0.
     """
 
     name: str
     missing: Literal["whole-video", "zero"] = "whole-video"
-    average: Literal["per-video", "per-sample"] = "per-video"
 
 
 PROTOCOLS = {rules.name: rules for rules in (Protocol("lita-rtl"), Protocol("lita-rtl-strict", missing="zero"))}
@@ -101,10 +94,10 @@ def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference],
     for pair in pairs:
         by_task[pair[0].task].append(pair)
     return Report(
-        **vars(_average(pairs, rules)),
+        **vars(_average(pairs)),
         protocol=protocol,
         per_sample=tuple(sample for _, sample in pairs),
-        by_task={task: _average(pairs, rules) for task, pairs in by_task.items()},
+        by_task={task: _average(pairs) for task, pairs in by_task.items()},
     )
 
 
@@ -134,14 +127,14 @@ def _score_sample(prediction: Prediction, reference: Reference, rules: Protocol)
     return SampleScore(prediction.question_id, iou(Span(start, end), reference.span), parsed)
 
 
-def _average(pairs: Sequence[tuple[Reference, SampleScore]], rules: Protocol) -> Score:
-    groups: dict[str | int, list[float]] = defaultdict(list)
+def _average(pairs: Sequence[tuple[Reference, SampleScore]]) -> Score:
+    groups: dict[str, list[float]] = defaultdict(list)
     for reference, sample in pairs:
-        groups[reference.vid if rules.average == "per-video" else reference.question_id].append(sample.iou)
+        groups[reference.vid].append(sample.iou)
     return Score(
         miou=fmean(fmean(ious) for ious in groups.values()),
         p_at_05=fmean(fmean(value >= 0.5 for value in ious) for ious in groups.values()),
         parse_rate=fmean(sample.parsed for _, sample in pairs),
         num_samples=len(pairs),
-        num_videos=len({reference.vid for reference, _ in pairs}),
+        num_videos=len(groups),
     )

@@ -6,6 +6,7 @@ single frames. Its head reads the *mean* over patches, because that is what a fa
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import StackDataset, default_collate
 from tqdm import tqdm
 from transformers import TrainingArguments
 
@@ -79,13 +80,9 @@ def train_encoder(
         frames = read_frames(record.path, num_frames=min(frames_per_clip, record.num_frames))
         pixels.append(transform.resize(frames.data))
         targets.append(frame_targets(record.events, frames.times_seconds.numpy()))
-    data = TensorDataset(torch.cat(pixels), torch.cat(targets))
-    fit(FrameClassifier(encoder, transform), data, arguments, collate=_batch)
+    columns: dict[str, Any] = {"pixels": torch.cat(pixels), "labels": torch.cat(targets)}
+    model, data = FrameClassifier(encoder, transform), StackDataset(**columns)
+    fit(model, arguments, train_dataset=data, data_collator=default_collate)
     encoder.eval()
     with replacing(path) as partial:
         save_file(encoder.state_dict(), partial)
-
-
-def _batch(rows: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    pixels, labels = default_collate(rows)
-    return {"pixels": pixels, "labels": labels}

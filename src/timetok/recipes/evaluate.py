@@ -90,10 +90,7 @@ def ask_all(
     *,
     batch_size: int = 32,
 ) -> list[Answer]:
-    """One answer a question, in order, ``batch_size`` at once.
-
-    ``videos`` are those of ``encode_videos``; models with the same frozen encoder may share them.
-    """
+    """One answer a question, in order; ``videos`` of ``encode_videos`` serve all models with that encoder."""
     answers: list[Answer] = []
     for start in tqdm(range(0, len(questions), batch_size), desc="batches of questions"):
         group = questions[start : start + batch_size]

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from timetok.adapter.prompts import pad_answers
 from timetok.atomic import replacing
@@ -103,9 +102,8 @@ class Conversations(Dataset[dict[str, Any]]):
         ids, labels = self.processor.conversation(texts, duration, num_frames=self.num_frames)
         return {"input_ids": ids, "labels": labels, "video_features": features}
 
-
-def collate(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
-    """Samples → a batch, padded on the right; a causal model then needs no mask, which is faster on a CPU."""
-    batch = pad_answers([(row["input_ids"], row["labels"]) for row in rows], tokenizer)
-    features = torch.stack([row["video_features"] for row in rows]).float()
-    return {"input_ids": batch["input_ids"], "labels": batch["labels"], "video_features": features}
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Samples → a batch, padded on the right; a causal model then needs no mask, which is faster on a CPU."""
+        batch = pad_answers([(row["input_ids"], row["labels"]) for row in rows], self.processor.tokenizer)
+        features = torch.stack([row["video_features"] for row in rows]).float()
+        return {"input_ids": batch["input_ids"], "labels": batch["labels"], "video_features": features}

@@ -1,6 +1,5 @@
 """The one place where the recipes meet the HF Trainer."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,32 +7,16 @@ from safetensors.torch import load_model
 from timm.optim.muon import Muon
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import Dataset
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
-def fit(
-    model: nn.Module,
-    data: Dataset[Any],
-    arguments: TrainingArguments,
-    *,
-    collate: Callable[[list[Any]], dict[str, Any]],
-    loss: Callable[..., Any] | None = None,
-    optimizer: Optimizer | None = None,
-) -> list[dict[str, Any]]:
+def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -> list[dict[str, Any]]:
     """Train with the HF Trainer, from the last checkpoint in ``arguments.output_dir`` if there is one; its log.
 
-    Args are those of ``Trainer``; the schedule of ``arguments`` scales the learning rates of ``optimizer``.
+    ``trainer_kwargs`` are handed to ``Trainer``; the schedule of ``arguments`` scales the learning rates of optimizers.
     """
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=data,
-        data_collator=collate,
-        compute_loss_func=loss,
-        optimizers=(optimizer, None),
-    )
+    trainer = Trainer(model, arguments, **trainer_kwargs)
     # The Trainer writes trainer_state.json last, so a torn checkpoint lacks it.
     states = Path(str(arguments.output_dir)).glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
     complete = (state.parent for state in states)

@@ -1,20 +1,22 @@
 """Presets: TOML files beside this one, or a user's own, with ``key=value`` changes on top."""
 
 import tomllib
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from timetok.errors import DataError
 
 _FOLDER = Path(__file__).parent / "presets"
+_ARGUMENTS = {"vision", "transform", "trainer", "pooler", "lm", "rates"}
+_COUNTS = {"num_clips", "num_samples", "num_frames", "turns"}
 
 
 def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     """Read a preset, by its shipped name or the path of a TOML file, and apply changes.
 
-    Those are ``key=value`` with dotted keys and TOML values (a bare word is a string); ``smoke=true`` applies the
-    preset's ``[smoke]`` table. DataError: there is no such preset, it is no TOML, or a change names no key of it.
+    Those are ``key=value`` with dotted keys and TOML values (a bare word is a string); ``smoke=true`` makes those of
+    the preset's ``[smoke]`` table. DataError: there is no such preset, it is no TOML, or a change names no key of it.
 
     >>> load_preset("shapes", ["stages.0.trainer.max_steps=10"])["stages"][0]["trainer"]["max_steps"]
     10
@@ -36,41 +38,36 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text
-        if key != "smoke":
-            _assign(preset, key.split("."), value)
-        elif not isinstance(value, bool):
+        if key == "smoke" and not isinstance(value, bool):
             raise DataError(f"--set: expected smoke=true or smoke=false, got {change!r}")
-        elif value:
-            _merge(preset, smoke)
-    _check_keys(preset)
+        assigned = {key: value} if key != "smoke" else smoke if value else {}
+        for each, new in assigned.items():
+            _assign(preset, each.split("."), new)
+    shipped = tomllib.loads((_FOLDER / "shapes.toml").read_text(encoding="utf-8"))
+    _check("preset", {key: value for key, value in shipped.items() if key != "smoke"}, preset)
     return preset
 
 
-def _check_keys(preset: Mapping[str, Any]) -> None:
+def _check(where: str, wanted: Any, found: Any) -> None:
     """Every preset has the keys of shapes.toml; what goes to a library as arguments is checked there."""
-    shipped = tomllib.loads((_FOLDER / "shapes.toml").read_text(encoding="utf-8"))
-    del shipped["smoke"]
-    _same_keys("preset", shipped, preset)
-    for table in ("data", "encoder", "features", "model", "loss"):
-        optional = {"folder", "cache"} if table == "data" else set()
-        _same_keys(f"[{table}]", shipped[table], preset[table], optional=optional)
-    if not isinstance(preset["stages"], list) or not preset["stages"]:
-        raise DataError(f"[[stages]]: expected at least one, got {preset['stages']!r}")
-    counts = {"data.num_clips": preset["data"]["num_clips"]}
-    for number, stage in enumerate(preset["stages"]):
-        _same_keys("[[stages]]", shipped["stages"][0], stage)
-        counts |= {f"stages.{number}.{name}": stage[name] for name in ("turns", "num_frames", "num_samples")}
-    for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise DataError(f"preset: {name} must be a whole number of at least 1, got {count!r}")
-
-
-def _same_keys(where: str, wanted: Mapping[str, Any], found: Any, *, optional: Set[str] = frozenset()) -> None:
-    if not isinstance(found, dict):
-        raise DataError(f"{where}: expected a table, got {found!r}")
-    missing, unknown = wanted.keys() - found.keys(), found.keys() - wanted.keys() - optional
-    if missing or unknown:
-        raise DataError(f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}; compare shapes.toml")
+    name = where.rpartition(".")[2]
+    if isinstance(wanted, dict):
+        if not isinstance(found, dict):
+            raise DataError(f"{where}: expected a table, got {found!r}")
+        optional = {"folder", "cache"} if name == "data" else set()
+        missing, unknown = wanted.keys() - found.keys(), found.keys() - wanted.keys() - optional
+        if missing or unknown:
+            raise DataError(f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}; compare shapes.toml")
+        for key, value in wanted.items():
+            if key not in _ARGUMENTS:
+                _check(f"{where}.{key}", value, found[key])
+    elif isinstance(wanted, list):
+        if not isinstance(found, list) or not found:
+            raise DataError(f"{where}: expected at least one, got {found!r}")
+        for number, each in enumerate(found):
+            _check(f"{where}.{number}", wanted[0], each)
+    elif name in _COUNTS and (not isinstance(found, int) or found < 1):
+        raise DataError(f"{where} must be a whole number of at least 1, got {found!r}")
 
 
 def _assign(preset: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -86,11 +83,3 @@ def _assign(preset: dict[str, Any], keys: list[str], value: Any) -> None:
     if isinstance(table.get(keys[-1]), dict) and not isinstance(value, dict):
         raise DataError(f"--set: {'.'.join(keys)!r} is a table; set one of {', '.join(table[keys[-1]])} in it")
     table[keys[-1]] = value
-
-
-def _merge(preset: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(preset.get(key), dict):
-            _merge(preset[key], value)
-        else:
-            preset[key] = value

@@ -4,10 +4,10 @@ Each stage leaves its result in the output folder and is skipped where that exis
 resume from their checkpoints. A run that was interrupted ends at the weights of one that was not.
 """
 
-import json
+import platform
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 
-from timetok.atomic import replacing, write_json
+from timetok import __version__, plots
+from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import DataError
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
-from timetok.recipes.card import write_card
 from timetok.recipes.encoder import train_encoder
-from timetok.recipes.features import CachedClip, Conversations, cache_features, collate
+from timetok.recipes.features import CachedClip, Conversations, cache_features
 from timetok.recipes.hf import fit, muon
 from timetok.recipes.shapes import read_scenes, write_dataset
-from timetok.recipes.tasks import corpus
+from timetok.recipes.tasks import SEEN_PAIRS, corpus
 from timetok.vision import FrameEncoder, FrameTransform
 
 Preset = Mapping[str, Any]
+_LIBRARIES = ("torch", "transformers", "timm", "accelerate")  # whose versions the card tells
 
 
 def build_tokenizer(*, seed: int = 0, vocab_size: int = 640) -> PreTrainedTokenizerFast:
@@ -113,13 +114,16 @@ def train(preset: Preset, out: Path) -> Path:
     whiten(model.model.projector, cached)
     started = time.monotonic()
     log = train_stages(preset, model, processor, cached, stages)
-    minutes = (time.monotonic() - started) / 60
-    device = f"{stages[0].device} ({torch.get_num_threads()} CPU threads)"
+    facts = {
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "device": f"{stages[0].device} ({torch.get_num_threads()} CPU threads)",
+        "parameters": model.num_parameters(),
+    }
     nn.Module.half(model)  # which halves the file
     with replacing(out / "model") as partial_folder:
         model.save_pretrained(partial_folder)
         processor.save_pretrained(partial_folder)
-        write_card(partial_folder, settings, log, minutes=minutes, parameters=model.num_parameters(), device=device)
+        _write_card(partial_folder, settings, log, facts)
     return out / "model"
 
 
@@ -148,14 +152,15 @@ def train_stages(
     """Train stage after stage, reading a finished one back; the Trainers' logs together, with steps counted on."""
     log, before = [], 0
     for number, (stage, arguments) in enumerate(zip(preset["stages"], stages, strict=True)):
-        data = {key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates")}
+        told = {key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates")}
+        data = Conversations(clips=clips, processor=processor, seed=preset["data"]["seed"] + number, **told)
         entries = fit(
             model,
-            Conversations(clips=clips, processor=processor, seed=preset["data"]["seed"] + number, **data),
             arguments,
-            collate=partial(collate, tokenizer=processor.tokenizer),
-            loss=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
-            optimizer=muon(model, arguments, matrix_learning_rate=stage["matrix_learning_rate"]),
+            train_dataset=data,
+            data_collator=data.collate,
+            compute_loss_func=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
+            optimizers=(muon(model, arguments, matrix_learning_rate=stage["matrix_learning_rate"]), None),
         )
         log += [{**entry, "step": entry["step"] + before} for entry in entries]
         before += arguments.max_steps
@@ -179,7 +184,29 @@ def _check(preset: Preset, cache: Path, out: Path) -> list[TrainingArguments]:
 
 def _claim(path: Path, settings: Preset) -> None:
     """Refuse to mix two settings in one folder."""
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
+    if path.exists() and read_json(path, dict, "the settings of a run") != settings:
         raise DataError(f"out: {str(path.parent)!r} holds a run of other settings ({path.name}); choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
+
+
+def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+    """How a model came to be, beside it: ``training.json``, ``curve.png`` and, filled into card.md, ``README.md``."""
+    points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
+    steps, losses = zip(*points, strict=True)
+    trainers = [stage["trainer"] for stage in preset["stages"]]
+    versions = {"timetok": __version__, **{name: version(name) for name in _LIBRARIES}}
+    versions["python"] = platform.python_version()
+    facts = {"steps": sum(trainer["max_steps"] for trainer in trainers), **facts, "versions": versions}
+    write_json(folder / "training.json", {**facts, "preset": preset, "curve": points})
+    plots.save(plots.curve(steps, losses, ylabel="training loss"), folder / "curve.png")
+    told = {
+        "num_pairs": len(SEEN_PAIRS),
+        "steps": ", then ".join(f"{one['max_steps']} x {one['per_device_train_batch_size']}" for one in trainers),
+        "first": losses[0],
+        "last": losses[-1],
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+        "markers": "on" if preset["model"]["time_markers"] else "off",
+    }
+    text = Path(__file__).with_name("card.md").read_text(encoding="utf-8").format(preset=preset, **{**facts, **told})
+    (folder / "README.md").write_text(text, encoding="utf-8")

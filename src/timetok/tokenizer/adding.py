@@ -35,10 +35,7 @@ def choose_codec(codec: CodecName | MomentCodec, T: int) -> MomentCodec:
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:
-    """Add the codec's tokens unless they are there.
-
-    Raises TokenizerError if the tokenizer takes no tokens, or has another number of them or ones of another spacing.
-    """
+    """Add the codec's tokens unless they are there; TokenizerError as in `TimeTokenizer.wrap`."""
     vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
     present = [token for token in wanted if token in vocabulary]
     if isinstance(codec, IndexCodec):  # the names go on beyond the last one wanted
@@ -46,9 +43,8 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spac
         names = (f"{before}{index}{after}" for index in count(codec.first))
         present = list(takewhile(vocabulary.__contains__, names))
     if present and len(present) != len(wanted):
-        raise TokenizerError(
-            f"T: the tokenizer already carries {len(present)} time tokens, got {len(wanted)}; use T={len(present)}"
-        )
+        num = len(present)
+        raise TokenizerError(f"T: the tokenizer already carries {num} time tokens, got {len(wanted)}; use T={num}")
     if present:
         if drops_spaces(tokenizer, vocabulary[wanted[0]]) != lita_spacing:
             raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
@@ -70,10 +66,7 @@ def drops_spaces(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
 
 
 def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tuple[int, ...]) -> None:
-    """Tokenise every time token alone, glued to text, glued to another and at both ends of a text.
-
-    Raises TokenizerError if one is not found, or ids are not contiguous.
-    """
+    """Tokenise every time token in the ways that `TimeTokenizer` names; TokenizerError if one is not found there."""
     tokens = codec.tokens
     if not ids:
         return
@@ -88,6 +81,5 @@ def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tup
     for (where, text, expected), found in zip(texts, rows, strict=True):
         row = np.asarray(found, dtype=np.int64)
         if row[(row >= ids[0]) & (row <= ids[-1])].tolist() != list(expected):
-            raise TokenizerError(
-                f"tokenizer: {type(tokenizer).__name__} does not find time tokens {where}, as in {reprlib.repr(text)}"
-            )
+            name, example = type(tokenizer).__name__, reprlib.repr(text)
+            raise TokenizerError(f"tokenizer: {name} does not find time tokens {where}, as in {example}")

@@ -24,36 +24,32 @@ class PlainCopies:
         self.tokenizer, self.tokens = tokenizer, tokens
         self._last: tuple[tuple[Any, ...], Tokenizer] | None = None
 
-    def for_text(self, text: str) -> tuple[PreTrainedTokenizerBase, dict[str, str]]:
-        """A copy that shares the tokenizer's present settings, and the time tokens' names in it.
+    def names(self, text: str) -> dict[str, str]:
+        """Other names of the time tokens, none of which stands in ``text``: all that will be encoded or was decoded."""
+        mark = next(chr(code) for code in _PRIVATE_USE if chr(code) not in text)
+        return {token: f"{mark}{index}{mark}" for index, token in enumerate(self.tokens)}
 
-        ``text`` is all that will be encoded or was decoded. Without a ``tokenizers`` backend, TokenizerError is raised.
-        """
+    def with_names(self, names: dict[str, str]) -> PreTrainedTokenizerBase:
+        """A copy that shares the tokenizer's present settings; TokenizerError without a ``tokenizers`` backend."""
         backend: Tokenizer | None = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise TokenizerError(
                 f"tokenizer: {type(self.tokenizer).__name__} has no `tokenizers` backend, without which a literal time "
                 "token in untrusted text cannot be told from a real one; load a fast tokenizer or rephrase the text"
             )
-        mark = next(chr(code) for code in _PRIVATE_USE if chr(code) not in text)
-        renamed = {token: f"{mark}{index}{mark}" for index, token in enumerate(self.tokens)}
-        key = (mark, tuple(backend.get_added_tokens_decoder()))
+        key = (*names.values(), *backend.get_added_tokens_decoder())
         if self._last is None or self._last[0] != key:
-            self._last = key, _rename(backend, renamed)
+            description = json.loads(backend.to_str())
+            for token in description["added_tokens"]:
+                token["content"] = names.get(token["content"], token["content"])
+            plain = Tokenizer.from_str(json.dumps(description))
+            if any(plain.token_to_id(new) != backend.token_to_id(old) for old, new in names.items()):
+                raise TokenizerError("tokenizer: its time tokens are part of its model, and not told from plain text")
+            self._last = key, plain
         self._last[1].post_processor = backend.post_processor  # changes when a user sets add_bos_token
         tokenizer = copy.copy(self.tokenizer)
         tokenizer._tokenizer = self._last[1]
-        return tokenizer, renamed
+        return tokenizer
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_last": None}  # rebuilt when needed
-
-
-def _rename(backend: Tokenizer, renamed: dict[str, str]) -> Tokenizer:
-    description = json.loads(backend.to_str())
-    for token in description["added_tokens"]:
-        token["content"] = renamed.get(token["content"], token["content"])
-    plain = Tokenizer.from_str(json.dumps(description))
-    if any(plain.token_to_id(new) != backend.token_to_id(old) for old, new in renamed.items()):
-        raise TokenizerError("tokenizer: its time tokens are part of its model, and cannot be told from plain text")
-    return plain

@@ -1,11 +1,10 @@
 """``time_tokens.json``: how moments were written beside a saved tokenizer."""
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
 
-from timetok.atomic import write_json
+from timetok.atomic import read_json, write_json
 from timetok.codecs import MomentCodec
 from timetok.errors import ArgumentError, ModelFolderError
 from timetok.timegrid import TimeGrid
@@ -22,21 +21,17 @@ def write_settings(folder: str | os.PathLike[str], codec: MomentCodec, lita_spac
 
 
 def read_settings(folder: str | os.PathLike[str], codec: MomentCodec | None) -> tuple[MomentCodec, bool]:
-    """The codec, unless one is given, and whether spaces beside time tokens are dropped.
-
-    Raises ModelFolderError without a readable file, ArgumentError where it holds no codec of ours and none is given.
-    """
+    """The codec, unless one is given, and ``lita_spacing``; errors as in `TimeTokenizer.from_pretrained`."""
     try:
-        settings = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
+        settings = read_json(Path(folder) / SETTINGS_FILE, dict, "the settings of time tokens")
         name, options, spacing = (settings[key] for key in ("codec", "options", "lita_spacing"))
         if name is not None and codec is None:
             if "grid" in options:
                 options["grid"] = TimeGrid(**options["grid"])
             codec = CODECS[name](**options)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelFolderError(
-            f"folder must hold what TimeTokenizer.save_pretrained wrote, got {str(folder)!r}: {error}"
-        ) from error
+        wanted = "what TimeTokenizer.save_pretrained wrote"
+        raise ModelFolderError(f"folder must hold {wanted}, got {str(folder)!r}: {error}") from error
     if codec is None:
         raise ArgumentError(f"codec must be given: {str(folder)!r} was saved with one that is not timetok's")
     return codec, bool(spacing)

@@ -1,5 +1,6 @@
 """The tokenizer wrapper: seconds into text and ids, ids back into spans."""
 
+import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,7 +14,6 @@ from timetok.codecs import IndexCodec, MomentCodec, spans_regex
 from timetok.errors import ArgumentError, MalformedAnswerError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
 from timetok.tokenizer.adding import CodecName, add_tokens, check_found, choose_codec, drops_spaces
-from timetok.tokenizer.chat import chat_parts
 from timetok.tokenizer.ids import as_integers, as_row, is_nested, one_for_each, strings
 from timetok.tokenizer.plain import PlainCopies
 from timetok.tokenizer.settings import read_settings, write_settings
@@ -101,7 +101,7 @@ class TimeTokenizer:
         if not trusted:
             typed = "\n".join(strings([text, hf_kwargs.get("text_pair")]))
             if self._written.search(typed):
-                tokenizer, _ = self._copies.for_text(typed)
+                tokenizer = self._copies.with_names(self._copies.names(typed))
         elif isinstance(text, str):
             text = self.to_tokens(text, duration)
         else:
@@ -117,14 +117,9 @@ class TimeTokenizer:
 
         As in ``[("USER: ", True), (question, False), (" ASSISTANT: <t3>", True)]``; otherwise as in calling.
         """
-        parts = [(self.to_tokens(part, duration) if trusted else part, trusted) for part, trusted in parts]
-        joined = "".join(part for part, _ in parts)
-        own = sum(len(self._written.findall(part)) for part, trusted in parts if trusted)
-        if len(self._written.findall(joined)) == own:  # a count, because a token may straddle two parts
-            return list(self.tokenizer.encode(joined, add_special_tokens=add_special_tokens))
-        plain, renamed = self._copies.for_text(joined)
-        texts = [self._written.sub(lambda mark: renamed[mark[0]], part) if trusted else part for part, trusted in parts]
-        return list(plain.encode("".join(texts), add_special_tokens=add_special_tokens))
+        names = self._copies.names("".join(part for part, _ in parts))
+        texts = [self._named(part, duration, names) if trusted else part for part, trusted in parts]
+        return self._encode_named("".join(texts), names, add_special_tokens)
 
     def encode_chat(
         self,
@@ -137,11 +132,39 @@ class TimeTokenizer:
         """Ids of one chat; in what users typed a literal ``<t12>`` or ``<12.3>`` stays plain characters.
 
         ``messages`` and ``template_kwargs``, such as ``add_generation_prompt=True``, are those of transformers'
-        ``apply_chat_template``; text of ``trusted_roles`` may hold moments. Otherwise as in calling.
+        ``apply_chat_template``, but for ``tokenize`` (ArgumentError); text of ``trusted_roles`` may hold moments, the
+        template itself none. A content may be a text or a list of ``{"type": "text", "text": …}``. Otherwise as in
+        calling.
         """
-        literals = re.compile(f"{self._written.pattern}|{_SECONDS_MARK.pattern}")
-        parts = chat_parts(self.tokenizer, messages, literals, trusted_roles, **template_kwargs)
-        return self.encode_parts(parts, duration, add_special_tokens=False)
+        if "tokenize" in template_kwargs:
+            raise ArgumentError("tokenize: encode_chat always does; call tt.tokenizer.apply_chat_template for the text")
+        names = self._copies.names(json.dumps(messages, ensure_ascii=False, default=str))
+
+        def named(value: Any) -> Any:
+            if isinstance(value, str):
+                return self._named(value, duration, names)
+            if isinstance(value, Mapping):
+                return {key: named(each) for key, each in value.items()}
+            return [named(each) for each in value] if isinstance(value, list | tuple) else value
+
+        # a template may cut, reorder or repeat what it is given, and the names go through it unharmed
+        shown: list[Any] = [named(message) if message["role"] in trusted_roles else message for message in messages]
+        text = str(self.tokenizer.apply_chat_template(shown, tokenize=False, **template_kwargs))
+        return self._encode_named(text, names, add_special_tokens=False)
+
+    def _named(self, text: str, duration: Number | None, names: Mapping[str, str]) -> str:
+        """A trusted text in which time tokens have other names."""
+        return self._written.sub(lambda token: names[token[0]], self.to_tokens(text, duration))
+
+    def _encode_named(self, text: str, names: dict[str, str], add_special_tokens: bool) -> list[int]:
+        """Ids of a text in which the names mean time tokens, and a literal ``<t12>`` is plain characters."""
+        tokenizer = self.tokenizer
+        if self._written.search(text):  # perhaps across two parts
+            tokenizer = self._copies.with_names(names)
+        else:
+            tokens = {name: token for token, name in names.items()}
+            text = re.sub("|".join(tokens) or "(?!)", lambda name: tokens[name[0]], text)
+        return list(tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
     def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
         """Ids that write one timestamp in seconds or several, without any text: one id each with ``codec="index"``."""
@@ -165,8 +188,7 @@ class TimeTokenizer:
         if not isinstance(self.codec, IndexCodec):
             return np.array(self.times(np.atleast_1d(numbers), duration), dtype=np.float64)
         first, last = self.time_token_ids[0], self.time_token_ids[-1]
-        wrong = numbers[(numbers < first) | (numbers > last)]
-        if wrong.size:
+        if (wrong := numbers[~self._is_time(numbers)]).size:
             raise TimeRangeError(f"ids must be time tokens, {first} to {last}, got {wrong.flat[0]}; see spans, times")
         return self.grid.decode(numbers - first, duration)
 
@@ -198,9 +220,9 @@ class TimeTokenizer:
         written = iter([f"<{moment:.2f}>" for moment in self.decode_time(marks, duration)])
         pattern = self._written
         if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
-            plain, renamed = self._copies.for_text(text)
-            text = _decode(plain, row, skip_special_tokens)
-            pattern = re.compile("|".join(map(re.escape, renamed.values())))
+            names = self._copies.names(text)
+            text = _decode(self._copies.with_names(names), row, skip_special_tokens)
+            pattern = re.compile("|".join(names.values()))
         return pattern.sub(lambda _: next(written), text)
 
     def batch_decode(
@@ -286,9 +308,8 @@ class TimeTokenizer:
         return bool(self.time_token_ids) and drops_spaces(self.tokenizer, self.time_token_ids[0])
 
     def _is_time(self, row: NDArray[np.int64]) -> NDArray[np.bool_]:
-        if not self.time_token_ids:
-            return np.zeros(row.shape, dtype=np.bool_)
-        return (row >= self.time_token_ids[0]) & (row <= self.time_token_ids[-1])
+        first, last = (self.time_token_ids[0], self.time_token_ids[-1]) if self.time_token_ids else (0, -1)
+        return (row >= first) & (row <= last)
 
     def _own_text(self, row: NDArray[np.int64]) -> str:
         """The codec's own tokens, with a line break wherever something else stood between them."""
