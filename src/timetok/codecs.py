@@ -165,7 +165,7 @@ class SecondsCodec(_PlainText):
     def parse(self, text: str, duration: float | None = None) -> list[float]:
         """Every number that stands by itself, as in ``12.3``, ``12.3s`` or ``3.0-5.0``; none is clamped."""
         fraction = r"\.[0-9]+" if self.decimals else ""
-        return [float(found) for found in re.findall(rf"(?<![\w.:])(?>[0-9]+{fraction})(?=s?\b)(?![.:]\d)", text)]
+        return [float(found) for found in re.findall(rf"(?<![\w.:])(?>[0-9]+{fraction})(?=s?\b)(?![.:][0-9])", text)]
 
 
 @dataclass(frozen=True)

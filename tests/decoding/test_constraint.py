@@ -138,6 +138,24 @@ def test_masks_are_what_every_token_by_itself_gives(name, codec, free_text, wrap
         assert mask.tolist() == alone
 
 
+@pytest.mark.parametrize(("name", "codec"), PAIRS)
+def test_masks_right_behind_a_span_are_those_of_every_token(name, codec, wrapped):
+    tt, duration = wrapped[name, codec], 60.0
+    constraint = SpanConstraint(tt, max_spans=2, free_text=True, stop_ids=[stop_id(tt)])
+    grammar, size = constraint.grammar(duration), len(tt.tokenizer)
+    span = tt.codec.span.format(tt.codec.format(5.0, duration), tt.codec.format(40.0, duration))
+    for token, character in zip(tt.codec.tokens, grammar.own_characters, strict=True):
+        span = span.replace(token, character)
+    for behind in ("", "s", "s:", ":", ".", " ", ", x"):
+        state = grammar.start
+        for character in span + behind:
+            state = state and grammar.step(state, character)
+        if state is not None:
+            alone = [constraint.follow(duration, state, token) is not None for token in range(size)]
+            alone[stop_id(tt)] = grammar.accepts(state)
+            assert constraint.mask(duration, state, size, torch.device("cpu")).tolist() == alone, behind
+
+
 def answers_of(tt):
     span = tt.codec.span.format(tt.codec.format(5.0, 60.0), tt.codec.format(40.0, 60.0))
     yield f"it starts at the left, {span} and then leaves"

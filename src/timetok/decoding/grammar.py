@@ -136,7 +136,9 @@ class SpanGrammar:
 
     def rests(self, state: State) -> bool:
         """Whether any text may follow that holds no beginning of a moment."""
-        return state.place == "closing" or (state.place == "text" and state.written in ("", "x"))
+        if state.place == "closing":
+            return self._moments.parse(state.written + "x") == self._moments.parse(state.written)
+        return state.place == "text" and state.written in ("", "x")
 
     def begins(self, character: str) -> bool:
         """Whether a moment may begin with a character."""
@@ -146,7 +148,10 @@ class SpanGrammar:
         """One name for all characters between which an answer makes no difference; those of moments are their own."""
         if character in self.alphabet:
             return character
-        return "space" if character.isspace() else f"free: {self._stands_free(character)}"
+        if character.isspace():
+            return "space"
+        of_a_word, behind = re.match(r"\w", character), self._moments.parse(self._moments.first + character)
+        return f"free: {self._stands_free(character)}, {bool(of_a_word)}, {len(behind)}"
 
     def accepts(self, state: State) -> bool:
         """Whether an answer may end here."""
