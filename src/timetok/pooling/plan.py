@@ -198,8 +198,9 @@ class PoolingPlan:
 
 
 def _half_even(numerator: int, denominator: int) -> int:
-    whole, rest = divmod(numerator, denominator)
-    return whole + (2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1))
+    whole, rest = numerator // denominator, numerator % denominator
+    # + 1 where 2 rest > denominator, or is equal and whole is odd; without a branch, torch.compile needs one graph
+    return whole + (2 * rest + whole % 2 + denominator - 1) // (2 * denominator)
 
 
 def _path_tokens(path: Path, num_frames: int, grid: Interval) -> Iterator[Token]:

@@ -29,39 +29,25 @@ def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> T
         needs_gradient = grid.requires_grad and torch.is_grad_enabled()
         means: Tensor = _Means.apply(grid, plan) if needs_gradient else _means(grid, plan)
         return means
-    parts = [separated(_reduced(grid, path), path, separators) for path in plan.paths]
+    parts = [
+        separated(over_space(over_time(frames_of(grid, path), path), path), path, separators) for path in plan.paths
+    ]
     tokens = torch.cat([part.flatten(1, 2) for part in parts], 1)
     if plan.by_frame:
         return tokens[:, _turns(plan, grid.shape[1], [part.shape[2] for part in parts], grid.device)]
     return tokens
 
 
-def frame_indices(path: Path, num_frames: int, device: torch.device) -> Tensor:
-    """As ``Path.frame_indices``, in tensor arithmetic, which compiles once for all numbers of frames."""
-    k = torch.arange(num_frames if path.frames == "all" else path.num, device=device)
+def frames_of(grid: Tensor, path: Path) -> Tensor:
+    """``[b t h w e]`` → ``[b k h w e]``: the frames that a path sees, in one graph for all t."""
     if path.frames == "all":
-        return k
-    if path.frames == "even":
-        steps = max(path.num - 1, 1)
-        whole, rest = k * (num_frames - 1) // steps, k * (num_frames - 1) % steps
-        return whole + ((2 * rest > steps) | ((2 * rest == steps) & (whole % 2 == 1))).long()
-    if path.frames == "floor":
-        return k * num_frames // path.num
-    if isinstance(path.frames, tuple):
-        return torch.tensor(path.frame_indices(num_frames), device=device)
-    every = -(-num_frames // path.num)
+        return grid
     if path.frames == "every":
-        return torch.arange(every, device=device) * path.num
-    others = torch.arange(num_frames - every, device=device)
-    return others + others // max(path.num - 1, 1) + 1
-
-
-def _reduced(grid: Tensor, path: Path) -> Tensor:
-    """``[b g r c e]``."""
-    if path.frames == "all":
-        return over_space(over_time(grid, path), path)
-    frames = grid.index_select(1, frame_indices(path, grid.shape[1], grid.device))
-    return over_space(over_time(frames, path), path)
+        return grid[:, :: path.num]
+    if path.frames == "others":
+        k = torch.arange(grid.shape[1] - -(-grid.shape[1] // path.num), device=grid.device)
+        return grid.index_select(1, k + k // max(path.num - 1, 1) + 1)
+    return torch.cat([grid.narrow(1, k, 1) for k in path.frame_indices(grid.shape[1])], 1)
 
 
 def over_time(frames: Tensor, path: Path) -> Tensor:
