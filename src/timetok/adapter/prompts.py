@@ -3,8 +3,7 @@
 Shapes: b batch, m videos, t frames, p patches, h w patch grid, e vision width, s sequence.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,47 +87,41 @@ class VideoPrompts:
         reply = [*reply, self.tt.tokenizer.eos_token_id]
         return [*asked, *reply], [-100] * len(asked) + reply
 
-    def collator(self) -> "VideoCollator":
-        """Rows of a data set → batches to train on, for ``Trainer(data_collator=…)``."""
-        return VideoCollator(self)
-
-
-@dataclass(frozen=True)
-class VideoCollator:
-    """Prompts and answers → a batch to train on, padded on the right; only answers are learned. Picklable.
-
-    Raises ArgumentError where the tokenizer has no end-of-sequence token, so that an answer could not end.
-    """
-
-    prompts: VideoPrompts
-
-    def __post_init__(self) -> None:
-        if self.prompts.tt.tokenizer.eos_token_id is None:
+    def collator(self) -> Callable[[Sequence[Mapping[str, Any]]], BatchEncoding]:
+        """`collate`, picklable, for ``Trainer(data_collator=…)``; ArgumentError where no token could end an answer."""
+        if self.tt.tokenizer.eos_token_id is None:
             raise ArgumentError("tokenizer: training needs an eos_token that ends an answer, got None; set one")
+        return self.collate
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> BatchEncoding:
-        """Rows → ``input_ids``, ``attention_mask``, ``labels`` ``[b s]``, ``video_features`` ``[m t p e]`` or a list.
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> BatchEncoding:
+        """Rows of a data set → a batch to train on, padded on the right; labels are -100 outside answers.
 
         A row has ``prompt`` and ``answer``, trusted text; ``video_features`` ``[t p e]`` or ``[t h w e]`` where the
-        prompt holds ``<video>``, else PromptError is raised; and ``duration_seconds`` where text names seconds as
-        ``<12.3>``. One that lacks something raises ArgumentError. Labels are -100 outside answers.
+        prompt holds ``<video>``, or a list of such, else PromptError is raised; and ``duration_seconds`` where text
+        names seconds as ``<12.3>``. One that lacks something raises ArgumentError. The batch has ``input_ids``,
+        ``attention_mask`` and ``labels`` ``[b s]``, and ``video_features`` ``[m t p e]`` or a list.
         """
         if not rows:
             raise ArgumentError("rows: expected at least one, got none")
-        batch = pad_answers([self._encode(index, row) for index, row in enumerate(rows)], self.prompts.tt.tokenizer)
-        batch.update(_stacked([row["video_features"] for row in rows if row.get("video_features") is not None]))
+        batch = pad_answers([self._encode_row(index, row) for index, row in enumerate(rows)], self.tt.tokenizer)
+        batch.update(_stacked([video for row in rows for video in _videos(row)]))
         return batch
 
-    def _encode(self, index: int, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-        missing = [name for name in ("prompt", "answer") if name not in row]
-        if missing:
+    def _encode_row(self, index: int, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+        if missing := [name for name in ("prompt", "answer") if name not in row]:
             raise ArgumentError(f"rows: row {index} lacks {missing}, it has {list(row)}")
-        videos = [row["video_features"]] if row.get("video_features") is not None else []
+        videos = _videos(row)
         asked, wanted = [row[name].count(VIDEO_TOKEN) for name in ("prompt", "answer")], [len(videos), 0]
         if asked != wanted:
             raise PromptError(f"rows: prompt and answer of row {index} hold {asked} {VIDEO_TOKEN}, expected {wanted}")
-        counts = _counts(videos, self.prompts.plan)
-        return self.prompts.with_answer(row["prompt"], row["answer"], counts, row.get("duration_seconds"))
+        counts = _counts(videos, self.plan)
+        return self.with_answer(row["prompt"], row["answer"], counts, row.get("duration_seconds"))
+
+
+def _videos(row: Mapping[str, Any]) -> list[Tensor]:
+    """The features of a row, which has none, one, or a list of them."""
+    found = row.get("video_features")
+    return [] if found is None else [found] if isinstance(found, Tensor) else list(found)
 
 
 def _expand(prompt: str, counts: Iterator[int]) -> str:

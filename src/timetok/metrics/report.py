@@ -6,10 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SampleScore:
-    """Score of one answer: its IoU in [0, 1], and whether the answer itself held a span.
-
-    If it did not, ``iou`` is what the protocol gives such answers.
-    """
+    """Score of one answer: its IoU in [0, 1], or what the protocol gives one that held no span (``parsed``)."""
 
     question_id: str | int
     iou: float
@@ -18,10 +15,9 @@ class SampleScore:
 
 @dataclass(frozen=True)
 class Score:
-    """Averages over a set of answers, every share in [0, 1].
+    """Averages over a set of answers: mean IoU, the share whose IoU reaches 0.5 (P@0.5), the share that held a span.
 
-    Mean IoU, the share of answers whose IoU reaches 0.5 (P@0.5), the share that held a span, which is always over
-    samples, and how many samples and different videos there were.
+    All are in [0, 1]; the last is always over samples.
     """
 
     miou: float

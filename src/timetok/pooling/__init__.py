@@ -5,16 +5,6 @@ from timetok.pooling.module import SlowFastPooler, as_grid
 from timetok.pooling.plan import PRESETS, Path, PoolingPlan, Token, plan_of, slow_fast
 
 __all__ = [
-    "BACKENDS",
-    "PRESETS",
-    "Backend",
-    "Path",
-    "PoolingPlan",
-    "SlowFastPooler",
-    "Token",
-    "as_grid",
-    "choose",
-    "plan_of",
-    "pool",
-    "slow_fast",
-]
+    "BACKENDS", "PRESETS", "Backend", "Path", "PoolingPlan", "SlowFastPooler", "Token", "as_grid", "choose", "plan_of",
+    "pool", "slow_fast",
+]  # fmt: skip

@@ -19,12 +19,7 @@ _LARGEST = 8  # side of a window in the kernels, which unroll it
 
 
 class Backend(NamedTuple):
-    """A way to carry out plans.
-
-    Attributes:
-        run: Features ``[b t h w e]``, a plan and its separators → ``[b n e]``.
-        why_not: Why it cannot carry out a plan on a kind of device such as ``"cuda"``; empty if it can.
-    """
+    """``run`` carries out a plan; ``why_not`` says why it cannot on a kind of device, and nothing where it can."""
 
     run: Callable[[Tensor, PoolingPlan, Mapping[str, Tensor]], Tensor]
     why_not: Callable[[PoolingPlan, str], str]
@@ -100,4 +95,3 @@ BACKENDS: dict[Name, Backend] = {
     "triton": Backend(_run_triton, _triton_refuses),
     "torch": Backend(reference.pool, lambda plan, device: ""),
 }
-"""The table."""

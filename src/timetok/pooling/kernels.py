@@ -36,27 +36,10 @@ def _slots(frame, num_frames, num_slow: tl.constexpr, even: tl.constexpr):
 
 @triton.jit
 def _forward(
-    grid,
-    tokens,
-    sums,
-    num_frames,
-    height,
-    width,
-    channels,
-    stride_b,
-    stride_t,
-    stride_h,
-    stride_w,
-    stride_e,
-    num_slow: tl.constexpr,
-    even: tl.constexpr,
-    high: tl.constexpr,
-    wide: tl.constexpr,
-    cells: tl.constexpr,
-    block: tl.constexpr,
-    real: tl.constexpr,
-    splits: tl.constexpr,
-):
+    grid, tokens, sums, num_frames, height, width, channels, stride_b, stride_t, stride_h, stride_w, stride_e,
+    num_slow: tl.constexpr, even: tl.constexpr, high: tl.constexpr, wide: tl.constexpr, cells: tl.constexpr,
+    block: tl.constexpr, real: tl.constexpr, splits: tl.constexpr,
+):  # fmt: skip
     """See ``slow_fast``; with ``splits`` > 1, ``sums`` ``[b t splits e]`` gets what is still to be added up."""
     rows, columns, blocks = height // high, width // wide, tl.cdiv(channels, block)
     program = tl.program_id(0).to(tl.int64)
@@ -91,20 +74,10 @@ def _forward(
 
 @triton.jit
 def _backward(
-    gradient,
-    out,
-    num_frames,
-    height,
-    width,
-    channels,
-    num_slow: tl.constexpr,
-    even: tl.constexpr,
-    high: tl.constexpr,
-    wide: tl.constexpr,
-    cells: tl.constexpr,
-    block: tl.constexpr,
-    real: tl.constexpr,
-):
+    gradient, out, num_frames, height, width, channels,
+    num_slow: tl.constexpr, even: tl.constexpr, high: tl.constexpr, wide: tl.constexpr, cells: tl.constexpr,
+    block: tl.constexpr, real: tl.constexpr,
+):  # fmt: skip
     """See ``slow_fast_backward``; a program has one row of windows."""
     rows, columns, blocks = height // high, width // wide, tl.cdiv(channels, block)
     program = tl.program_id(0).to(tl.int64)
@@ -193,16 +166,9 @@ def _layout(grid: Tensor, num_slow: int, even: bool, high: int, wide: int) -> tu
     cells = triton.next_power_of_2(triton.cdiv(grid.shape[3], wide))
     # 8 cells of 128 bfloat16 are 16 bytes a thread of four warps, and a window's loads are in flight together
     block = min(triton.next_power_of_2(grid.shape[4]), max(1024 // cells, 16))
-    layout = {
-        "num_slow": num_slow,
-        "even": even,
-        "high": high,
-        "wide": wide,
-        "cells": cells,
-        "block": block,
-        "real": tl.float64 if grid.dtype == torch.float64 else tl.float32,
-        "enable_fp_fusion": False,  # Triton 3.9 warns where nobody says
-    }
+    layout = {"num_slow": num_slow, "even": even, "high": high, "wide": wide, "cells": cells, "block": block}
+    layout["real"] = tl.float64 if grid.dtype == torch.float64 else tl.float32
+    layout["enable_fp_fusion"] = False  # Triton 3.9 warns where nobody says
     return layout, triton.cdiv(grid.shape[4], block)
 
 

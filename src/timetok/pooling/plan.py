@@ -265,10 +265,7 @@ PRESETS = {
         )
     ),
     "slowfast-llava-7b": PoolingPlan(
-        (
-            Path(name="slow", frames="floor", num=10, window=(1, 1, 2), reduction="max"),
-            Path(name="fast", cells=(4, 4)),
-        )
+        (Path(name="slow", frames="floor", num=10, window=(1, 1, 2), reduction="max"), Path(name="fast", cells=(4, 4)))
     ),
     "llava-video": PoolingPlan(
         (

@@ -13,11 +13,8 @@ from timetok.errors import ArgumentError, TokenizerError
 from timetok.timegrid import TimeGrid
 
 CodecName: TypeAlias = Literal["index", "seconds", "clock"]
-CODECS: dict[str, type[IndexCodec | SecondsCodec | ClockCodec]] = {
-    "index": IndexCodec,
-    "seconds": SecondsCodec,
-    "clock": ClockCodec,
-}
+_Codec: TypeAlias = IndexCodec | SecondsCodec | ClockCodec
+CODECS: dict[str, type[_Codec]] = {"index": IndexCodec, "seconds": SecondsCodec, "clock": ClockCodec}
 _DEFAULT_T = TimeGrid().num_tokens
 
 
