@@ -12,7 +12,9 @@ ONCE = {"forward": "reading once", "backward": "writing once"}
 def shares() -> dict[str, dict[str, float]]:
     """Share of the measured bandwidth, by pass and case."""
     found: dict[str, dict[str, float]] = {which: {} for which in ONCE}
-    sources = [(row, f"CPU, {row['allocator']} memory") for row in read_rows("pooling")]
+    sources = [
+        (row, "CPU" if row["allocator"] == "default" else f"CPU, {row['allocator']}") for row in read_rows("pooling")
+    ]
     sources += [(row, row["device"]) for row in read_rows("pooling-gpu")]
     for row, where in sources:
         if ONCE.get(row["pass"]) == row["baseline"]:

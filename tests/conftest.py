@@ -1,10 +1,14 @@
-"""Hypothesis profiles, and the rule for tests that need a GPU."""
+"""Hypothesis profiles, Triton's interpreter where there is no GPU, and the rule for tests that need one."""
 
 import os
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60)
 settings.register_profile("thorough", deadline=None, max_examples=12_000)  # about a million in all
@@ -23,8 +27,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a gpu test where there is no GPU; fail it where TIMETOK_REQUIRE_CUDA=1 promised one."""
     if item.get_closest_marker("gpu") is None:
         return
-    import torch  # only a gpu test pays for it
-
     if torch.cuda.is_available():
         return
     if os.environ.get("TIMETOK_REQUIRE_CUDA") == "1":

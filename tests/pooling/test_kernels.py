@@ -16,7 +16,7 @@ from timetok import SlowFastPooler
 from timetok.pooling import Path, PoolingPlan, pool
 
 pytest.importorskip("triton")
-from timetok.pooling import kernels  # once tests/pooling/conftest.py has chosen the interpreter
+from timetok.pooling import kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

@@ -78,7 +78,7 @@ def _triton_refuses(plan: PoolingPlan, device: str) -> str:
         from timetok.pooling import kernels
 
         if not kernels.INTERPRETED:
-            return f"its kernels run on a GPU, not on {device}, unless TRITON_INTERPRET=1 is set before they are loaded"
+            return f"its kernels run on a GPU, not on {device}, unless TRITON_INTERPRET=1 is set in time"
     return ""
 
 

@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-INTERPRETED: bool = triton.knobs.runtime.interpret
-"""Whether the kernels run in Triton's interpreter, which needs no GPU; read once, when this file is."""
+INTERPRETED = not isinstance(tl.sum, triton.JITFunction)
+"""Whether the kernels run in Triton's interpreter, which needs no GPU; decided when Triton was imported."""
 
 
 @triton.jit
