@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import tiny_lm
-from timetok import TimeTokenizer, VideoAdapter, embeddings
+from timetok import SlowFastPooler, TimeTokenizer, VideoAdapter, embeddings
 from timetok.adapter import video_adapter
 from timetok.errors import ArgumentError, ModelFolderError
 
@@ -189,6 +189,19 @@ def test_an_interrupted_save_keeps_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         tiny_lm.adapter(projector="mlp2x_gelu").save_pretrained(tmp_path, adapter_only=False)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["lita-1.5", "llava-video"])
+def test_learned_separators_come_back(name, tmp_path):
+    pooler = SlowFastPooler.preset(name, dim=tiny_lm.WIDTH)
+    adapter = trained(pooler=pooler, order="project-first")
+    features = torch.randn(5, 4, 4, tiny_lm.VISION_WIDTH)
+    batch = adapter.prepare(tiny_lm.PROMPT, videos=[features])
+    adapter(**batch, labels=batch["input_ids"]).loss.backward()
+    assert all(vector.grad.any() for vector in pooler.separators.values())
+    adapter.save_pretrained(tmp_path)
+    again = VideoAdapter.from_pretrained(tmp_path, lm=fresh_lm()).eval()
+    assert torch.equal(again(**batch).logits, adapter(**batch).logits)
 
 
 def test_saving_again_replaces(tmp_path):

@@ -348,3 +348,34 @@ def test_half_precision_runs():
     adapter = tiny_lm.adapter().to(torch.bfloat16)
     batch = adapter.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video().to(torch.bfloat16)])
     assert adapter(**batch).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", tiny_lm.KINDS)
+def test_packed_rows_do_not_see_each_other(kind):
+    """Two prompts in one row, told apart by positions that begin anew, are what they are alone."""
+    adapter = tiny_lm.adapter(kind)
+    videos = [tiny_lm.video(), tiny_lm.video().flip(0) + 1]
+    alone = [adapter.prepare(tiny_lm.PROMPT, videos=[video])["input_ids"] for video in videos]
+    positions = torch.cat([torch.arange(row.shape[1]) for row in alone])[None]
+    packed = adapter(torch.cat(alone, 1), video_features=torch.stack(videos), position_ids=positions, use_cache=False)
+    apart = [adapter(row, video_features=[video]).logits for row, video in zip(alone, videos, strict=True)]
+    torch.testing.assert_close(packed.logits, torch.cat(apart, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_chat_template_writes_the_placeholder():
+    adapter = tiny_lm.adapter()
+    tokenizer = adapter.processor.tt.tokenizer
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {% for part in m.content %}"
+        "{{ '<video>\\n' if part.type == 'video' else part.text }}{% endfor %} {% endfor %}assistant:"
+    )
+    turn = [{"type": "video"}, {"type": "text", "text": "When does it appear?"}]
+    chat = [
+        {"role": "user", "content": turn},
+        {"role": "assistant", "content": [{"type": "text", "text": "<t3>"}]},
+        {"role": "user", "content": turn[::-1]},
+    ]
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    batch = adapter.prepare(text, videos=[tiny_lm.video(), tiny_lm.video() + 1])
+    assert (batch["input_ids"] == adapter.video_token_id).sum() == 2 * tiny_lm.NUM_VISUAL
+    assert adapter.generate(**batch, max_new_tokens=2).shape[1] == batch["input_ids"].shape[1] + 2

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from timetok.adapter.encoded import EncodedVideo
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import PoolingPlan, as_grid
 from timetok.tokenizer import TimeTokenizer
@@ -130,8 +131,11 @@ def _expand(prompt: str, counts: Iterator[int]) -> str:
 
 
 def _counts(videos: Sequence[Tensor], plan: PoolingPlan) -> Iterator[int]:
-    """Visual tokens of each video's features, ``[t p e]`` or ``[t h w e]``."""
+    """Visual tokens of each video's features, ``[t p e]`` or ``[t h w e]``, or of what is encoded already."""
     for video in videos:
+        if isinstance(video, EncodedVideo):
+            yield len(video.tokens)
+            continue
         _, num_frames, height, width, _ = as_grid(video.unsqueeze(0)).shape
         yield plan.num_tokens(num_frames, (height, width))
 
@@ -172,5 +176,6 @@ def _pad(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, side
 
 def _stacked(videos: list[Tensor]) -> dict[str, Tensor | list[Tensor]]:
     """One tensor where the videos are alike, else the list; nothing where there is none."""
-    alike = len({video.shape for video in videos}) == 1
+    shapes = {None if isinstance(video, EncodedVideo) else video.shape for video in videos}
+    alike = len(shapes) == 1 and None not in shapes
     return {"video_features": torch.stack(videos) if alike else videos} if videos else {}

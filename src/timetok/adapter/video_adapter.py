@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from timetok.adapter.encoded import EncodedVideo
 from timetok.adapter.prompts import VideoPrompts
 from timetok.adapter.video_lm import Order, ProjectorName, VideoLM
 from timetok.atomic import write_json
@@ -24,7 +25,7 @@ from timetok.errors import ArgumentError, ModelFolderError
 from timetok.pooling import SlowFastPooler
 from timetok.tokenizer import TimeTokenizer
 
-_SETTINGS, _WEIGHTS, _PREFIX = "adapter_config.json", "adapter.safetensors", "projector."
+_SETTINGS, _WEIGHTS = "adapter_config.json", "adapter.safetensors"
 
 
 class VideoAdapter(VideoLM):
@@ -71,8 +72,13 @@ class VideoAdapter(VideoLM):
         name = projector if isinstance(projector, str) else None
         self._settings = {**options, "projector": name, "pooler": pooler.to_dict()}
 
+    def encode_video(self, features: Tensor, prefix: str | Sequence[int] = ()) -> EncodedVideo:
+        r"""As ``VideoLM.encode_video``; ``prefix`` may be trusted text, such as ``"USER: <video>\n"``."""
+        ids = self.processor([prefix], videos=[features])["input_ids"][0] if isinstance(prefix, str) else prefix
+        return super().encode_video(features, list(map(int, ids)))
+
     def save_pretrained(self, folder: str | os.PathLike[str], *, adapter_only: bool = True) -> None:
-        """Write the adapter: projector and time rows (safetensors), settings, tokenizer.
+        """Write the adapter: projector, learned separators and time rows (safetensors), settings, tokenizer.
 
         Files take their names only when all are complete, the settings last. ``adapter_only=False`` writes the language
         model too, into ``folder/lm``, or raises ArgumentError where peft has changed its layers.
@@ -91,7 +97,7 @@ class VideoAdapter(VideoLM):
                 self.lm.save_pretrained(part / "lm")
             ids = list(self.time_token_ids)
             rows = {name: weight.detach()[ids] for name, weight in _time_rows(self.lm, ids)}
-            tensors = self.projector.state_dict(prefix=_PREFIX) | rows
+            tensors = self.projector.state_dict(prefix="projector.") | self.pooler.state_dict(prefix="pooler.") | rows
             data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
             (part / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
             write_json(part / _SETTINGS, self._settings)
@@ -131,9 +137,10 @@ class VideoAdapter(VideoLM):
         if lm is None:
             lm = AutoModelForCausalLM.from_pretrained(path / "lm")
         adapter = cls(lm, TimeTokenizer.from_pretrained(path), projector=kind, pooler=pooler, **settings)
-        state = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
-        adapter.projector.to(dtype=next((tensor.dtype for tensor in state.values()), None))
-        adapter.projector.load_state_dict(state)
+        for name, part in (("projector.", adapter.projector), ("pooler.", adapter.pooler)):
+            state = {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}
+            part.to(dtype=next((tensor.dtype for tensor in state.values()), None))
+            part.load_state_dict(state)
         _load_rows(lm, adapter.time_token_ids, tensors)
         return adapter
 

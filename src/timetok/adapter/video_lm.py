@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from timetok.adapter.encoded import EncodedVideo, generate_about, remember
 from timetok.adapter.splice import splice
 from timetok.embeddings import tables
 from timetok.errors import ArgumentError, PromptError
@@ -20,6 +21,7 @@ from timetok.timegrid import TimeGrid
 
 Order = Literal["pool-first", "project-first"]
 ProjectorName = Literal["linear", "mlp2x_gelu"]
+Videos = Tensor | Sequence[Tensor | EncodedVideo]
 
 
 class VideoLM(nn.Module):
@@ -75,15 +77,25 @@ class VideoLM(nn.Module):
         fast, slow = tokens.split([num_frames, tokens.shape[1] - num_frames], dim=1)
         return torch.cat([fast + self.lm.get_input_embeddings()(ids), slow], dim=1)
 
+    def encode_video(self, features: Tensor, prefix: Sequence[int] = ()) -> EncodedVideo:
+        """A video ``[t p e]`` or ``[t h w e]`` that many questions are about, to be passed in place of its features.
+
+        Pooled and projected once; and where the model has a key-value cache, the ids of ``prefix``, with which those
+        prompts begin and which hold the video, are run once, too.
+        """
+        with torch.no_grad():
+            tokens = self.visual_tokens(features.unsqueeze(0).to(self.lm.device))[0]
+        return remember(self, tokens, prefix)
+
     @contextmanager
-    def spliced(self, input_ids: Tensor, video_features: Tensor | Sequence[Tensor] | None) -> Iterator[None]:
+    def spliced(self, input_ids: Tensor, video_features: Videos | None) -> Iterator[None]:
         """A context in which the LM, called on ``input_ids``, sees the videos.
 
         Args:
             input_ids: ``[b s]`` with one placeholder per visual token; PromptError is raised where those of a row do
                 not fit whole videos, SpliceError where the LM is called in a way in which the videos do not reach it.
             video_features: ``[m t p e]`` in the order of the placeholders, a list of ``[t p e]`` where
-                videos differ in length, or None for text alone.
+                videos differ in length or of what ``encode_video`` gave, or None for text alone.
         """
         counts = (input_ids == self.video_token_id).sum(1).tolist()
         if video_features is None or len(video_features) == 0:
@@ -94,7 +106,9 @@ class VideoLM(nn.Module):
         if isinstance(video_features, Tensor):
             videos = list(self.visual_tokens(video_features.to(input_ids.device)))
         else:  # BatchEncoding.to leaves a list of tensors where it was
-            videos = [self.visual_tokens(video.unsqueeze(0).to(input_ids.device))[0] for video in video_features]
+            given = [video.tokens if isinstance(video, EncodedVideo) else video for video in video_features]
+            given = [video.to(input_ids.device) for video in given]
+            videos = [video if video.ndim == 2 else self.visual_tokens(video.unsqueeze(0))[0] for video in given]
         with splice(self.lm, _by_row(videos, counts), self.video_token_id):
             yield
 
@@ -103,7 +117,7 @@ class VideoLM(nn.Module):
         input_ids: Tensor,
         *,
         attention_mask: Tensor | None = None,
-        video_features: Tensor | Sequence[Tensor] | None = None,
+        video_features: Videos | None = None,
         labels: Tensor | None = None,
         **lm_kwargs: Any,
     ) -> Any:
@@ -125,7 +139,7 @@ class VideoLM(nn.Module):
         input_ids: Tensor,
         *,
         attention_mask: Tensor | None = None,
-        video_features: Tensor | Sequence[Tensor] | None = None,
+        video_features: Videos | None = None,
         **generate_kwargs: Any,
     ) -> Any:
         """The LM's own ``generate``, which is handed ``generate_kwargs``: prompt and new ids, ``[b s+new]``.
@@ -135,6 +149,9 @@ class VideoLM(nn.Module):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        first = video_features[0] if video_features is not None and len(video_features) == len(input_ids) else None
+        if isinstance(first, EncodedVideo) and all(video is first for video in video_features or ()):
+            return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
         options = self._without_placeholder(generate_kwargs)
         generate: Any = self.lm.generate
         with self.spliced(input_ids, video_features):
