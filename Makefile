@@ -44,6 +44,7 @@ format: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/tokens.py
+	@$(BIN)/python benchmarks/adapter.py
 	@$(BIN)/python benchmarks/pooling.py
 	@THP_MEM_ALLOC_ENABLE=1 $(BIN)/python benchmarks/pooling.py --only-main --allocator "huge pages"
 	@$(BIN)/python benchmarks/plot.py
