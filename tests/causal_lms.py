@@ -69,6 +69,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 2, "topk_group": 1},  # no defaults
     "dots3_note_text": _DOTS3,
     "dots3_note": {"text_config": _DOTS3},
+    "flint": {"mlp_only_layers": [0]},  # leaves experts to a layer
     "gemma3n_text": _GEMMA3N,
     "gemma3n": {"text_config": _GEMMA3N, "vision_config": {"architecture": "mobilenetv3_small_050"}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
@@ -85,8 +86,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": _QWEN4,
     "qwen4_exp": {"text_config": _QWEN4},
     "recurrent_gemma": {"num_hidden_layers": 3},
-    "reformer": {"attn_layers": ["local", "lsh"], "axial_pos_shape": [8, 16], "axial_pos_embds_dim": [16, 16],
-                 "num_buckets": 4, "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8},
+    "reformer": {"attn_layers": ["local", "lsh"], "axial_pos_embds": False, "hash_seed": 0, "num_buckets": 4,
+                 "local_attn_chunk_length": 12, "lsh_attn_chunk_length": 12},  # trains on whole chunks alone
     "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # heads are rounded up to 64
     "xmod": {"default_language": "en_XX"},
     "zamba": _ZAMBA,
