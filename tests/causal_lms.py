@@ -18,12 +18,12 @@ SIZES = (
             "shape_vocab_size pronunciation_vocab_size"),
     (WIDTH, "hidden_size d_model n_embd emb_dim embedding_dim embedding_size input_embedding_size input_size "
             "output_embedding_size attention_hidden_size lru_width hidden_size_global word_embed_proj_dim "
-            "backbone_hidden_size pronunciation_embed_dim shape_embed_dim vision_output_dim adapter_in_dim adapter_input_size out_hidden_size "
-            "adapter_out_dim"),
-    (64, "intermediate_size d_inner d_ff dff dim_ff ffn_dim ffn_hidden_size encoder_ffn_dim decoder_ffn_dim "
+            "backbone_hidden_size pronunciation_embed_dim shape_embed_dim vision_output_dim out_hidden_size "
+            "adapter_in_dim adapter_input_size adapter_out_dim"),
+    (64, "intermediate_size d_inner d_ff dff dim_ff ffn_dim ffn_hidden_size encoder_ffn_dim decoder_ffn_dim mlp_dim "
          "dense_intermediate_size intermediate_size_mlp shared_intermediate_size feed_forward_size prompt_mid_dim "
-         "mlp_dim shared_expert_intermediate_size shared_experts_intermediate_size mamba_d_ssm "
-         "moe_shared_expert_intermediate_size codebook_size encoder_hash_byte_group_vocab"),
+         "shared_expert_intermediate_size shared_experts_intermediate_size moe_shared_expert_intermediate_size "
+         "mamba_d_ssm codebook_size encoder_hash_byte_group_vocab"),
     (HEADS, "num_attention_heads n_head n_heads num_heads attention_heads encoder_attention_heads "
             "decoder_attention_heads num_encoder_attention_heads num_decoder_attention_heads num_codebooks "
             "swa_num_attention_heads linear_num_heads linear_num_value_heads conf_num_attention_heads"),
@@ -47,48 +47,63 @@ SIZES = (
 )  # fmt: skip
 LIMITS = {name: limit for limit, names in SIZES for name in names.split()}
 # one entry a layer: the kinds that occur, once each
-PATTERNS = ["layer_types", "mlp_layer_types", "layers_block_type", "indexer_types"]
+PATTERNS = ("layer_types", "mlp_layer_types", "layers_block_type", "indexer_types")
 
-_HYBRID = ["linear_attention", "full_attention"]  # their default has no attention layer at all
-_ZAMBA = {"layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4,  # shared by two at least
-          "attention_hidden_size": 2 * WIDTH, "attention_head_dim": 16, "mamba_headdim": 8}  # fmt: skip
-_GEMMA3N = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4,
-            "num_kv_shared_layers": 2, "intermediate_size": 64}  # fmt: skip  # the last two share what the first two keep
-_QWEN4 = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 32,
-          "indexer_compress_ratio": 4, "eos_token_id": 2, "ple_layer_ids": [1]}  # fmt: skip  # no defaults; [1]: the first layer hashes its ids
-_DOTS3 = {"num_key_value_heads": HEADS, "swa_q_lora_rank": 8, "swa_kv_lora_rank": 8, "swa_qk_nope_head_dim": 8,
-          "swa_qk_rope_head_dim": 8, "swa_v_head_dim": 8, "swa_head_dim": 16, "swa_num_attention_heads": HEADS,
-          "swa_num_key_value_heads": HEADS}  # fmt: skip
+# The default has no attention layer at all.
+_HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
+# The hybrid layers share their weights, so there are two; the widths follow from others, but not where they are given.
+_ZAMBA = {
+    "layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4,
+    "attention_hidden_size": 2 * WIDTH, "attention_head_dim": 16, "mamba_headdim": 8,
+}  # fmt: skip
+# The last two layers share what the first two keep.
+_GEMMA3N = {
+    "layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
+    "intermediate_size": 64,
+}  # fmt: skip
+# The indexer has no defaults; the first layer hashes its ids, for which the default has no layer.
+_QWEN4 = {
+    "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 32,
+    "indexer_compress_ratio": 4, "eos_token_id": 2, "ple_layer_ids": [1],
+}  # fmt: skip
+# Sliding layers have sizes of their own, which are arguments and no attributes.
+_DOTS3 = {
+    "num_key_value_heads": HEADS, "swa_num_attention_heads": HEADS, "swa_num_key_value_heads": HEADS,
+    "swa_q_lora_rank": 8, "swa_kv_lora_rank": 8, "swa_qk_nope_head_dim": 8, "swa_qk_rope_head_dim": 8,
+    "swa_v_head_dim": 8, "swa_head_dim": 16,
+}  # fmt: skip
+_MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
 EXCEPTIONS: dict[str, dict[str, Any]] = {
-    "bamba": {"attn_layer_indices": [1]},
+    "bamba": {"attn_layer_indices": [1]},  # as _HYBRID
     "blt": {"num_hidden_layers": 2},  # read by the cache, but no default
-    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4,
-                                                                   "mrope_section": [2, 1, 1]}}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _MROPE}},  # read, but no default
     "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8.0}},  # read, but no default
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1},  # no defaults
-    "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 2, "topk_group": 1},  # no defaults
-    "dots3_note_text": _DOTS3,
+    "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1},  # no defaults
     "dots3_note": {"text_config": _DOTS3},
-    "flint": {"mlp_only_layers": [0]},  # leaves experts to a layer
+    "dots3_note_text": _DOTS3,
+    "flint": {"mlp_only_layers": [0]},  # the default has no experts in its first two layers
+    "gemma3n": {"text_config": _GEMMA3N, "vision_config": {"architecture": "mobilenetv3_small_050"}},  # timm's
     "gemma3n_text": _GEMMA3N,
-    "gemma3n": {"text_config": _GEMMA3N, "vision_config": {"architecture": "mobilenetv3_small_050"}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "granitemoehybrid": {"layer_types": _HYBRID},
+    "granitemoehybrid": _HYBRID,
     "hrm_text": {"num_layers_per_stack": None, "num_hidden_layers": 1},  # of a stack; eight in all
     "hunyuan_v1_dense": {"head_dim": 8},  # no default
-    "hunyuan_v1_moe": {"head_dim": 8},
+    "hunyuan_v1_moe": {"head_dim": 8},  # no default
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},  # no default
     "mamba2": {"num_heads": 8},
     "ministral": {"head_dim": 8},  # no default
     "moshi": {"audio_encoder_config": {"num_quantizers": 32}},
     "nemotron": {"num_key_value_heads": 2},  # no default
-    "qwen4_exp_text": _QWEN4,
     "qwen4_exp": {"text_config": _QWEN4},
-    "recurrent_gemma": {"num_hidden_layers": 3},
-    "reformer": {"attn_layers": ["local", "lsh"], "axial_pos_embds": False, "hash_seed": 0, "num_buckets": 4,
-                 "local_attn_chunk_length": 12, "lsh_attn_chunk_length": 12},  # trains on whole chunks alone
-    "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # heads are rounded up to 64
+    "qwen4_exp_text": _QWEN4,
+    "recurrent_gemma": {"num_hidden_layers": 3},  # the third is attention
+    "reformer": {
+        "attn_layers": ["local", "lsh"], "axial_pos_embds": False, "hash_seed": 0, "num_buckets": 4,
+        "local_attn_chunk_length": 12, "lsh_attn_chunk_length": 12,  # it trains on whole chunks alone
+    },
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # widths of heads are rounded up to 64
     "xmod": {"default_language": "en_XX"},
     "zamba": _ZAMBA,
     "zamba2": _ZAMBA,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from inspect import signature
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from timetok.errors import SpliceError
 
 _SEQUENCE_FIRST = {"xlnet"}  # model types that turn their ids round, to [s b], before they embed them
+_IDS = "input_ids"  # how the names of parameters end that take ids, throughout transformers
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -40,20 +42,20 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
     turned = lm.config.model_type in _SEQUENCE_FIRST
     embedding = lm.get_input_embeddings()
 
-    def hide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
-        names = _parameters(type(module).forward)
-        name = names[0] if module is embedding else "input_ids"
-        place = names.index(name)
-        ids = args[place] if place < len(args) else kwargs.get(name)
-        if ids is None:
-            return args, kwargs
-        mask = ids == video_token_id
-        if module is embedding:
-            masks.append(mask)
-        safe = ids.masked_fill(mask, 0)
-        if place < len(args):
-            return (*args[:place], safe, *args[place + 1 :]), kwargs
-        return args, kwargs | {name: safe}
+    def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        ids = args[0] if args else kwargs["input"]
+        masks.append(ids == video_token_id)
+        safe = ids.masked_fill(masks[-1], 0)
+        return ((safe, *args[1:]), kwargs) if args else (args, {**kwargs, "input": safe})
+
+    def hide_elsewhere(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        def safe(name: str, value: Any) -> Any:
+            is_ids = name.endswith(_IDS) and isinstance(value, Tensor)
+            return value.masked_fill(value == video_token_id, 0) if is_ids else value
+
+        names = _parameters(type(module).forward)[: len(args)]
+        by_place = tuple(safe(name, value) for name, value in zip_longest(names, args, fillvalue=""))
+        return by_place, {name: safe(name, value) for name, value in kwargs.items()}
 
     def fill(_: nn.Module, __: tuple[Any, ...], embeds: Tensor) -> Tensor:
         nonlocal filled
@@ -66,12 +68,13 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
         return embeds.transpose(0, 1) if turned else embeds
 
     with ExitStack() as hooks:
-        for module in lm.modules():
-            # What leads to the embedding is not asked to hide: it hands the placeholders on.
-            takes_ids = "input_ids" in _parameters(type(module).forward)
-            if module is embedding or (takes_ids and all(inner is not embedding for inner in module.modules())):
-                hooks.enter_context(module.register_forward_pre_hook(hide, with_kwargs=True))
+        hooks.enter_context(embedding.register_forward_pre_hook(hide, with_kwargs=True))
         hooks.enter_context(embedding.register_forward_hook(fill))
+        for module in lm.modules():
+            takes_ids = any(name.endswith(_IDS) for name in _parameters(type(module).forward))
+            # what leads to the embedding hands the placeholders on to it
+            if takes_ids and all(inner is not embedding for inner in module.modules()):
+                hooks.enter_context(module.register_forward_pre_hook(hide_elsewhere, with_kwargs=True))
         yield
     if not filled:
         raise SpliceError(
