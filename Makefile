@@ -8,12 +8,13 @@ QUESTION ?= --sample
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test test-slow test-thorough check format bench bench-gpu clean
+.PHONY: help demo test test-slow test-models test-thorough check format bench bench-gpu clean
 
 help:
 	@echo "make demo       localise an event in a bundled clip; writes timetok-demo.png"
 	@echo "make test       the fast tests"
 	@echo "make test-slow  the slow tests, and those that need a GPU"
+	@echo "make test-models  the adapter on every causal LM of the installed transformers (minutes)"
 	@echo "make test-thorough  the property tests, a million examples in all (hours)"
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make format     let ruff rewrite the code"
@@ -28,6 +29,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -q -m "slow or gpu" $(ARGS)
+
+test-models: $(READY)
+	@$(BIN)/python -m pytest -q tests/adapter/test_every_causal_lm.py $(ARGS)
 
 test-thorough: $(READY)
 	@$(BIN)/python -m pytest -q -m "hypothesis and not gpu" --hypothesis-profile=thorough $(ARGS)

@@ -294,6 +294,24 @@ def test_labels_without_a_mask_and_with_a_mask_of_four_axes():
     torch.testing.assert_close(masked, expected)
 
 
+def test_the_loss_is_a_sum_divided_by_what_the_trainer_counts():
+    adapter = tiny_lm.adapter()
+    batch = adapter.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video()])
+    targets = int((batch["input_ids"][:, 1:] != adapter.video_token_id).sum())
+    mean = adapter(**batch, labels=batch["input_ids"]).loss
+    for count in (7, torch.tensor(7)):
+        found = adapter(**batch, labels=batch["input_ids"], num_items_in_batch=count).loss
+        torch.testing.assert_close(found, mean * targets / 7)
+    assert adapter(**batch, num_items_in_batch=7).loss is None
+
+
+def test_the_loss_of_a_model_in_half_precision_is_in_float32():
+    adapter = tiny_lm.adapter().to(torch.bfloat16)
+    batch = adapter.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video().to(torch.bfloat16)])
+    outputs = adapter(**batch, labels=batch["input_ids"])
+    assert outputs.loss.dtype == torch.float32 and next(iter(outputs)) == "loss"
+
+
 def test_placeholders_that_the_videos_do_not_fill_name_the_row():
     adapter = tiny_lm.adapter()
     batch = adapter.prepare(["<video> a", "<video> b"], videos=[tiny_lm.video(0), tiny_lm.video(1)])
@@ -335,6 +353,22 @@ def test_missing_features_are_an_error(features):
 def test_bad_choices_are_refused(options, message):
     with pytest.raises(ArgumentError, match=message):
         VideoLM(tiny_lm.language_model(), vision_dim=6, video_token_id=300, **options)
+
+
+class Quantised(nn.Module):
+    """A table of bytes, as bitsandbytes keeps one."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(rows, width // 2, dtype=torch.uint8), requires_grad=False)
+
+
+@pytest.mark.parametrize(("embedding", "kind"), [(Quantised(290, 32), "torch.uint8"), (nn.Identity(), "Identity")])
+def test_a_quantised_embedding_is_refused(embedding, kind):
+    lm = tiny_lm.language_model(tied=False)
+    lm.set_input_embeddings(embedding)
+    with pytest.raises(ArgumentError, match=rf"lm: its input embedding is quantised \({kind}\)"):
+        VideoLM(lm, vision_dim=6, video_token_id=300)
 
 
 def test_names_of_the_weights_hold():

@@ -3,8 +3,11 @@
 Shapes: b batch, d language width, n visual tokens, s sequence.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from inspect import signature
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -13,12 +16,17 @@ from transformers import PreTrainedModel
 
 from timetok.errors import SpliceError
 
+_SEQUENCE_FIRST = {"xlnet"}  # model types that turn their ids round, to [s b], before they embed them
+_IDS = "input_ids"  # how the names of parameters end that take ids, throughout transformers
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+
 
 @contextmanager
 def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> Iterator[None]:
     """While the context lasts, placeholder ids in the LM's input become visual tokens.
 
-    The placeholder needs no row in the embedding: it is swapped for a safe id before the look-up.
+    The placeholder needs no row in the embedding: it is swapped for id 0 before the look-up, there and in whatever
+    else inside the LM is handed ids (per-layer embeddings, hashes of ids, routing by id).
     Rows repeated by beam search or ``num_return_sequences`` are repeated here too, and decoding steps,
     which hold no placeholder, pass through. SpliceError is raised where placeholders and visual tokens differ in
     number, or these were never used, because the embedding was not called or saw no placeholder.
@@ -31,12 +39,23 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
     """
     masks: list[Tensor] = []
     filled = not any(len(row) for row in rows)
+    turned = lm.config.model_type in _SEQUENCE_FIRST
+    embedding = lm.get_input_embeddings()
 
-    def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
         ids = args[0] if args else kwargs["input"]
         masks.append(ids == video_token_id)
         safe = ids.masked_fill(masks[-1], 0)
         return ((safe, *args[1:]), kwargs) if args else (args, {**kwargs, "input": safe})
+
+    def hide_elsewhere(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        def safe(name: str, value: Any) -> Any:
+            is_ids = name.endswith(_IDS) and isinstance(value, Tensor)
+            return value.masked_fill(value == video_token_id, 0) if is_ids else value
+
+        names = _parameters(type(module).forward)[: len(args)]
+        by_place = tuple(safe(name, value) for name, value in zip_longest(names, args, fillvalue=""))
+        return by_place, {name: safe(name, value) for name, value in kwargs.items()}
 
     def fill(_: nn.Module, __: tuple[Any, ...], embeds: Tensor) -> Tensor:
         nonlocal filled
@@ -44,16 +63,30 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
         if not bool(mask.any()):
             return embeds
         filled = True
-        return embeds.masked_scatter(mask.unsqueeze(-1), _visual_for(mask, rows).to(embeds))
+        mask, embeds = (mask.T, embeds.transpose(0, 1)) if turned else (mask, embeds)
+        embeds = embeds.masked_scatter(mask.unsqueeze(-1), _visual_for(mask, rows).to(embeds))
+        return embeds.transpose(0, 1) if turned else embeds
 
-    embedding = lm.get_input_embeddings()
-    with embedding.register_forward_pre_hook(hide, with_kwargs=True), embedding.register_forward_hook(fill):
+    with ExitStack() as hooks:
+        hooks.enter_context(embedding.register_forward_pre_hook(hide, with_kwargs=True))
+        hooks.enter_context(embedding.register_forward_hook(fill))
+        for module in lm.modules():
+            takes_ids = any(name.endswith(_IDS) for name in _parameters(type(module).forward))
+            # what leads to the embedding hands the placeholders on to it
+            if takes_ids and all(inner is not embedding for inner in module.modules()):
+                hooks.enter_context(module.register_forward_pre_hook(hide_elsewhere, with_kwargs=True))
         yield
     if not filled:
         raise SpliceError(
             f"the video did not reach {type(lm).__name__}: its input embedding was not called with the placeholders; "
             "call the model with input_ids, and without a cache that already holds them"
         )
+
+
+@cache
+def _parameters(forward: Callable[..., Any]) -> list[str]:
+    """Names of what a forward takes after ``self``."""
+    return list(signature(forward).parameters)[1:]
 
 
 def _visual_for(mask: Tensor, rows: Sequence[Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from timetok.adapter.encoded import EncodedVideo, generate_about, remember
 from timetok.adapter.splice import splice
 from timetok.embeddings import tables
 from timetok.errors import ArgumentError, PromptError
+from timetok.losses import SoftTimeLoss
 from timetok.pooling import SlowFastPooler
 from timetok.timegrid import TimeGrid
 
@@ -54,6 +55,13 @@ class VideoLM(nn.Module):
         time_markers: bool = False,
     ) -> None:
         super().__init__()
+        table = getattr(lm.get_input_embeddings(), "weight", None)
+        if not (isinstance(table, Tensor) and table.is_floating_point()):
+            kind = table.dtype if isinstance(table, Tensor) else type(lm.get_input_embeddings()).__name__
+            raise ArgumentError(
+                f"lm: its input embedding is quantised ({kind}), and visual tokens need its floating-point width; "
+                "quantise the other layers only, as bitsandbytes does unless told otherwise"
+            )
         if order not in get_args(Order):
             raise ArgumentError(f"order: expected 'pool-first' or 'project-first', got {order!r}")
         self.lm = lm
@@ -123,15 +131,23 @@ class VideoLM(nn.Module):
     ) -> Any:
         """The LM's own forward, which is handed ``lm_kwargs``, with the videos in place as in ``spliced``.
 
-        Ids, mask and labels are ``[b s]``; labels at placeholders and padding become -100.
+        Ids, mask and labels are ``[b s]``; labels at placeholders and padding become -100. The loss is next-token cross
+        entropy in float32, which not every LM computes, and the LM's auxiliary loss. Its sum is divided by
+        ``num_items_in_batch``, which the HF Trainer passes, or else by the number of targets.
         """
-        if labels is not None:
-            ignored = input_ids == self.video_token_id
-            if attention_mask is not None and attention_mask.ndim == 2:
-                ignored = ignored | (attention_mask == 0)
-            lm_kwargs["labels"] = labels.masked_fill(ignored, -100)
+        num_items = lm_kwargs.pop("num_items_in_batch", None)
         with self.spliced(input_ids, video_features):
-            return self.lm(input_ids=input_ids, attention_mask=attention_mask, **lm_kwargs)
+            outputs = self.lm(input_ids=input_ids, attention_mask=attention_mask, **lm_kwargs)
+        if labels is None:
+            return outputs
+        ignored = input_ids == self.video_token_id
+        if attention_mask is not None and attention_mask.ndim == 2:
+            ignored = ignored | (attention_mask == 0)
+        labels = labels.masked_fill(ignored, -100).to(outputs.logits.device)
+        loss = SoftTimeLoss((), sigma=0)(outputs, labels, num_items)
+        if getattr(outputs, "aux_loss", None) is not None:
+            loss = loss + _auxiliary_weight(self.lm) * outputs.aux_loss.to(loss.device)
+        return type(outputs)(**{**outputs, "loss": loss})
 
     @torch.no_grad()
     def generate(
@@ -172,6 +188,12 @@ class VideoLM(nn.Module):
             return options | {"suppress_tokens": banned}
         config.suppress_tokens = banned  # transformers frowns on a config with options beside it
         return options | {"generation_config": config}
+
+
+def _auxiliary_weight(lm: PreTrainedModel) -> float:
+    """What the LM itself multiplies its auxiliary loss (the load of its experts) by."""
+    owners, names = (lm, lm.config.get_text_config()), ("router_aux_loss_coef", "aux_loss_coef")
+    return next(float(getattr(owner, name)) for owner in owners for name in names if hasattr(owner, name))
 
 
 def _projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) -> nn.Module:
