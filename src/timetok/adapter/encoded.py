@@ -18,7 +18,7 @@ from timetok.errors import ArgumentError
 if TYPE_CHECKING:
     from timetok.adapter.video_lm import VideoLM
 
-_STEPWISE = {"jamba", "recurrent_gemma", "zamba"}  # model types that go on from a cache by single tokens only
+_STEPWISE = {"jamba", "prophetnet", "recurrent_gemma", "reformer", "zamba"}  # go on from a cache by single tokens
 
 
 @dataclass(frozen=True, eq=False)

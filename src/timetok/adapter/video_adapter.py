@@ -57,17 +57,17 @@ class VideoAdapter(VideoLM):
         order: Order = "pool-first",
         time_markers: bool = False,
     ) -> None:
+        pooler = pooler or SlowFastPooler()
+        processor = VideoPrompts(tt, pooler.plan)
+        ids: dict[str, Any] = {"video_token_id": processor.video_token_id, "time_token_ids": tt.time_token_ids}
+        options: dict[str, Any] = {"vision_dim": vision_dim, "order": order, "time_markers": time_markers}
+        super().__init__(lm, pooler=pooler, projector=projector, **ids, **options)
         rows, last = len(tables(lm)[0]), max(tt.time_token_ids, default=-1)
         if last >= rows:
             raise ArgumentError(
                 f"lm: its embedding has {rows} rows, but time tokens reach id {last}; "
                 "call timetok.embeddings.resize(lm, tt.time_token_ids) first"
             )
-        pooler = pooler or SlowFastPooler()
-        processor = VideoPrompts(tt, pooler.plan)
-        ids: dict[str, Any] = {"video_token_id": processor.video_token_id, "time_token_ids": tt.time_token_ids}
-        options: dict[str, Any] = {"vision_dim": vision_dim, "order": order, "time_markers": time_markers}
-        super().__init__(lm, pooler=pooler, projector=projector, **ids, **options)
         self.prepare = self.processor = processor
         name = projector if isinstance(projector, str) else None
         self._settings = {**options, "projector": name, "pooler": pooler.to_dict()}
