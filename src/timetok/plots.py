@@ -1,38 +1,27 @@
-"""Figures, one a function: spans over the frames of a video, a curve, and what time tokens allow.
+"""Figures, one a function, without pyplot: none needs a display or leaves state behind.
 
-No figure touches pyplot, so none needs a display or leaves state behind. Colours are from Okabe and Ito's palette,
-told apart by colour-blind readers and, by their lightness and their labels, in black and white.
+Colours are from Okabe and Ito's palette, told apart by colour-blind readers and, by lightness, in black and white.
 """
 
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from timetok.atomic import replacing
+from timetok.codecs import ClockCodec
 from timetok.errors import ArgumentError
 from timetok.timegrid import Span
 
-_ANSWER, _TRUTH, _INK, _MUTED = "#0072B2", "#E69F00", "#222222", "#666666"
-_DPI = 160
-
-# The timeline's layout, in inches.
-_WIDTH, _LEFT, _RIGHT, _MARGIN, _GAP = 8.0, 0.85, 0.4, 0.25, 0.12
-_INNER = _WIDTH - _LEFT - _RIGHT
-_LANE, _BAR, _AXIS = 0.42, 0.15, 0.62
-_NUM_SLOTS, _SLOT_HEIGHT = 8, 1.3
-_TITLE_POINTS, _POINTS = 14.0, 11.0
-_LINE_HEIGHT, _LETTER_WIDTH, _BOLD_WIDTH = 1.35, 0.54, 0.64  # of the font size, on average
-_MAX_LANES = 12
+_ANSWER, _TRUTH, _MUTED = "#0072B2", "#E69F00", "#666666"
+_WIDTH, _DPI = 6.4, 200  # in inches and dots an inch; matplotlib's own letters are then legible on a phone
+_NUM_SLOTS, _MAX_ROWS = 8, 12
 
 
 def timeline(
@@ -49,7 +38,7 @@ def timeline(
 
     The video is cut into equal slots; over each stands the frame nearest to its middle, framed in colour when its
     true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times too;
-    spans too many to be told apart are drawn without labels. The figure is 8 inches wide.
+    more than twelve share a row, without labels. The figure is 6.4 inches wide, 1280 pixels.
 
     Args:
         frames_data: RGB frames, uint8 ``[t 3 h w]``, at least one.
@@ -57,7 +46,7 @@ def timeline(
         duration_seconds: Length of the video, positive; the axis runs from 0 to it. Else ArgumentError is raised.
         spans: The predicted spans; none is drawn as "no span found".
         question: The title, wrapped; dollar signs stay dollar signs.
-        answer: What the model said, below the title.
+        answer: What the model said, above its spans.
         truth: The true spans, a second row; None leaves the row out.
 
     Example::
@@ -73,37 +62,33 @@ def timeline(
         raise ArgumentError(f"times_seconds must be [{len(data)}] and never decrease, got {times.tolist()}")
     if not 0 < duration_seconds < float("inf"):
         raise ArgumentError(f"duration_seconds must be positive and finite, got {duration_seconds!r}")
-    rows = [("answer", _ANSWER, _lanes(spans, duration_seconds))]
-    if truth is not None:
-        rows.append(("truth", _TRUTH, _lanes(truth, duration_seconds)))
-    title, title_height = _wrapped(question, _TITLE_POINTS, _BOLD_WIDTH)
-    remark, remark_height = _wrapped(answer or "", _POINTS, _LETTER_WIDTH)
-    slot_width = _INNER / min(_NUM_SLOTS, len(data))
-    strip_height = min(slot_width * data.shape[2] / data.shape[3], _SLOT_HEIGHT)
-    rows_height = _LANE * sum(len(lanes) for _, _, lanes in rows) + 0.08 * len(rows)
-    top = 0.12 + title_height + remark_height + _GAP
-    height = top + strip_height + _GAP + rows_height + _AXIS
-
-    figure = Figure((_WIDTH, height), _DPI, facecolor="white")
-    style: dict[str, Any] = {"x": _MARGIN / _WIDTH, "va": "top", "linespacing": 1.2, "parse_math": False}
-    figure.text(y=1 - 0.1 / height, s=title, fontsize=_TITLE_POINTS, weight="bold", color=_INK, **style)
-    figure.text(y=1 - (0.1 + title_height) / height, s=remark, fontsize=_POINTS, color=_MUTED, **style)
-    strip, axes = figure.subplots(2, sharex=True, height_ratios=[strip_height, rows_height])
-    edges = {"left": _LEFT / _WIDTH, "right": 1 - _RIGHT / _WIDTH, "top": 1 - top / height, "bottom": _AXIS / height}
-    figure.subplots_adjust(**edges, hspace=2 * _GAP / (strip_height + rows_height))  # of their mean height
-    axes.set(xlim=(0, duration_seconds), yticks=[])
-    half = min(strip_height * data.shape[3] / data.shape[2], slot_width) / 2 * 0.95 * duration_seconds / _INNER
-    _draw_strip(strip, data, times, spans, half)
-    _draw_rows(axes, rows)
-    _mark_time(axes, duration_seconds)
+    title = textwrap.fill(question, 54, max_lines=4, placeholder=" …")
+    remark = textwrap.fill(answer or "", 64, max_lines=4, placeholder=" …")
+    figure = Figure(dpi=_DPI, facecolor="white")
+    figure.set_layout_engine("constrained", rect=(0.01, 0, 0.98, 1), h_pad=0.07)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=11, weight="bold", parse_math=False)
+    num_slots = min(_NUM_SLOTS, len(data))
+    grid = figure.add_gridspec(2, num_slots)
+    for slot in range(num_slots):
+        nearest = int(np.abs(times - (slot + 0.5) * duration_seconds / num_slots).argmin())
+        inside = any(span.start <= times[nearest] <= span.end for span in spans)
+        frame = figure.add_subplot(grid[0, slot], xticks=[], yticks=[])
+        frame.imshow(data[nearest].transpose(1, 2, 0), interpolation="antialiased")
+        frame.spines[:].set(visible=inside, color=_ANSWER, linewidth=3)
+    axes = figure.add_subplot(grid[1, :], xlim=(0, duration_seconds), frame_on=False)
+    axes.set_title(remark, loc="left", fontsize=10, color=_MUTED, parse_math=False)
+    groups = {"answer": spans} | ({} if truth is None else {"truth": truth})
+    num_rows = _draw_rows(axes, groups)
+    heights = [min(0.85 * _WIDTH / num_slots * data.shape[2] / data.shape[3], 1.1), 0.4 * num_rows]  # inches
+    grid.set_height_ratios(heights)
+    figure.set_size_inches(_WIDTH, sum(heights) + 0.19 * len(title.splitlines() + remark.splitlines()) + 0.9)
     return figure
 
 
 def curve(steps: ArrayLike, values: ArrayLike, *, ylabel: str) -> Figure:
     """Draw values ``[n]`` over training steps ``[n]``, for instance a loss; the last is written at its end.
 
-    NaN leaves a gap. ``ylabel`` names the values, with their unit where they have one. Raises ArgumentError where the
-    two are not one-dimensional, empty, or of different length.
+    NaN leaves a gap; ``ylabel`` names the values and their unit. Raises ArgumentError where lengths differ or are 0.
     """
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
@@ -125,17 +110,16 @@ def ceilings(sizes: Sequence[int], shares: Mapping[str, Sequence[float]], *, tar
         axes.plot(sizes, values, linewidth=1.8, marker="o", markersize=4, label=name)
     if target is not None:
         axes.axhline(target, color=_TRUTH, linewidth=1.2, linestyle="--", label=f"wanted: {target:g}")
-    axes.set_xscale("log")
-    axes.set_ylim(0, 1.03)
-    axes.legend(frameon=False, fontsize=_POINTS)
+    axes.set(xscale="log", ylim=(0, 1.03))
+    axes.legend(frameon=False)
     return figure
 
 
 def _chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure = Figure((6.4, 4.0), _DPI, facecolor="white", layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(xlabel, fontsize=_POINTS)
-    axes.set_ylabel(ylabel, fontsize=_POINTS, parse_math=False)
+    figure = Figure((_WIDTH, 4.0), _DPI, facecolor="white", layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel)
+    axes.set_ylabel(ylabel, parse_math=False)
+    axes.set_prop_cycle(color=[_ANSWER, "#D55E00", "#009E73", "#CC79A7", "#56B4E9"])
     axes.grid(color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -152,7 +136,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 def check_path(path: str | os.PathLike[str]) -> Path:
     """Refuse, by an ArgumentError and before there is a figure, a suffix that is no format, or a missing folder."""
     path = Path(path)
-    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    known = sorted(Figure().canvas.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in known:
         raise ArgumentError(f"path must end in one of {', '.join(known)}, got {str(path)!r}; for instance timeline.png")
     if path.is_dir() or not path.parent.is_dir():
@@ -160,99 +144,44 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _wrapped(text: str, points: float, letter_width: float) -> tuple[str, float]:
-    """A text in lines that fit, and their height in inches."""
-    columns = int((_WIDTH - 2 * _MARGIN) * 72 / (points * letter_width))
-    lines = textwrap.wrap(text, columns, max_lines=4, placeholder=" …")
-    return "\n".join(lines), len(lines) * points * _LINE_HEIGHT / 72
+def _draw_rows(axes: Axes, groups: Mapping[str, Sequence[Span]]) -> int:
+    """A row for each span over one time axis, its label above its bar; spans too many share a row, without labels."""
+    duration, top, middles = axes.get_xlim()[1], 0, []
+    for color, spans in zip((_ANSWER, _TRUTH), groups.values(), strict=False):
+        num_rows = len(spans) if 1 <= len(spans) <= _MAX_ROWS else 1
+        if not spans:
+            axes.text(duration / 2, top + 0.5, "no span found", color=_MUTED, ha="center", va="center")
+        for i, span in enumerate(sorted(spans)):
+            start, end = (min(max(second, 0), duration) for second in span)
+            width = max(end - start, duration / 250)  # a moment is seen too
+            left, row = min(start, duration - width), top + i % num_rows
+            axes.barh(row + 0.7, width, 0.4, left, color=color, edgecolor="black", linewidth=0.8)
+            if num_rows == len(spans):  # a label reaches from its bar towards the middle, where it has room
+                third = min(int(3 * (left + width / 2) / duration), 2)
+                place = left + width * third / 2, row + 0.4
+                axes.text(*place, _label(span, duration), ha=("left", "center", "right")[third])
+        middles.append(top + num_rows / 2)
+        top += num_rows
+        axes.axhline(top, color=_MUTED, linewidth=0.8, clip_on=False)
+    axes.set(ylim=(top, 0), yticks=middles, yticklabels=groups)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    unit, length = "seconds", f"{duration:.4g} s"
+    if duration >= 120:
+        unit, length = "minutes:seconds" if duration < 3600 else "hours:minutes:seconds", _clock(duration, duration)
+        paces = (15, 30, 60, 120, 300, 600, 900, 1800, 3600 * np.ceil(duration / 28800))
+        axes.xaxis.set_major_locator(MultipleLocator(next(pace for pace in paces if duration / pace <= 8)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _clock(second, duration)))
+    axes.set_xlabel(f"time in {unit}; the video lasts {length}", color=_MUTED)
+    return top
 
 
 def _label(span: Span, duration_seconds: float) -> str:
-    decimals = 2 if duration_seconds < 10 else 1
-    ends = (span.start, span.end) if span.start < span.end else (span.start,)
-    seconds = " – ".join(f"{end:.{decimals}f}" for end in ends) + " s"
+    ends = sorted({span.start, span.end})
+    seconds = " – ".join(f"{end:.{2 if duration_seconds < 10 else 1}f}" for end in ends) + " s"
     clock = " – ".join(_clock(end, duration_seconds) for end in ends)
     return seconds if duration_seconds < 120 else f"{clock}  ({seconds})"
 
 
 def _clock(seconds: float, duration_seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, of_the_hour = divmod(minutes, 60)
-    return f"{minutes}:{rest:02d}" if duration_seconds < 3600 else f"{hours}:{of_the_hour:02d}:{rest:02d}"
-
-
-# A span's label, where the middle of the label stands, and the span itself; all horizontal places in seconds.
-_Placed = tuple[str, float, Span]
-
-
-def _lanes(spans: Sequence[Span], duration_seconds: float) -> list[list[_Placed]]:
-    """Spread spans over as few lanes as keep bars and labels apart; the first lane that has room takes a span.
-
-    Spans that would fill more than twelve lanes share one, without labels.
-    """
-    seconds_per_inch = duration_seconds / _INNER
-    lanes: list[list[_Placed]] = []
-    ends: list[float] = []
-    for span in sorted(spans):
-        label = _label(span, duration_seconds)
-        half = len(label) * _POINTS * _LETTER_WIDTH / 72 / 2 * seconds_per_inch
-        middle = max(half, min((span.start + span.end) / 2, duration_seconds - half))
-        free = next((i for i, end in enumerate(ends) if end <= min(middle - half, span.start)), len(lanes))
-        if free == len(lanes):
-            lanes.append([])
-            ends.append(0.0)
-        lanes[free].append((label, middle, span))
-        ends[free] = max(middle + half, span.end)
-    if len(lanes) > _MAX_LANES:
-        return [[("", 0.0, span) for span in sorted(spans)]]
-    return lanes or [[]]
-
-
-def _draw_strip(
-    axes: Axes, data: NDArray[np.uint8], times: NDArray[np.float64], spans: Sequence[Span], half: float
-) -> None:
-    """Frames over the middles of their slots; ``half`` of one's width in seconds."""
-    limits, num_slots = axes.get_xlim(), min(_NUM_SLOTS, len(data))
-    for middle in (np.arange(num_slots) + 0.5) * limits[1] / num_slots:
-        nearest = int(np.abs(times - middle).argmin())
-        extent = (middle - half, middle + half, 0.0, 1.0)
-        axes.imshow(data[nearest].transpose(1, 2, 0), extent=extent, aspect="auto", interpolation="antialiased")
-        if any(span.start <= times[nearest] <= span.end for span in spans):
-            frame = Rectangle((middle - half, 0), 2 * half, 1, fill=False, color=_ANSWER, linewidth=4, clip_on=False)
-            axes.add_patch(frame)
-    axes.set(xlim=limits, ylim=(0, 1))
-    axes.axis("off")
-
-
-def _draw_rows(axes: Axes, rows: list[tuple[str, str, list[list[_Placed]]]]) -> None:
-    duration, top = axes.get_xlim()[1], sum(len(lanes) for _, _, lanes in rows)
-    axes.set_ylim(0, top)
-    centre: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": _POINTS}
-    for name, color, lanes in rows:
-        axes.text(-0.012 * duration, top - len(lanes) / 2, name, color=_INK, **centre | {"ha": "right"})
-        for lane in lanes:
-            top -= 1
-            if not lane:
-                axes.text(duration / 2, top + 0.5, "no span found", style="italic", color=_MUTED, **centre)
-            for label, middle, span in lane:
-                start, end = (min(max(second, 0), duration) for second in span)
-                width = max(end - start, duration / 250)  # a moment is seen too
-                place = (min(start, duration - width), top + 0.1)
-                axes.add_patch(Rectangle(place, width, _BAR / _LANE, facecolor=color, edgecolor=_INK, lw=0.8))
-                axes.text(middle, top + 0.72, label, color=_INK, **centre)
-        axes.axhline(top, color="#DDDDDD", linewidth=0.8)
-
-
-def _mark_time(axes: Axes, duration_seconds: float) -> None:
-    axes.tick_params(axis="x", labelsize=_POINTS, colors=_INK)
-    axes.spines[["top", "left", "right"]].set_visible(False)
-    unit, length = "seconds", f"{duration_seconds:.4g} s"
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    if duration_seconds >= 120:
-        unit = "minutes:seconds" if duration_seconds < 3600 else "hours:minutes:seconds"
-        length = _clock(duration_seconds, duration_seconds)
-        paces = [15, 30, 60, 120, 300, 600, 900, 1800]
-        pace = next((pace for pace in paces if duration_seconds / pace <= 8), 3600 * -(-duration_seconds // 28800))
-        axes.xaxis.set_major_locator(MultipleLocator(pace))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _clock(second, duration_seconds)))
-    axes.set_xlabel(f"time in {unit}; the video lasts {length}", fontsize=_POINTS, color=_MUTED)
+    return ClockCodec(hours=duration_seconds >= 3600).format(seconds).removeprefix("0")
