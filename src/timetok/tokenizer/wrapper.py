@@ -110,17 +110,6 @@ class TimeTokenizer:
         encoded: BatchEncoding = tokenizer(text, **hf_kwargs)
         return encoded
 
-    def encode_parts(
-        self, parts: Sequence[tuple[str, bool]], duration: Number | None = None, *, add_special_tokens: bool = True
-    ) -> list[int]:
-        """Ids of a text put together from parts, tokenised as one string: pairs of text and whether it is trusted.
-
-        As in ``[("USER: ", True), (question, False), (" ASSISTANT: <t3>", True)]``; otherwise as in calling.
-        """
-        names = self._copies.names("".join(part for part, _ in parts))
-        texts = [self._named(part, duration, names) if trusted else part for part, trusted in parts]
-        return self._encode_named("".join(texts), names, add_special_tokens)
-
     def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -142,7 +131,7 @@ class TimeTokenizer:
 
         def named(value: Any) -> Any:
             if isinstance(value, str):
-                return self._named(value, duration, names)
+                return self._written.sub(lambda token: names[token[0]], self.to_tokens(value, duration))
             if isinstance(value, Mapping):
                 return {key: named(each) for key, each in value.items()}
             return [named(each) for each in value] if isinstance(value, list | tuple) else value
@@ -150,21 +139,13 @@ class TimeTokenizer:
         # a template may cut, reorder or repeat what it is given, and the names go through it unharmed
         shown: list[Any] = [named(message) if message["role"] in trusted_roles else message for message in messages]
         text = str(self.tokenizer.apply_chat_template(shown, tokenize=False, **template_kwargs))
-        return self._encode_named(text, names, add_special_tokens=False)
-
-    def _named(self, text: str, duration: Number | None, names: Mapping[str, str]) -> str:
-        """A trusted text in which time tokens have other names."""
-        return self._written.sub(lambda token: names[token[0]], self.to_tokens(text, duration))
-
-    def _encode_named(self, text: str, names: dict[str, str], add_special_tokens: bool) -> list[int]:
-        """Ids of a text in which the names mean time tokens, and a literal ``<t12>`` is plain characters."""
         tokenizer = self.tokenizer
-        if self._written.search(text):  # perhaps across two parts
+        if self._written.search(text):  # plain characters
             tokenizer = self._copies.with_names(names)
         else:
             tokens = {name: token for token, name in names.items()}
             text = re.sub("|".join(tokens) or "(?!)", lambda name: tokens[name[0]], text)
-        return list(tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        return list(tokenizer.encode(text, add_special_tokens=False))
 
     def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
         """Ids that write one timestamp in seconds or several, without any text: one id each with ``codec="index"``."""
