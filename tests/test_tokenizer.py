@@ -126,7 +126,7 @@ def test_call_writes_seconds(tt):
     assert tt("from <12.34> to <30>")["input_ids"] == tt.tokenizer("from <12.34> to <30>")["input_ids"]
     batch = tt(["<10.0>", "<10.0> and <99.0>"], [99.0, 198.0], padding=True, return_tensors="pt")
     assert [tt.times(row, 99.0) for row in batch["input_ids"]] == [[10.0], [5.0, 50.0]]
-    with pytest.raises(TimeRangeError, match="duration: expected one for all or one for each of 2, got 3"):
+    with pytest.raises(TimeRangeError, match="durations: expected one for all or one for each of 2, got 3"):
         tt(["a", "b"], [1.0, 2.0, 3.0])
 
 

@@ -91,7 +91,9 @@ def test_empty_prompts_are_an_error(text, rows):
 
 @pytest.mark.parametrize("durations", [[], [1.0], [1.0, 2.0, 3.0]])
 def test_durations_go_with_prompts(durations):
-    with pytest.raises(ArgumentError, match=f"durations: expected one a prompt, got {len(durations)} for 2 prompts"):
+    with pytest.raises(
+        ArgumentError, match=f"durations: expected one for all or one for each of 2, got {len(durations)}"
+    ):
         prompts()(["a", "b"], durations=durations)
 
 

@@ -89,7 +89,7 @@ def test_videos_that_do_not_fit_are_refused(processor: LitaProcessor, tmp_path: 
         processor("<video><video> Which?", [noise(), noise()])
     with pytest.raises(PromptError, match="not empty"):
         processor([])
-    with pytest.raises(ArgumentError, match="durations: expected one a video, got 2 for 1"):
+    with pytest.raises(ArgumentError, match="durations: expected one for all or one for each of 1, got 2"):
         processor(PROMPT, [noise()], durations=[1.0, 2.0])
     with pytest.raises(ArgumentError, match="return_tensors"):
         processor(PROMPT, [noise()], return_tensors="np")  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ def test_spans_of_generated_ids(processor: LitaProcessor) -> None:
         assert processor.post_process_spans(ids, [38.0, 19.0], prompt_length=2) == expected
     whole = processor.post_process_spans(rows, [38.0, 19.0])
     assert whole == [[Span(6.0, 8.0), Span(0.0, 38.0)], []]  # k · 38 / 19; <t7> after <t2> runs backwards
-    with pytest.raises(ArgumentError, match="durations: expected one a row, got 1 for 2"):
+    with pytest.raises(ArgumentError, match="durations: expected one for all or one for each of 2, got 1"):
         processor.post_process_spans(rows, [38.0])
 
 

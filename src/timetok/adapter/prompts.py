@@ -15,6 +15,7 @@ from timetok.adapter.encoded import EncodedVideo
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import PoolingPlan, as_grid
 from timetok.tokenizer import TimeTokenizer
+from timetok.tokenizer.ids import with_durations
 
 VIDEO_TOKEN = "<video>"
 
@@ -46,17 +47,14 @@ class VideoPrompts:
             text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
                 raised. A literal ``<video>`` in what a user typed counts too, so there it is an error.
             videos: Features, each ``[t p e]`` or ``[t h w e]``.
-            counts: Visual tokens of each video, for who has them and no features yet.
-            durations: Seconds, one a prompt (else ArgumentError), where prompts name seconds as ``<12.3>``.
+            counts: Visual tokens of each video, in place of features that come later.
+            durations: Seconds, one for all or one a prompt (else TimeRangeError), for ``<12.3>`` in prompts.
             trusted: False keeps a literal ``<t12>`` as plain characters.
         """
-        counts = self._counts(videos) if counts is None else counts
+        counts = [self._count(video) for video in videos] if counts is None else counts
         prompts, remaining = as_prompts(text, len(counts)), iter(counts)
-        seconds = [None] * len(prompts) if durations is None else list(durations)
-        if len(seconds) != len(prompts):
-            raise ArgumentError(f"durations: expected one a prompt, got {len(seconds)} for {len(prompts)} prompts")
-        rows = zip(prompts, seconds, strict=True)
-        ids = [self.tt(_expand(prompt, remaining), one, trusted=trusted)["input_ids"] for prompt, one in rows]
+        rows = with_durations(prompts, durations)
+        ids = [self.tt(_expand(prompt, remaining), each, trusted=trusted)["input_ids"] for prompt, each in rows]
         return BatchEncoding(self._padded(ids, "left") | _stacked(list(videos)))
 
     def collator(self) -> Callable[[Sequence[Mapping[str, Any]]], BatchEncoding]:
@@ -68,11 +66,10 @@ class VideoPrompts:
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> BatchEncoding:
         """Rows of a data set → a batch to train on, padded on the right; labels are -100 outside answers.
 
-        A row has ``prompt`` and ``answer``, trusted text, or ``turns``, a list of such pairs; ``video_features``
-        ``[t p e]`` or ``[t h w e]`` where the prompt holds ``<video>``, or a list of such, else PromptError is raised;
-        and ``duration_seconds`` where text names seconds as ``<12.3>``. One that lacks something raises ArgumentError.
-        The batch has ``input_ids``, ``attention_mask`` and ``labels`` ``[b s]``, and ``video_features`` ``[m t p e]``
-        or a list.
+        A row has ``prompt`` and ``answer``, trusted text, or ``turns``, a list of such pairs (else ArgumentError);
+        ``video_features``, ``[t p e]`` or ``[t h w e]`` or a list of such, one a ``<video>`` of its prompts (else
+        PromptError); and ``duration_seconds`` where text names seconds as ``<12.3>``. The batch has ``input_ids``,
+        ``attention_mask`` and ``labels`` ``[b s]``, and ``video_features`` ``[m t p e]`` or a list.
         """
         if not rows:
             raise ArgumentError("rows: expected at least one, got none")
@@ -92,7 +89,7 @@ class VideoPrompts:
         held, wanted = [sum(turn[side].count(VIDEO_TOKEN) for turn in turns) for side in (0, 1)], [len(videos), 0]
         if held != wanted:
             raise PromptError(f"rows: prompt and answer of row {index} hold {held} {VIDEO_TOKEN}, expected {wanted}")
-        remaining = iter(self._counts(videos))
+        remaining = map(self._count, videos)
         ids: list[int] = []
         labels: list[int] = []
         for prompt, answer in turns:
@@ -111,16 +108,12 @@ class VideoPrompts:
         padded = pad_sequence(ids, batch_first=True, padding_value=value, padding_side=side)
         return {"input_ids": padded, "attention_mask": mask}
 
-    def _counts(self, videos: Sequence[Tensor]) -> list[int]:
-        """Visual tokens of each video's features, ``[t p e]`` or ``[t h w e]``, or of what is encoded already."""
-        counts = []
-        for video in videos:
-            if isinstance(video, EncodedVideo):
-                counts.append(len(video.tokens))
-            else:
-                _, num_frames, height, width, _ = as_grid(video.unsqueeze(0)).shape
-                counts.append(self.plan.num_tokens(num_frames, (height, width)))
-        return counts
+    def _count(self, video: Tensor) -> int:
+        """Visual tokens of a video's features, ``[t p e]`` or ``[t h w e]``, or of one that is encoded already."""
+        if isinstance(video, EncodedVideo):
+            return len(video.tokens)
+        _, num_frames, height, width, _ = as_grid(video.unsqueeze(0)).shape
+        return self.plan.num_tokens(num_frames, (height, width))
 
 
 def as_prompts(text: Sequence[str] | str, num_videos: int) -> list[str]:

@@ -33,8 +33,7 @@ class Answer:
     Attributes:
         text: The answer, with seconds where the model wrote time tokens.
         spans: The well-formed spans in it, in seconds; empty where there are none.
-        confidences: One a span: the product of the probabilities of its two time tokens. Empty for
-            models that write seconds as text.
+        confidences: One a span: its two time tokens' probabilities, multiplied; none where seconds are written as text.
         times_seconds: Every moment in the answer, in order, whether or not it belongs to a span.
         duration_seconds: Of the video.
     """
@@ -86,8 +85,7 @@ class Localizer:
     def encode(self, frames: Frames) -> Tensor:
         """Features of one video, to be asked about any number of times: ``[t p e]``."""
         pixels = self.processor.frame_transform(frames.data).to(self.model.device)
-        features: Tensor = self.model.encode_video(pixels.unsqueeze(0))[0]
-        return features
+        return self.model.encode_video(pixels.unsqueeze(0))[0]
 
     def check_question(self, question: str, *, max_new_tokens: int = 96) -> None:
         """Refuse, before any decoding, a question that `ask` would refuse."""

@@ -17,6 +17,7 @@ from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import plan_of
 from timetok.timegrid import Span
 from timetok.tokenizer import TimeTokenizer
+from timetok.tokenizer.ids import with_durations
 from timetok.video import Frames, read_frames, spread
 from timetok.vision import FrameTransform
 
@@ -113,8 +114,7 @@ class LitaProcessor(ProcessorMixin):
         Args:
             text: Prompts as in ``VideoPrompts``, each with at most one ``<video>``.
             videos: Paths, ``Frames``, or bare uint8 arrays ``[t c h w]`` (torch or numpy) of frames spread evenly
-                over the video, of which ``num_frames`` are picked; VideoError or ArgumentError if they are none of
-                these.
+                over the video, of which ``num_frames`` are picked; else VideoError or ArgumentError is raised.
             durations: Seconds, one a video. Files and ``Frames`` know their own; for bare arrays it is needed
                 where a prompt names a moment as ``<12.3>``, which otherwise stays plain characters.
             trusted: As in ``VideoPrompts``.
@@ -126,14 +126,12 @@ class LitaProcessor(ProcessorMixin):
         twice = [row for row, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
         if twice:
             raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")
-        if durations is not None and len(durations) != len(videos):
-            raise ArgumentError(f"durations: expected one a video, got {len(durations)} for {len(videos)} videos")
-        clips = [self._pixels(video) for video in videos]
-        seconds = iter(durations if durations is not None else [own for _, own in clips])
+        clips = [(told, *self._pixels(video)) for video, told in with_durations(videos, durations)]
+        seconds = iter([own if told is None else told for told, _, own in clips])
         by_row = [next(seconds) if VIDEO_TOKEN in prompt else None for prompt in prompts]
         batch = self.prompts(prompts, counts=[self.num_video_tokens] * len(clips), durations=by_row, trusted=trusted)
         if clips:
-            batch["pixel_values_videos"] = torch.stack([pixels for pixels, _ in clips])
+            batch["pixel_values_videos"] = torch.stack([pixels for _, pixels, _ in clips])
         return BatchFeature(dict(batch))
 
     def _pixels(self, video: Video | Array) -> tuple[torch.Tensor, float | None]:
@@ -150,6 +148,4 @@ class LitaProcessor(ProcessorMixin):
 
         Answers start at ``prompt_length``: a prompt's own time tokens are not answers.
         """
-        if len(durations) != len(ids):
-            raise ArgumentError(f"durations: expected one a row, got {len(durations)} for {len(ids)} rows")
-        return [self.tt.spans(row, d, prompt_length=prompt_length) for row, d in zip(ids, durations, strict=True)]
+        return [self.tt.spans(row, each, prompt_length=prompt_length) for row, each in with_durations(ids, durations)]
