@@ -103,32 +103,11 @@ def test_untrusted_text_is_what_the_bare_tokenizer_sees(name, text, wrapped, bar
     assert tt.tokenizer.encode("<t5>", add_special_tokens=False)[-1] == tt.time_token_ids[5]  # as before
 
 
-@pytest.mark.parametrize("name", FAST)
-def test_parts(name, wrapped, bare_tokenizers):
-    tt, bare = wrapped[name], bare_tokenizers[name]
-    prompt = [("USER: at <12.0> <t3> ", True), ("is <t5> <7.5> <t1", False), ("2> it? ASSISTANT: <t99>", True)]
-    ids = tt.encode_parts(prompt, 99.0)
-    assert tt.times(ids, 99.0) == [12.0, 3.0, 99.0]
-    clean = [(text.replace("<t5>", "red").replace("<t1", "<x"), trusted) for text, trusted in prompt]
-    joined = "".join(text for text, _ in clean).replace("<12.0>", "<t12>")
-    assert tt.encode_parts(clean, 99.0) == tt.tokenizer.encode(joined)
-    assert tt.encode_parts([("is <t5>", False)], add_special_tokens=False) == bare.encode(
-        "is <t5>", add_special_tokens=False
-    )
-    # the plain copy differs from the tokenizer in nothing else: only trusted tokens around untrusted words
-    assert (
-        tt.encode_parts([("<t1>", True), (" <t5>", False)], add_special_tokens=False)[-3:]
-        == bare.encode("a <t5>", add_special_tokens=False)[-3:]
-    )
-
-
 def test_untrusted_text_without_time_tokens_needs_no_backend(wrapped):
     tt = wrapped["sentence_piece"]
     assert tt("the red circle <12.3>", 60.0, trusted=False) == tt.tokenizer("the red circle <12.3>")
     with pytest.raises(TokenizerError, match="GPTSw3Tokenizer has no `tokenizers` backend"):
         tt("the <t5>", trusted=False)
-    with pytest.raises(TokenizerError, match="GPTSw3Tokenizer has no `tokenizers` backend"):
-        tt.encode_parts([("the <t5>", False)])
 
 
 def test_plain_copy_follows_later_changes(tt, bare):
@@ -147,7 +126,7 @@ def test_call_writes_seconds(tt):
     assert tt("from <12.34> to <30>")["input_ids"] == tt.tokenizer("from <12.34> to <30>")["input_ids"]
     batch = tt(["<10.0>", "<10.0> and <99.0>"], [99.0, 198.0], padding=True, return_tensors="pt")
     assert [tt.times(row, 99.0) for row in batch["input_ids"]] == [[10.0], [5.0, 50.0]]
-    with pytest.raises(TimeRangeError, match="duration: expected one for all or one for each of 2, got 3"):
+    with pytest.raises(TimeRangeError, match="durations: expected one for all or one for each of 2, got 3"):
         tt(["a", "b"], [1.0, 2.0, 3.0])
 
 
@@ -397,7 +376,6 @@ def test_seconds_codec_reads_text(bare):
     assert tt.decode_time(tt.encode_time([12.34, 45.0], 60.0), 60.0).tolist() == [12.3, 45.0]
     assert tt.decode(ids, 60.0) == "at 3.0 12.3 45.0 then 7.5 5.0 and 9.0"
     assert tt("<t5>", trusted=False) == bare("<t5>")
-    assert tt.encode_parts([("<5.0>", True), (" <5.0>", False)], 60.0) == bare.encode("5.0 <5.0>")
 
 
 def test_wrap_refuses(bare):
@@ -449,6 +427,18 @@ def test_a_chat_whose_template_turns_the_messages_round(bare):
     assert tt.times(ids, 99.0) == [1.0] and tt.tokenizer.decode(ids) == "<t1> \ue000|<t0> \ue000|"
     with pytest.raises(ArgumentError, match="tokenize"):
         tt.encode_chat(chat, tokenize=True)
+
+
+@pytest.mark.parametrize("codec", ["index", "seconds"])
+def test_a_chat_without_literal_time_tokens_needs_no_backend(codec, bare_tokenizers):
+    tt = TimeTokenizer.wrap(copy.deepcopy(bare_tokenizers["sentence_piece"]), codec=codec)
+    tt.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    chat = [{"role": "system", "content": "at <6.0> it"}, {"role": "user", "content": " is <6.0>"}]
+    moment = {"index": "<t10>", "seconds": "6.0"}[codec]
+    assert tt.encode_chat(chat, 59.4) == tt.tokenizer.encode(f"at {moment} it is <6.0>", add_special_tokens=False)
+    if codec == "index":
+        with pytest.raises(TokenizerError, match="GPTSw3Tokenizer has no `tokenizers` backend"):
+            tt.encode_chat([{"role": "user", "content": "the <t5>"}])
 
 
 def test_works_in_a_chat_template(bare):

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 import tiny_lm
-from timetok.adapter import VIDEO_TOKEN, VideoPrompts, pad_left, video_token_id
+from timetok.adapter import VIDEO_TOKEN, VideoPrompts, video_token_id
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import slow_fast
 from timetok.tokenizer import TimeTokenizer
@@ -91,7 +91,9 @@ def test_empty_prompts_are_an_error(text, rows):
 
 @pytest.mark.parametrize("durations", [[], [1.0], [1.0, 2.0, 3.0]])
 def test_durations_go_with_prompts(durations):
-    with pytest.raises(ArgumentError, match=f"durations: expected one a prompt, got {len(durations)} for 2 prompts"):
+    with pytest.raises(
+        ArgumentError, match=f"durations: expected one for all or one for each of 2, got {len(durations)}"
+    ):
         prompts()(["a", "b"], durations=durations)
 
 
@@ -138,11 +140,12 @@ def test_a_tokenizer_that_takes_no_tokens_is_refused(monkeypatch):
 
 
 def test_padding_without_a_padding_token_uses_the_end_token():
-    tok = tiny_lm.tokenizer()
+    processor = prompts()
+    tok = processor.tt.tokenizer
     tok.pad_token = None
-    batch = pad_left([[5, 6], [7]], tok)
-    assert batch["input_ids"].tolist() == [[5, 6], [1, 7]]
-    assert batch["attention_mask"].tolist() == [[1, 1], [0, 1]]
+    batch = processor(["at <t3><t4>", "at <t3>"])
+    assert batch["input_ids"][1].tolist() == [tok.eos_token_id, *tok.encode("at <t3>")]
+    assert batch["attention_mask"][:, 0].tolist() == [1, 0]
 
 
 def test_collated_rows_learn_their_answers_only():
@@ -166,6 +169,30 @@ def test_a_collated_prompt_has_the_ids_it_is_asked_with():
     asked = processor(row(0)["prompt"], videos=[tiny_lm.video()])["input_ids"][0].tolist()
     for answer in ("it", " it", "", "\n"):
         assert processor.collator()([row(0, answer=answer)])["input_ids"][0].tolist()[: len(asked)] == asked
+
+
+def test_several_turns_about_one_video_are_one_row():
+    processor = prompts()
+    turns = [("USER: <video>\nWhen? ASSISTANT:", " it is <2.0>"), ("USER: And then? ASSISTANT:", " <9.0>")]
+    batch = processor.collator()([{"turns": turns, "video_features": tiny_lm.video(), "duration_seconds": 9.0}])
+    tok, marks = processor.tt.tokenizer, processor.tt.time_token_ids
+    first = processor(turns[0][0], videos=[tiny_lm.video()])["input_ids"][0].tolist()
+    second = tok.encode(turns[1][0])
+    answers = [*tok.encode(" it is "), marks[2], tok.eos_token_id], [*tok.encode(" "), marks[9], tok.eos_token_id]
+    assert batch["input_ids"][0].tolist() == [*first, *answers[0], *second, *answers[1]]
+    learned = [*[-100] * len(first), *answers[0], *[-100] * len(second), *answers[1]]
+    assert batch["labels"][0].tolist() == learned
+    with pytest.raises(PromptError, match=r"row 0 hold \[2, 0\] <video>, expected \[1, 0\]"):
+        processor.collate([{"turns": [turns[0], turns[0]], "video_features": tiny_lm.video()}])
+
+
+def test_counts_stand_for_videos_that_are_elsewhere():
+    processor, videos = prompts(), [tiny_lm.video()]
+    batch = processor("<video> a", counts=[5])
+    assert torch.equal(batch["input_ids"], processor("<video> a", videos=videos)["input_ids"])
+    assert "video_features" not in batch
+    with pytest.raises(PromptError, match=r"expected 2 <video>, one a video; by row there are \[1\]"):
+        processor("<video> a", counts=[5, 5])
 
 
 def test_rows_without_a_video_are_collated_beside_rows_with_one():

@@ -124,7 +124,9 @@ def test_a_bad_question_is_refused_before_the_video_is_opened(localizer: Localiz
 
 
 def test_the_context_is_used_to_its_end(localizer: Localizer) -> None:
-    length = localizer.processor.encode_text([localizer.processor.prompt(QUESTION)])["input_ids"].shape[1]
+    processor = localizer.processor
+    batch = processor.prompts(processor.prompt(QUESTION), counts=[processor.num_video_tokens])
+    length = batch["input_ids"].shape[1]
     assert length > NUM_VIDEO_TOKENS
     localizer.check_question(QUESTION, max_new_tokens=CONTEXT - length)
     with pytest.raises(PromptError, match=rf"{length} tokens with the video"):

@@ -32,6 +32,12 @@ def time_tokens(processor: LitaProcessor, row: torch.Tensor) -> list[int]:
     return [int(k) - first for k in row if int(k) in processor.tt.time_token_ids]
 
 
+def asked(processor: LitaProcessor, prompt: str, *, trusted: bool = False) -> torch.Tensor:
+    """Ids of a prompt about a video that is elsewhere."""
+    ids: torch.Tensor = processor.prompts(prompt, counts=[processor.num_video_tokens], trusted=trusted)["input_ids"][0]
+    return ids
+
+
 def test_each_video_gets_one_placeholder_a_visual_token(processor: LitaProcessor) -> None:
     batch = processor([PROMPT, "USER: Hello ASSISTANT:"], [noise()])
     assert (batch["input_ids"] == processor.video_token_id).sum(1).tolist() == [NUM_VIDEO_TOKENS, 0]
@@ -77,16 +83,14 @@ def test_durations_come_from_files_and_are_told_for_arrays(processor: LitaProces
 
 def test_videos_that_do_not_fit_are_refused(processor: LitaProcessor, tmp_path: Path) -> None:
     for prompts, videos in ((PROMPT, []), ([PROMPT] * 2, [noise()]), ("Hello", [noise()])):
-        with pytest.raises(PromptError, match="text: <video> by row"):
+        with pytest.raises(PromptError, match=r"text: expected \d <video>, one a video; by row there are"):
             processor(prompts, videos)
     with pytest.raises(PromptError, match="more than once"):
         processor("<video><video> Which?", [noise(), noise()])
     with pytest.raises(PromptError, match="not empty"):
         processor([])
-    with pytest.raises(ArgumentError, match="durations: expected one a video, got 2 for 1"):
+    with pytest.raises(ArgumentError, match="durations: expected one for all or one for each of 1, got 2"):
         processor(PROMPT, [noise()], durations=[1.0, 2.0])
-    with pytest.raises(ArgumentError, match="durations: expected one a prompt"):
-        processor.encode_text(["Hello"], durations=[])
     with pytest.raises(ArgumentError, match="return_tensors"):
         processor(PROMPT, [noise()], return_tensors="np")  # type: ignore[arg-type]
     with pytest.raises(VideoNotFoundError, match=r"nothing\.mp4"):
@@ -107,11 +111,11 @@ def test_arrays_that_are_no_video_are_refused(processor: LitaProcessor, array: o
 
 def test_a_literal_time_token_in_a_question_stays_characters(processor: LitaProcessor) -> None:
     prompt = processor.prompt("What is <t12> and <1.5>?")
-    row = processor.encode_text([prompt], trusted=False)["input_ids"][0]
+    row = asked(processor, prompt)
     assert time_tokens(processor, row) == []
     assert int((row == processor.video_token_id).sum()) == NUM_VIDEO_TOKENS
     assert "What is <t12> and <1.5>?" in processor.tokenizer.decode(row)
-    assert time_tokens(processor, processor.encode_text([prompt])["input_ids"][0]) == [12]
+    assert time_tokens(processor, asked(processor, prompt, trusted=True)) == [12]
 
 
 @pytest.mark.parametrize("control", ["<video>", "</s>", "<pad>"])
@@ -143,14 +147,16 @@ def test_a_seconds_model_is_told_the_duration() -> None:
 
 def test_a_conversation_teaches_answers_only(processor: LitaProcessor) -> None:
     turns = [("When is it red?", "<0.5> <2>"), ("And blue?", "<0> <0.5> It left.")]
-    ids, labels = processor.conversation(turns, 2.0)
+    row = {"turns": processor.conversation(turns, 2.0), "video_features": torch.zeros(NUM_FRAMES, 16, 1)}
+    batch = processor.prompts.collate([{**row, "duration_seconds": 2.0}])
+    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
     assert len(ids) == len(labels)
     taught = [k for k, label in enumerate(labels) if label != -100]
     assert [labels[k] for k in taught] == [ids[k] for k in taught]
     assert time_tokens(processor, torch.tensor([ids[k] for k in taught])) == [5, NUM_TIME_TOKENS - 1, 0, 5]
     assert [ids[k] for k in taught].count(processor.tokenizer.eos_token_id) == len(turns)
-    asked = processor.encode_text([processor.prompt(turns[0][0])], trusted=False)["input_ids"][0].tolist()
-    assert ids[: len(asked)] == asked and set(labels[: len(asked)]) == {-100}  # the ids it will be asked with
+    prompt = asked(processor, processor.prompt(turns[0][0])).tolist()
+    assert ids[: len(prompt)] == prompt and set(labels[: len(prompt)]) == {-100}  # the ids it will be asked with
 
 
 def test_spans_of_generated_ids(processor: LitaProcessor) -> None:
@@ -162,16 +168,16 @@ def test_spans_of_generated_ids(processor: LitaProcessor) -> None:
         assert processor.post_process_spans(ids, [38.0, 19.0], prompt_length=2) == expected
     whole = processor.post_process_spans(rows, [38.0, 19.0])
     assert whole == [[Span(6.0, 8.0), Span(0.0, 38.0)], []]  # k · 38 / 19; <t7> after <t2> runs backwards
-    with pytest.raises(ArgumentError, match="durations: expected one a row, got 1 for 2"):
+    with pytest.raises(ArgumentError, match="durations: expected one for all or one for each of 2, got 1"):
         processor.post_process_spans(rows, [38.0])
 
 
 def test_a_processor_survives_files_pickles_and_copies(processor: LitaProcessor, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     prompt = processor.prompt("When is <t3> the red circle visible?")
-    expected = processor.encode_text([prompt], trusted=False)["input_ids"].tolist()
+    expected = asked(processor, prompt).tolist()
     twins = [LitaProcessor.from_pretrained(tmp_path), pickle.loads(pickle.dumps(processor)), copy.deepcopy(processor)]
     for twin in twins:
-        assert twin.encode_text([prompt], trusted=False)["input_ids"].tolist() == expected
+        assert asked(twin, prompt).tolist() == expected
         assert twin.to_dict() == processor.to_dict()
         assert twin.num_video_tokens == NUM_VIDEO_TOKENS

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from timetok.cli import main
 from timetok.errors import DataError
 from timetok.lita.answer import Localizer
-from timetok.recipes.encoder import frame_targets, visible
+from timetok.recipes.encoder import frame_targets
 from timetok.recipes.evaluate import evaluate_model, read_questions
 from timetok.recipes.features import CachedClip, draw_cut
 from timetok.recipes.preset import load_preset
@@ -137,12 +137,14 @@ def test_changes_are_toml_values_and_bare_words() -> None:
 def test_only_answers_are_learned_and_prompts_keep_their_ids() -> None:
     processor = build_processor(load_preset("shapes"), (4, 4))
     turns = [("When is the red circle visible?", "<1.00> <4.00>"), ("How many shapes appear?", "two")]
-    ids, labels = processor.conversation(turns, 10.0)
+    row = {"turns": processor.conversation(turns, 10.0), "video_features": torch.zeros(100, 16, 1)}
+    batch = processor.prompts.collate([{**row, "duration_seconds": 10.0}])
+    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
     learned = processor.tokenizer.decode([label for label in labels if label != -100])
     assert learned.split("</s>")[:2] == [" <t10> <t40>", " two"]
     assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
-    prompt = processor.encode_text([processor.prompt(turns[0][0])])["input_ids"][0].tolist()
-    assert ids[: len(prompt)] == prompt
+    prompt = processor.prompts(processor.prompt(turns[0][0]), counts=[processor.num_video_tokens])["input_ids"][0]
+    assert ids[: len(prompt)] == prompt.tolist()
     assert ids.count(processor.video_token_id) == processor.num_video_tokens == 100 + 16
 
 
@@ -172,5 +174,5 @@ def test_a_cut_is_what_a_file_of_that_part_would_show() -> None:
 def test_targets_say_what_is_on_screen() -> None:
     events = (Event("red", "circle", Span(1.0, 2.0)), Event("blue", "ring", Span(1.5, 3.0)))
     times = np.array([0.5, 1.0, 1.5, 2.0, 3.0])
-    assert visible(events, times).tolist() == [[False, True, True, False, False], [False, False, True, True, False]]
     assert frame_targets(events, times).sum(1).tolist() == [0, 3, 6, 3, 0]
+    assert frame_targets(events[:1], times).sum(1).tolist() == [0, 3, 3, 0, 0]

@@ -15,6 +15,7 @@ from timetok.adapter.encoded import EncodedVideo
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import PoolingPlan, as_grid
 from timetok.tokenizer import TimeTokenizer
+from timetok.tokenizer.ids import with_durations
 
 VIDEO_TOKEN = "<video>"
 
@@ -34,7 +35,8 @@ class VideoPrompts:
         text: Sequence[str] | str,
         *,
         videos: Sequence[Tensor] = (),
-        durations: Sequence[float] | None = None,
+        counts: Sequence[int] | None = None,
+        durations: Sequence[float | None] | None = None,
         trusted: bool = True,
     ) -> BatchEncoding:
         """Expand each ``<video>`` to one placeholder per visual token, tokenise, pad on the left.
@@ -45,48 +47,15 @@ class VideoPrompts:
             text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
                 raised. A literal ``<video>`` in what a user typed counts too, so there it is an error.
             videos: Features, each ``[t p e]`` or ``[t h w e]``.
-            durations: Seconds, one a prompt (else ArgumentError), where prompts name seconds as ``<12.3>``.
+            counts: Visual tokens of each video, in place of features that come later.
+            durations: Seconds, one for all or one a prompt (else TimeRangeError), for ``<12.3>`` in prompts.
             trusted: False keeps a literal ``<t12>`` as plain characters.
         """
-        prompts, videos = ([text] if isinstance(text, str) else list(text)), list(videos)
-        asked = [prompt.count(VIDEO_TOKEN) for prompt in prompts]
-        if sum(asked) != len(videos):
-            raise PromptError(f"text: expected {len(videos)} {VIDEO_TOKEN}, one a video; by row there are {asked}")
-        rows = self.encode(prompts, _counts(videos, self.plan), durations, trusted=trusted)
-        batch = pad_left(rows, self.tt.tokenizer)
-        batch.update(_stacked(videos))
-        return batch
-
-    def encode(
-        self,
-        prompts: Sequence[str],
-        counts: Iterator[int],
-        durations: Sequence[float | None] | None = None,
-        *,
-        trusted: bool = True,
-    ) -> list[list[int]]:
-        """As calling, but ids only and not padded; ``counts`` are the visual tokens of each ``<video>``."""
-        empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
-        if empty or not prompts:
-            raise PromptError(f"text: expected prompts, rows {empty} of {len(prompts)} are empty; pass not empty ones")
-        seconds = [None] * len(prompts) if durations is None else list(durations)
-        if len(seconds) != len(prompts):
-            raise ArgumentError(f"durations: expected one a prompt, got {len(seconds)} for {len(prompts)} prompts")
-        rows = zip(prompts, seconds, strict=True)
-        return [list(self.tt(_expand(text, counts), one, trusted=trusted)["input_ids"]) for text, one in rows]
-
-    def with_answer(
-        self, prompt: str, answer: str, counts: Iterator[int], duration: float | None, *, begins: bool = True
-    ) -> tuple[list[int], list[int]]:
-        """Ids and labels of trusted text: learned are the answer, as it stands, and the end-of-sequence token.
-
-        The prompt is tokenised alone, so that it has the ids it will have when the answer is asked for. ``begins``
-        is False in the middle of a conversation.
-        """
-        asked = self.tt(_expand(prompt, counts), duration, add_special_tokens=begins)["input_ids"]
-        reply = self.tt(answer, duration, add_special_tokens=False)["input_ids"]
-        reply = [*reply, self.tt.tokenizer.eos_token_id]
-        return [*asked, *reply], [-100] * len(asked) + reply
+        counts = [self._count(video) for video in videos] if counts is None else counts
+        prompts, remaining = as_prompts(text, len(counts)), iter(counts)
+        rows = with_durations(prompts, durations)
+        ids = [self.tt(_expand(prompt, remaining), each, trusted=trusted)["input_ids"] for prompt, each in rows]
+        return BatchEncoding(self._padded(ids, "left") | _stacked(list(videos)))
 
     def collator(self) -> Callable[[Sequence[Mapping[str, Any]]], BatchEncoding]:
         """`collate`, picklable, for ``Trainer(data_collator=…)``; ArgumentError where no token could end an answer."""
@@ -97,26 +66,66 @@ class VideoPrompts:
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> BatchEncoding:
         """Rows of a data set → a batch to train on, padded on the right; labels are -100 outside answers.
 
-        A row has ``prompt`` and ``answer``, trusted text; ``video_features`` ``[t p e]`` or ``[t h w e]`` where the
-        prompt holds ``<video>``, or a list of such, else PromptError is raised; and ``duration_seconds`` where text
-        names seconds as ``<12.3>``. One that lacks something raises ArgumentError. The batch has ``input_ids``,
+        A row has ``prompt`` and ``answer``, trusted text, or ``turns``, a list of such pairs (else ArgumentError);
+        ``video_features``, ``[t p e]`` or ``[t h w e]`` or a list of such, one a ``<video>`` of its prompts (else
+        PromptError); and ``duration_seconds`` where text names seconds as ``<12.3>``. The batch has ``input_ids``,
         ``attention_mask`` and ``labels`` ``[b s]``, and ``video_features`` ``[m t p e]`` or a list.
         """
         if not rows:
             raise ArgumentError("rows: expected at least one, got none")
-        batch = pad_answers([self._encode_row(index, row) for index, row in enumerate(rows)], self.tt.tokenizer)
-        batch.update(_stacked([video for row in rows for video in _videos(row)]))
-        return batch
+        encoded = [self._encode_row(index, row) for index, row in enumerate(rows)]
+        batch = self._padded([ids for ids, _ in encoded], "right")
+        targets = [torch.tensor(labels) for _, labels in encoded]
+        batch["labels"] = pad_sequence(targets, batch_first=True, padding_value=-100)
+        return BatchEncoding(batch | _stacked([video for row in rows for video in _videos(row)]))
 
     def _encode_row(self, index: int, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-        if missing := [name for name in ("prompt", "answer") if name not in row]:
+        """Ids and labels; a prompt is tokenised alone, so that it has the ids it has when the answer is asked for."""
+        missing = [name for name in ("prompt", "answer") if name not in row]
+        if missing and not row.get("turns"):
             raise ArgumentError(f"rows: row {index} lacks {missing}, it has {list(row)}")
-        videos = _videos(row)
-        asked, wanted = [row[name].count(VIDEO_TOKEN) for name in ("prompt", "answer")], [len(videos), 0]
-        if asked != wanted:
-            raise PromptError(f"rows: prompt and answer of row {index} hold {asked} {VIDEO_TOKEN}, expected {wanted}")
-        counts = _counts(videos, self.plan)
-        return self.with_answer(row["prompt"], row["answer"], counts, row.get("duration_seconds"))
+        turns = row.get("turns") or [(row["prompt"], row["answer"])]
+        videos, duration = _videos(row), row.get("duration_seconds")
+        held, wanted = [sum(turn[side].count(VIDEO_TOKEN) for turn in turns) for side in (0, 1)], [len(videos), 0]
+        if held != wanted:
+            raise PromptError(f"rows: prompt and answer of row {index} hold {held} {VIDEO_TOKEN}, expected {wanted}")
+        remaining = map(self._count, videos)
+        ids: list[int] = []
+        labels: list[int] = []
+        for prompt, answer in turns:
+            asked = self.tt(_expand(prompt, remaining), duration, add_special_tokens=not ids)["input_ids"]
+            reply = self.tt(answer, duration, add_special_tokens=False)["input_ids"]
+            reply = [*reply, self.tt.tokenizer.eos_token_id]
+            ids += [*asked, *reply]
+            labels += [-100] * len(asked) + reply
+        return ids, labels
+
+    def _padded(self, rows: Sequence[Sequence[int]], side: str) -> dict[str, Tensor | list[Tensor]]:
+        tokenizer = self.tt.tokenizer
+        value = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+        ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+        mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
+        padded = pad_sequence(ids, batch_first=True, padding_value=value, padding_side=side)
+        return {"input_ids": padded, "attention_mask": mask}
+
+    def _count(self, video: Tensor) -> int:
+        """Visual tokens of a video's features, ``[t p e]`` or ``[t h w e]``, or of one that is encoded already."""
+        if isinstance(video, EncodedVideo):
+            return len(video.tokens)
+        _, num_frames, height, width, _ = as_grid(video.unsqueeze(0)).shape
+        return self.plan.num_tokens(num_frames, (height, width))
+
+
+def as_prompts(text: Sequence[str] | str, num_videos: int) -> list[str]:
+    """Prompts as a list; PromptError where one is empty, or they do not hold ``num_videos`` ``<video>`` in all."""
+    prompts = [text] if isinstance(text, str) else list(text)
+    asked = [prompt.count(VIDEO_TOKEN) for prompt in prompts]
+    if sum(asked) != num_videos:
+        raise PromptError(f"text: expected {num_videos} {VIDEO_TOKEN}, one a video; by row there are {asked}")
+    empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
+    if empty or not prompts:
+        raise PromptError(f"text: expected prompts, rows {empty} of {len(prompts)} are empty; pass not empty ones")
+    return prompts
 
 
 def _videos(row: Mapping[str, Any]) -> list[Tensor]:
@@ -130,16 +139,6 @@ def _expand(prompt: str, counts: Iterator[int]) -> str:
     return first + "".join(VIDEO_TOKEN * next(counts) + part for part in others)
 
 
-def _counts(videos: Sequence[Tensor], plan: PoolingPlan) -> Iterator[int]:
-    """Visual tokens of each video's features, ``[t p e]`` or ``[t h w e]``, or of what is encoded already."""
-    for video in videos:
-        if isinstance(video, EncodedVideo):
-            yield len(video.tokens)
-            continue
-        _, num_frames, height, width, _ = as_grid(video.unsqueeze(0)).shape
-        yield plan.num_tokens(num_frames, (height, width))
-
-
 def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Id of the placeholder, which is added as a special token where the tokenizer lacks it, or an ArgumentError."""
     try:
@@ -150,28 +149,6 @@ def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
             "load the same files with another class"
         ) from error
     return int(tokenizer.get_vocab()[VIDEO_TOKEN])
-
-
-def pad_left(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
-    """Ids of different lengths → ``input_ids`` and ``attention_mask`` ``[b s]``, padded on the left."""
-    return _pad(rows, tokenizer, "left")
-
-
-def pad_answers(
-    rows: Sequence[tuple[Sequence[int], Sequence[int]]], tokenizer: PreTrainedTokenizerBase
-) -> BatchEncoding:
-    """Ids and labels → ``input_ids``, ``attention_mask`` and ``labels`` ``[b s]``, padded on the right."""
-    batch = _pad([ids for ids, _ in rows], tokenizer, "right")
-    batch["labels"] = pad_sequence([torch.tensor(labels) for _, labels in rows], batch_first=True, padding_value=-100)
-    return batch
-
-
-def _pad(rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, side: str) -> BatchEncoding:
-    value = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
-    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
-    padded = pad_sequence(ids, batch_first=True, padding_value=value, padding_side=side)
-    return BatchEncoding({"input_ids": padded, "attention_mask": mask})
 
 
 def _stacked(videos: list[Tensor]) -> dict[str, Tensor | list[Tensor]]:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature
+from transformers import BatchEncoding
 
 from timetok.decoding import SpanPosterior, span_distribution
 from timetok.errors import ModelFolderError, PromptError
@@ -33,8 +33,7 @@ class Answer:
     Attributes:
         text: The answer, with seconds where the model wrote time tokens.
         spans: The well-formed spans in it, in seconds; empty where there are none.
-        confidences: One a span: the product of the probabilities of its two time tokens. Empty for
-            models that write seconds as text.
+        confidences: One a span: its two time tokens' probabilities, multiplied; none where seconds are written as text.
         times_seconds: Every moment in the answer, in order, whether or not it belongs to a span.
         duration_seconds: Of the video.
     """
@@ -86,12 +85,11 @@ class Localizer:
     def encode(self, frames: Frames) -> Tensor:
         """Features of one video, to be asked about any number of times: ``[t p e]``."""
         pixels = self.processor.frame_transform(frames.data).to(self.model.device)
-        features: Tensor = self.model.encode_video(pixels.unsqueeze(0))[0]
-        return features
+        return self.model.encode_video(pixels.unsqueeze(0))[0]
 
     def check_question(self, question: str, *, max_new_tokens: int = 96) -> None:
         """Refuse, before any decoding, a question that `ask` would refuse."""
-        self._prompts([question], [1.0], max_new_tokens)
+        self._batch([question], [1.0], max_new_tokens)
 
     @torch.inference_mode()
     def ask(
@@ -107,7 +105,7 @@ class Localizer:
         Questions are untrusted text: a literal ``<t12>`` stays plain characters. PromptError is raised where one is
         empty, holds ``<video>``, or does not fit the context beside ``max_new_tokens``, the bound on each answer.
         """
-        batch = self._batch(self._prompts(questions, durations, max_new_tokens), features)
+        batch = self._batch(questions, durations, max_new_tokens, features)
         greedy: Any = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_logits": True}
         output = self.model.generate(**batch, max_new_tokens=max_new_tokens, **greedy)
         new = output.sequences[:, batch["input_ids"].shape[1] :]
@@ -118,23 +116,18 @@ class Localizer:
 
     @torch.inference_mode()
     def posteriors(
-        self,
-        features: Sequence[Tensor],
-        questions: Sequence[str],
-        durations: Sequence[float],
-        *,
-        top_starts: int = 40,
+        self, features: Sequence[Tensor], questions: Sequence[str], durations: Sequence[float], *, top_starts: int = 40
     ) -> list[SpanPosterior]:
         """What the model believes about when, for questions with one span as their answer; otherwise as in `ask`.
 
         ``posterior.best()`` is the span of the highest expected IoU and that IoU; ``top_starts`` as in
         ``decoding.span_distribution``. TokenizerError is raised where the model writes moments without time tokens.
         """
-        prompts, tt = self._prompts(questions, durations, 4), self.processor.tt
+        tt = self.processor.tt
         space = tt.tokenizer.encode(" ", add_special_tokens=False)
         return span_distribution(
             self.model,
-            self._batch(prompts, features),
+            self._batch(questions, durations, 4, features),
             grid=tt.grid,
             time_token_ids=tt.time_token_ids,
             durations=durations,
@@ -143,22 +136,21 @@ class Localizer:
             top_starts=top_starts,
         )
 
-    def _prompts(self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int) -> BatchFeature:
+    def _batch(
+        self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, features: Sequence[Tensor] = ()
+    ) -> BatchEncoding:
         asked = zip(questions, durations, strict=True)
         texts = [self.processor.prompt(question, duration_seconds=duration) for question, duration in asked]
-        prompts = self.processor.encode_text(texts, trusted=False)
-        length = prompts["input_ids"].shape[1]
+        counts = [self.processor.num_video_tokens] * len(texts)
+        batch = self.processor.prompts(texts, videos=features, counts=counts, trusted=False)
+        length = batch["input_ids"].shape[1]
         context = getattr(self.model.config.text_config, "max_position_embeddings", None)  # some models have no bound
         if context is not None and length + max_new_tokens > context:
             raise PromptError(
                 f"question: {length} tokens with the video, but {context - max_new_tokens} fit the model beside "
                 f"an answer of {max_new_tokens}; ask a shorter one"
             )
-        return prompts
-
-    def _batch(self, prompts: BatchFeature, features: Sequence[Tensor]) -> dict[str, Tensor]:
-        batch = {**prompts, "video_features": torch.stack(list(features))}
-        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        return batch.to(self.model.device)
 
     def _answer(self, ids: list[int], probabilities: list[float], duration: float) -> Answer:
         """The answer in some new ids, which go on after its end as padding, and the probability of each."""

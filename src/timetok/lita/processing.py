@@ -4,7 +4,6 @@ Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame.
 """
 
 from collections.abc import Sequence
-from itertools import repeat
 from os import PathLike
 from typing import Any, Literal
 
@@ -13,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from timetok.adapter import VIDEO_TOKEN, VideoPrompts, pad_left, video_token_id
+from timetok.adapter import VIDEO_TOKEN, VideoPrompts, as_prompts, video_token_id
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import plan_of
 from timetok.timegrid import Span
 from timetok.tokenizer import TimeTokenizer
+from timetok.tokenizer.ids import with_durations
 from timetok.video import Frames, read_frames, spread
 from timetok.vision import FrameTransform
 
@@ -30,6 +30,7 @@ class LitaProcessor(ProcessorMixin):
 
     Time tokens and ``<video>`` are added to any Hugging Face tokenizer where missing. ``grid`` are patch rows and
     columns of the encoder, ``chat_template`` is transformers', and the other arguments are as in ``LitaConfig``.
+    ``prompts`` takes features in place of videos, ``frame_transform`` is the resizing in front of the encoder.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class LitaProcessor(ProcessorMixin):
         video_token_id(tokenizer)  # before the time tokens
         self.tt = TimeTokenizer.wrap(tokenizer, num_time_tokens, codec=codec)
         self.prompts = VideoPrompts(self.tt, plan_of(**self.pooler))
+        self.frame_transform = FrameTransform(**self.transform)
         self.video_token, self.video_token_id = VIDEO_TOKEN, self.prompts.video_token_id
         super().__init__(tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
 
@@ -84,19 +86,12 @@ class LitaProcessor(ProcessorMixin):
             question = f"The video lasts {duration_seconds:.1f} seconds. {question}"
         return f"USER: {VIDEO_TOKEN}\n{question} ASSISTANT:"
 
-    def conversation(
-        self, turns: Sequence[tuple[str, str]], duration_seconds: float, *, num_frames: int | None = None
-    ) -> tuple[list[int], list[int]]:
-        """Questions and answers about one video, trusted text → ids, and labels that are -100 outside answers.
-
-        ``num_frames`` frames stand for the video, the processor's own number of them if None.
-        """
-        counts = repeat(self.prompts.plan.num_tokens(num_frames or self.num_frames, (self.grid[0], self.grid[1])))
-        parts = []
-        for k, (question, answer) in enumerate(turns):
-            prompt = self.prompt(question, duration_seconds=duration_seconds, video=k == 0)
-            parts.append(self.prompts.with_answer(prompt, f" {answer}", counts, duration_seconds, begins=k == 0))
-        return [token for ids, _ in parts for token in ids], [label for _, labels in parts for label in labels]
+    def conversation(self, asked: Sequence[tuple[str, str]], duration_seconds: float) -> list[tuple[str, str]]:
+        """Questions and answers about one video, trusted text → the ``turns`` of a row for ``VideoPrompts.collate``."""
+        return [
+            (self.prompt(question, duration_seconds=duration_seconds, video=k == 0), f" {answer}")
+            for k, (question, answer) in enumerate(asked)
+        ]
 
     def read(self, video: Video) -> Frames:
         """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few."""
@@ -119,8 +114,7 @@ class LitaProcessor(ProcessorMixin):
         Args:
             text: Prompts as in ``VideoPrompts``, each with at most one ``<video>``.
             videos: Paths, ``Frames``, or bare uint8 arrays ``[t c h w]`` (torch or numpy) of frames spread evenly
-                over the video, of which ``num_frames`` are picked; VideoError or ArgumentError if they are none of
-                these.
+                over the video, of which ``num_frames`` are picked; else VideoError or ArgumentError is raised.
             durations: Seconds, one a video. Files and ``Frames`` know their own; for bare arrays it is needed
                 where a prompt names a moment as ``<12.3>``, which otherwise stays plain characters.
             trusted: As in ``VideoPrompts``.
@@ -128,37 +122,17 @@ class LitaProcessor(ProcessorMixin):
         """
         if return_tensors != "pt":
             raise ArgumentError(f"return_tensors: expected 'pt', got {return_tensors!r}")
-        prompts, videos = ([text] if isinstance(text, str) else list(text)), list(videos)
-        asked = [prompt.count(VIDEO_TOKEN) for prompt in prompts]
-        if sum(asked) != len(videos):
-            raise PromptError(f"text: {VIDEO_TOKEN} by row is {asked}, but {len(videos)} videos came")
-        if durations is not None and len(durations) != len(videos):
-            raise ArgumentError(f"durations: expected one a video, got {len(durations)} for {len(videos)} videos")
-        clips = [self._pixels(video) for video in videos]
-        seconds = iter(durations if durations is not None else [own for _, own in clips])
-        by_row = [next(seconds) if count else None for count in asked]
-        batch = self.encode_text(prompts, durations=by_row, trusted=trusted)
-        if clips:
-            batch["pixel_values_videos"] = torch.stack([pixels for pixels, _ in clips])
-        return batch
-
-    def encode_text(
-        self, prompts: Sequence[str], *, durations: Sequence[float | None] | None = None, trusted: bool = True
-    ) -> BatchFeature:
-        """Prompts alone, each with at most one ``<video>`` → ``input_ids`` and ``attention_mask`` ``[b s]``.
-
-        Durations are one a prompt; the rest, and what is raised, is as in calling.
-        """
-        twice = [k for k, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
+        prompts = as_prompts(text, len(videos))
+        twice = [row for row, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
         if twice:
             raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")
-        rows = self.prompts.encode(prompts, repeat(self.num_video_tokens), durations, trusted=trusted)
-        return BatchFeature(dict(pad_left(rows, self.tokenizer)))
-
-    @property
-    def frame_transform(self) -> FrameTransform:
-        """The resizing in front of the encoder."""
-        return FrameTransform(**self.transform)
+        clips = [(told, *self._pixels(video)) for video, told in with_durations(videos, durations)]
+        seconds = iter([own if told is None else told for told, _, own in clips])
+        by_row = [next(seconds) if VIDEO_TOKEN in prompt else None for prompt in prompts]
+        batch = self.prompts(prompts, counts=[self.num_video_tokens] * len(clips), durations=by_row, trusted=trusted)
+        if clips:
+            batch["pixel_values_videos"] = torch.stack([pixels for _, pixels, _ in clips])
+        return BatchFeature(dict(batch))
 
     def _pixels(self, video: Video | Array) -> tuple[torch.Tensor, float | None]:
         """What the encoder reads, ``[t c s s]``, and the video's own duration, which bare arrays do not know."""
@@ -174,6 +148,4 @@ class LitaProcessor(ProcessorMixin):
 
         Answers start at ``prompt_length``: a prompt's own time tokens are not answers.
         """
-        if len(durations) != len(ids):
-            raise ArgumentError(f"durations: expected one a row, got {len(durations)} for {len(ids)} rows")
-        return [self.tt.spans(row, d, prompt_length=prompt_length) for row, d in zip(ids, durations, strict=True)]
+        return [self.tt.spans(row, each, prompt_length=prompt_length) for row, each in with_durations(ids, durations)]

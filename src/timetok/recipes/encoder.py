@@ -28,17 +28,12 @@ from timetok.vision import FrameEncoder, FrameTransform
 _COLUMNS = {name: k for k, name in enumerate([*SEEN_PAIRS, *COLOUR_NAMES, *SHAPES])}
 
 
-def visible(events: Sequence[Event], times_seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which events are on screen at which instants: ``[events, t]``."""
-    slack = 1e-6  # frame times come from integer time stamps, spans from divisions
-    spans = np.array([tuple(event.span) for event in events]).reshape(-1, 2)
-    return (spans[:, :1] - slack <= times_seconds) & (times_seconds < spans[:, 1:] - slack)
-
-
 def frame_targets(events: Sequence[Event], times_seconds: NDArray[np.float64]) -> Tensor:
     """What a frame shows, as several-hot rows over pairs, colours and shapes: float32 ``[t k]``."""
     targets = np.zeros((len(times_seconds), len(_COLUMNS)), dtype=np.float32)
-    for event, seen in zip(events, visible(events, times_seconds), strict=True):
+    instants = times_seconds + 1e-6  # frame times come from integer time stamps, spans from divisions
+    for event in events:
+        seen = (event.span.start <= instants) & (instants < event.span.end)
         for name in ((event.colour, event.shape), event.colour, event.shape):
             targets[seen, _COLUMNS[name]] = 1
     return torch.from_numpy(targets)
@@ -71,18 +66,16 @@ def train_encoder(
     The weights are left in ``encoder.safetensors`` beside ``arguments.output_dir``, and only read where they are.
     """
     path = Path(str(arguments.output_dir)).with_name("encoder.safetensors")
-    if path.exists():
-        encoder.load_state_dict(load_file(path))
-        encoder.eval()
-        return
-    pixels, targets = [], []
-    for record in tqdm(records, desc="frames for the encoder"):
-        frames = read_frames(record.path, num_frames=min(frames_per_clip, record.num_frames))
-        pixels.append(transform.resize(frames.data))
-        targets.append(frame_targets(record.events, frames.times_seconds.numpy()))
-    columns: dict[str, Any] = {"pixels": torch.cat(pixels), "labels": torch.cat(targets)}
-    model, data = FrameClassifier(encoder, transform), StackDataset(**columns)
-    fit(model, arguments, train_dataset=data, data_collator=default_collate)
+    if not path.exists():
+        pixels, targets = [], []
+        for record in tqdm(records, desc="frames for the encoder"):
+            frames = read_frames(record.path, num_frames=min(frames_per_clip, record.num_frames))
+            pixels.append(transform.resize(frames.data))
+            targets.append(frame_targets(record.events, frames.times_seconds.numpy()))
+        columns: dict[str, Any] = {"pixels": torch.cat(pixels), "labels": torch.cat(targets)}
+        model, data = FrameClassifier(encoder, transform), StackDataset(**columns)
+        fit(model, arguments, train_dataset=data, data_collator=default_collate)
+        with replacing(path) as partial:
+            save_file(encoder.state_dict(), partial)
+    encoder.load_state_dict(load_file(path))
     encoder.eval()
-    with replacing(path) as partial:
-        save_file(encoder.state_dict(), partial)

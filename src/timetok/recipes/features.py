@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from timetok.adapter.prompts import pad_answers
 from timetok.atomic import replacing
 from timetok.lita import LitaProcessor
 from timetok.recipes.shapes import ClipRecord, cut
@@ -45,9 +44,7 @@ def cache_features(
     Clips of more than ``frames_per_clip`` frames keep every k-th, k whole.
     """
     strides = {record.vid: -(-record.num_frames // frames_per_clip) for record in records}
-    if path.exists():
-        clips = load_file(path)
-    else:
+    if not path.exists():
         clips, device = {}, next(encoder.parameters()).device
         for record in tqdm(records, desc="features of all frames"):
             frames = read_frames(record.path, num_frames=record.num_frames).data[:: strides[record.vid]]
@@ -55,6 +52,7 @@ def cache_features(
                 clips[record.vid] = encoder(transform(frames).to(device).unsqueeze(0))[0].half().contiguous().cpu()
         with replacing(path) as partial:
             save_file(clips, partial)
+    clips = load_file(path)
     return [CachedClip(clips[record.vid], record.fps / strides[record.vid], record.events) for record in records]
 
 
@@ -98,12 +96,10 @@ class Conversations(Dataset[dict[str, Any]]):
             clip = self.clips[int(rng.integers(len(self.clips)))]
             features, duration, events = draw_cut(clip, rng, self.num_frames)
             turns = sample_turns(events, duration, rng, self.turns, self.rates)
-        texts = [(turn.question, turn.answer) for turn in turns]
-        ids, labels = self.processor.conversation(texts, duration, num_frames=self.num_frames)
-        return {"input_ids": ids, "labels": labels, "video_features": features}
+        texts = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
+        return {"turns": texts, "video_features": features.float(), "duration_seconds": duration}
 
-    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Samples → a batch, padded on the right; a causal model then needs no mask, which is faster on a CPU."""
-        batch = pad_answers([(row["input_ids"], row["labels"]) for row in rows], self.processor.tokenizer)
-        features = torch.stack([row["video_features"] for row in rows]).float()
-        return {"input_ids": batch["input_ids"], "labels": batch["labels"], "video_features": features}
+        batch = self.processor.prompts.collate(rows)
+        return {name: batch[name] for name in ("input_ids", "labels", "video_features")}

@@ -173,7 +173,6 @@ def _check(preset: Preset, cache: Path, out: Path) -> list[TrainingArguments]:
     for number, stage in enumerate(preset["stages"]):
         arguments.append(training_arguments(out / f"stage-{number}", preset, stage["trainer"]))
     try:
-        FrameTransform(**preset["transform"])
         processor = build_processor(preset, FrameEncoder(**preset["vision"]).grid)
         build_model(preset, processor)
         SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])

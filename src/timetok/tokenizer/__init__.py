@@ -1,6 +1,5 @@
 """Time on any Hugging Face tokenizer. Importing this room does not load torch."""
 
-from timetok.tokenizer.settings import SETTINGS_FILE
-from timetok.tokenizer.wrapper import TimeTokenizer
+from timetok.tokenizer.wrapper import SETTINGS_FILE, TimeTokenizer
 
 __all__ = ["SETTINGS_FILE", "TimeTokenizer"]

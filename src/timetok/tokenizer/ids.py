@@ -1,6 +1,7 @@
 """Ids and texts in the shapes in which callers hold them, without importing torch to recognise a tensor."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,14 @@ def is_nested(ids: Any) -> bool:
     return any(np.ndim(part) > 0 for part in ids[:1])
 
 
-def one_for_each(duration: Number | Numbers | None, count: int) -> list[Any]:
-    """One duration for all, or one for each of ``count`` rows, as a list of that length; else a TimeRangeError."""
+def with_durations(rows: Sequence[Any], duration: Number | Numbers | None) -> Iterator[tuple[Any, Any]]:
+    """Each row with its duration, where there is one for all or one for each; else a TimeRangeError."""
     if duration is None or np.ndim(duration) == 0:
-        return [duration] * count
+        return zip(rows, repeat(duration), strict=False)
     durations = list(duration)  # type: ignore[arg-type]
-    if len(durations) != count:
-        raise TimeRangeError(f"duration: expected one for all or one for each of {count}, got {len(durations)}")
-    return durations
+    if len(durations) != len(rows):
+        raise TimeRangeError(f"durations: expected one for all or one for each of {len(rows)}, got {len(durations)}")
+    return zip(rows, durations, strict=True)
 
 
 def strings(value: Any) -> Iterator[str]:

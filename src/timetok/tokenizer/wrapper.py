@@ -4,31 +4,33 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from timetok.atomic import read_json, write_json
 from timetok.codecs import IndexCodec, MomentCodec, spans_regex
-from timetok.errors import ArgumentError, MalformedAnswerError, TimeRangeError, TokenizerError
+from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
-from timetok.tokenizer.adding import CodecName, add_tokens, check_found, choose_codec, drops_spaces
-from timetok.tokenizer.ids import as_integers, as_row, is_nested, one_for_each, strings
+from timetok.tokenizer.adding import CODECS, CodecName, add_tokens, check_found, choose_codec, drops_spaces
+from timetok.tokenizer.ids import as_integers, as_row, is_nested, strings, with_durations
 from timetok.tokenizer.plain import PlainCopies
-from timetok.tokenizer.settings import read_settings, write_settings
 
+SETTINGS_FILE = "time_tokens.json"
 _SECONDS_MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")
 
 
 class TimeTokenizer:
     """A Hugging Face tokenizer and a way of writing moments; make one with `wrap`.
 
-    Text is trusted or not. In trusted text ``<t12>`` is a time token and, where a duration is given,
-    ``<12.3>`` is a moment in seconds. In untrusted text both are the characters a user typed, and the ids are
-    those the tokenizer gave before it was wrapped. Durations are lengths of videos in seconds; where there is a batch,
-    one for all or one for each of its rows. One that is not positive and finite raises TimeRangeError, and so do
-    more or fewer of them than rows.
+    Text is trusted or not. In trusted text ``<t12>`` is a time token and, where a duration is given, ``<12.3>`` is a
+    moment in seconds. In untrusted text both are the characters a user typed, and the ids are those the tokenizer gave
+    before it was wrapped. Durations are lengths of videos in seconds; where there is a batch, one for all or one for
+    each of its rows. More or fewer raise TimeRangeError, and so does one that is not positive and finite.
 
     Attributes:
         tokenizer: The wrapped tokenizer itself, which has the codec's tokens.
@@ -105,21 +107,9 @@ class TimeTokenizer:
         elif isinstance(text, str):
             text = self.to_tokens(text, duration)
         else:
-            rows = zip(text, one_for_each(duration, len(text)), strict=True)
-            text = [self.to_tokens(row, each) for row, each in rows]
+            text = [self.to_tokens(row, each) for row, each in with_durations(text, duration)]
         encoded: BatchEncoding = tokenizer(text, **hf_kwargs)
         return encoded
-
-    def encode_parts(
-        self, parts: Sequence[tuple[str, bool]], duration: Number | None = None, *, add_special_tokens: bool = True
-    ) -> list[int]:
-        """Ids of a text put together from parts, tokenised as one string: pairs of text and whether it is trusted.
-
-        As in ``[("USER: ", True), (question, False), (" ASSISTANT: <t3>", True)]``; otherwise as in calling.
-        """
-        names = self._copies.names("".join(part for part, _ in parts))
-        texts = [self._named(part, duration, names) if trusted else part for part, trusted in parts]
-        return self._encode_named("".join(texts), names, add_special_tokens)
 
     def encode_chat(
         self,
@@ -133,8 +123,7 @@ class TimeTokenizer:
 
         ``messages`` and ``template_kwargs``, such as ``add_generation_prompt=True``, are those of transformers'
         ``apply_chat_template``, but for ``tokenize`` (ArgumentError); text of ``trusted_roles`` may hold moments, the
-        template itself none. A content may be a text or a list of ``{"type": "text", "text": …}``. Otherwise as in
-        calling.
+        template itself none. A content is a text or a list of ``{"type": "text", "text": …}``. Else as in calling.
         """
         if "tokenize" in template_kwargs:
             raise ArgumentError("tokenize: encode_chat always does; call tt.tokenizer.apply_chat_template for the text")
@@ -142,7 +131,7 @@ class TimeTokenizer:
 
         def named(value: Any) -> Any:
             if isinstance(value, str):
-                return self._named(value, duration, names)
+                return self._written.sub(lambda token: names[token[0]], self.to_tokens(value, duration))
             if isinstance(value, Mapping):
                 return {key: named(each) for key, each in value.items()}
             return [named(each) for each in value] if isinstance(value, list | tuple) else value
@@ -150,21 +139,13 @@ class TimeTokenizer:
         # a template may cut, reorder or repeat what it is given, and the names go through it unharmed
         shown: list[Any] = [named(message) if message["role"] in trusted_roles else message for message in messages]
         text = str(self.tokenizer.apply_chat_template(shown, tokenize=False, **template_kwargs))
-        return self._encode_named(text, names, add_special_tokens=False)
-
-    def _named(self, text: str, duration: Number | None, names: Mapping[str, str]) -> str:
-        """A trusted text in which time tokens have other names."""
-        return self._written.sub(lambda token: names[token[0]], self.to_tokens(text, duration))
-
-    def _encode_named(self, text: str, names: dict[str, str], add_special_tokens: bool) -> list[int]:
-        """Ids of a text in which the names mean time tokens, and a literal ``<t12>`` is plain characters."""
         tokenizer = self.tokenizer
-        if self._written.search(text):  # perhaps across two parts
+        if self._written.search(text):  # plain characters
             tokenizer = self._copies.with_names(names)
         else:
             tokens = {name: token for token, name in names.items()}
             text = re.sub("|".join(tokens) or "(?!)", lambda name: tokens[name[0]], text)
-        return list(tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        return list(tokenizer.encode(text, add_special_tokens=False))
 
     def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
         """Ids that write one timestamp in seconds or several, without any text: one id each with ``codec="index"``."""
@@ -229,15 +210,13 @@ class TimeTokenizer:
         self, ids: Iterable[Any], duration: Number | Numbers | None = None, *, skip_special_tokens: bool = True
     ) -> list[str]:
         """`decode` for each row of a batch."""
-        rows = list(ids)
-        each = one_for_each(duration, len(rows))
-        return [self.decode(row, d, skip_special_tokens=skip_special_tokens) for row, d in zip(rows, each, strict=True)]
+        rows = with_durations(list(ids), duration)
+        return [self.decode(row, each, skip_special_tokens=skip_special_tokens) for row, each in rows]
 
     def times(self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0) -> list[float]:
         """Every moment of one sequence of ids in seconds, in the order in which it is written; arguments as in `spans`.
 
-        Neither sorted nor paired. Moments written as tokens lie within the video; moments written as text are what the
-        text says.
+        Neither sorted nor paired. Moments written as tokens lie within the video; in plain text they are what it says.
         """
         if prompt_length < 0:
             raise ArgumentError(f"prompt_length must not be negative, got {prompt_length!r}")
@@ -273,8 +252,8 @@ class TimeTokenizer:
         if malformed not in ("drop", "raise", "sort"):
             raise ArgumentError(f"malformed must be 'drop', 'raise' or 'sort', got {malformed!r}")
         if is_nested(ids):
-            rows = zip(ids, one_for_each(duration, len(ids)), strict=True)
-            return [self.spans(row, one, prompt_length=prompt_length, malformed=malformed) for row, one in rows]
+            rows = with_durations(ids, duration)
+            return [self.spans(row, each, prompt_length=prompt_length, malformed=malformed) for row, each in rows]
         moments = self.times(ids, duration, prompt_length=prompt_length)
         pairs = list(zip(moments[::2], moments[1::2], strict=False))
         if malformed == "raise" and (len(moments) % 2 or any(start > end for start, end in pairs)):
@@ -286,9 +265,12 @@ class TimeTokenizer:
         return spans_regex(self.codec, min_spans, max_spans, separator=separator)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the tokenizer's own files and ``time_tokens.json``, which is written last and at once."""
+        """Write the tokenizer's files and, last and at once, ``time_tokens.json``, which names no codec of your own."""
         self.tokenizer.save_pretrained(folder)
-        write_settings(folder, self.codec, self.lita_spacing)
+        name = next((name for name, kind in CODECS.items() if type(self.codec) is kind), None)
+        options: Any = asdict(self.codec) if name else None  # type: ignore[call-overload]
+        settings = {"codec": name, "options": options, "lita_spacing": self.lita_spacing}
+        write_json(Path(folder) / SETTINGS_FILE, settings)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, codec: MomentCodec | None = None) -> Self:
@@ -297,10 +279,21 @@ class TimeTokenizer:
         ``codec`` is needed where it was saved with one of your own, or ArgumentError is raised; a folder that is
         missing or lacks a readable ``time_tokens.json`` raises ModelFolderError.
         """
-        codec, spacing = read_settings(folder, codec)
+        try:
+            settings = read_json(Path(folder) / SETTINGS_FILE, dict, "the settings of time tokens")
+            name, options, spacing = (settings[key] for key in ("codec", "options", "lita_spacing"))
+            if name is not None and codec is None:
+                if "grid" in options:
+                    options["grid"] = TimeGrid(**options["grid"])
+                codec = CODECS[name](**options)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            wanted = "what TimeTokenizer.save_pretrained wrote"
+            raise ModelFolderError(f"folder must hold {wanted}, got {str(folder)!r}: {error}") from error
+        if codec is None:
+            raise ArgumentError(f"codec must be given: {str(folder)!r} was saved with one that is not timetok's")
         from transformers import AutoTokenizer
 
-        return cls.wrap(AutoTokenizer.from_pretrained(os.fspath(folder)), codec=codec, lita_spacing=spacing)
+        return cls.wrap(AutoTokenizer.from_pretrained(os.fspath(folder)), codec=codec, lita_spacing=bool(spacing))
 
     @property
     def lita_spacing(self) -> bool:
