@@ -28,7 +28,7 @@ from timetok.recipes.train import build_model, build_processor, train_stages, tr
 from timetok.vision import FrameEncoder, FrameTransform
 
 CLIPS_SEED = 2026  # of `make bench`
-TOP_STARTS = 40
+TOP_STARTS = 100  # all of them: 40 cover .89 to .94 of what models this small believe at T = 100
 TRAINED = "25 frames, 650 steps"
 CHANGES = (
     "model.num_frames=25",
