@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import tiny_lm
+from timetok import embeddings
 from timetok.errors import ArgumentError
 
 PREFIX = "USER: <video>"
@@ -58,6 +59,15 @@ def test_an_encoded_video_stands_for_its_features():
     both = [adapter.prepare(PROMPTS[:2], videos=[each] * 2) for each in (encoded, video())]
     first, second = (adapter(**batch, labels=batch["input_ids"]).loss for batch in both)
     torch.testing.assert_close(first, second)
+
+
+def test_a_repetition_penalty_sees_the_whole_prompt():
+    adapter = tiny_lm.adapter()
+    embeddings.resize(adapter.lm, [adapter.video_token_id])
+    options = GREEDY | {"repetition_penalty": 1.7}
+    batch = adapter.prepare(PROMPTS[:1], videos=[adapter.encode_video(video(), PREFIX)])
+    found = adapter.generate(**batch, **options)[:, batch["input_ids"].shape[1] :].tolist()
+    assert found == fresh(adapter, PROMPTS[0], **options) != fresh(adapter, PROMPTS[0], **GREEDY)
 
 
 def test_two_videos_in_one_prompt_start_afresh():

@@ -66,7 +66,12 @@ def generate_about(model: "VideoLM", video: EncodedVideo, input_ids: Tensor, mas
         )
     config = options.get("generation_config") or model.lm.generation_config
     copies = max(options.get(name) or getattr(config, name) or 1 for name in ("num_beams", "num_return_sequences"))
-    known, rows = len(video.prefix_ids), [ids[keep.bool()] for ids, keep in zip(input_ids, mask, strict=True)]
+    # a penalty looks at the ids of the prefix, which are not there to be looked at when its cache is
+    penalised = (options.get("repetition_penalty") or config.repetition_penalty or 1.0) != 1.0
+    known, rows = (
+        0 if penalised else len(video.prefix_ids),
+        [ids[keep.bool()] for ids, keep in zip(input_ids, mask, strict=True)],
+    )
     groups: dict[tuple[bool, int], list[int]] = defaultdict(list)
     for k, row in enumerate(rows):
         begins = 0 < known < len(row) and torch.equal(row[:known], video.prefix_ids)
