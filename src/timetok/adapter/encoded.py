@@ -1,4 +1,4 @@
-"""One video, many questions: the tower, the pooler and the shared beginning of the prompts run once.
+"""One video, many questions: pooler, projector and the shared beginning of the prompts run once.
 
 Shapes: b batch, d language width, n visual tokens, s sequence.
 """
@@ -7,16 +7,13 @@ import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from timetok.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from timetok.adapter.video_lm import VideoLM
 
 _STEPWISE = {"jamba", "prophetnet", "recurrent_gemma", "reformer", "zamba"}  # go on from a cache by single tokens
 
@@ -39,8 +36,8 @@ class EncodedVideo:
 
 
 @torch.no_grad()
-def remember(model: "VideoLM", tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVideo:
-    """Run the beginning of a prompt, which holds one video of ``tokens`` ``[n d]``, through a model."""
+def remember(model: Any, tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVideo:
+    """Run the beginning of a prompt, which holds one video of ``tokens`` ``[n d]``, through a ``VideoLM``."""
     ids = torch.tensor([list(prefix_ids)], dtype=torch.long, device=tokens.device)
     if not ids.numel():
         return EncodedVideo(tokens, ids[0])
@@ -54,8 +51,8 @@ def remember(model: "VideoLM", tokens: Tensor, prefix_ids: Sequence[int]) -> Enc
 
 
 @torch.no_grad()
-def generate_about(model: "VideoLM", video: EncodedVideo, input_ids: Tensor, mask: Tensor, options: Any) -> Tensor:
-    """Prompts ``[b s]`` about one video, continued: prompt and new ids ``[b s+new]``, filled up on the right.
+def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Tensor, options: Any) -> Tensor:
+    """Prompts ``[b s]`` about one video, continued by a ``VideoLM``: prompt and new ids, filled up on the right.
 
     Rows that begin as the encoded prefix go on from a copy of its cache, those of one length together; others start
     afresh.
