@@ -59,6 +59,9 @@ def test_an_encoded_video_stands_for_its_features():
     both = [adapter.prepare(PROMPTS[:2], videos=[each] * 2) for each in (encoded, video())]
     first, second = (adapter(**batch, labels=batch["input_ids"]).loss for batch in both)
     torch.testing.assert_close(first, second)
+    rows = [{"prompt": PROMPTS[0], "answer": "it", "video_features": each} for each in (encoded, video())]
+    first, second = (adapter(**adapter.processor.collate([row])).loss for row in rows)
+    torch.testing.assert_close(first, second)
 
 
 def test_a_repetition_penalty_sees_the_whole_prompt():

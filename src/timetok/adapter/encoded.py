@@ -58,17 +58,13 @@ def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Ten
     afresh.
     """
     if options.get("return_dict_in_generate"):
-        raise ArgumentError(
-            "return_dict_in_generate: not with an encoded video, whose prompts are not run as one batch"
-        )
+        raise ArgumentError("return_dict_in_generate: not with an encoded video, whose prompts make several batches")
     config = options.get("generation_config") or model.lm.generation_config
     copies = max(options.get(name) or getattr(config, name) or 1 for name in ("num_beams", "num_return_sequences"))
     # a penalty looks at the ids of the prefix, which are not there to be looked at when its cache is
     penalised = (options.get("repetition_penalty") or config.repetition_penalty or 1.0) != 1.0
-    known, rows = (
-        0 if penalised else len(video.prefix_ids),
-        [ids[keep.bool()] for ids, keep in zip(input_ids, mask, strict=True)],
-    )
+    known = 0 if penalised else len(video.prefix_ids)
+    rows = [ids[keep.bool()] for ids, keep in zip(input_ids, mask, strict=True)]
     groups: dict[tuple[bool, int], list[int]] = defaultdict(list)
     for k, row in enumerate(rows):
         begins = 0 < known < len(row) and torch.equal(row[:known], video.prefix_ids)

@@ -34,7 +34,7 @@ class VideoPrompts:
         self,
         text: Sequence[str] | str,
         *,
-        videos: Sequence[Tensor] = (),
+        videos: Sequence[Tensor | EncodedVideo] = (),
         counts: Sequence[int] | None = None,
         durations: Sequence[float | None] | None = None,
         trusted: bool = True,
@@ -46,7 +46,7 @@ class VideoPrompts:
         Args:
             text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
                 raised. A literal ``<video>`` in what a user typed counts too, so there it is an error.
-            videos: Features, each ``[t p e]`` or ``[t h w e]``.
+            videos: Features, each ``[t p e]`` or ``[t h w e]``, or what ``encode_video`` gave.
             counts: Visual tokens of each video, in place of features that come later.
             durations: Seconds, one for all or one a prompt (else TimeRangeError), for ``<12.3>`` in prompts.
             trusted: False keeps a literal ``<t12>`` as plain characters.
@@ -100,7 +100,7 @@ class VideoPrompts:
             labels += [-100] * len(asked) + reply
         return ids, labels
 
-    def _padded(self, rows: Sequence[Sequence[int]], side: str) -> dict[str, Tensor | list[Tensor]]:
+    def _padded(self, rows: Sequence[Sequence[int]], side: str) -> dict[str, Any]:
         tokenizer = self.tt.tokenizer
         value = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
         ids = [torch.tensor(row, dtype=torch.long) for row in rows]
@@ -108,7 +108,7 @@ class VideoPrompts:
         padded = pad_sequence(ids, batch_first=True, padding_value=value, padding_side=side)
         return {"input_ids": padded, "attention_mask": mask}
 
-    def _count(self, video: Tensor) -> int:
+    def _count(self, video: Tensor | EncodedVideo) -> int:
         """Visual tokens of a video's features, ``[t p e]`` or ``[t h w e]``, or of one that is encoded already."""
         if isinstance(video, EncodedVideo):
             return len(video.tokens)
@@ -128,10 +128,10 @@ def as_prompts(text: Sequence[str] | str, num_videos: int) -> list[str]:
     return prompts
 
 
-def _videos(row: Mapping[str, Any]) -> list[Tensor]:
-    """The features of a row, which has none, one, or a list of them."""
+def _videos(row: Mapping[str, Any]) -> list[Tensor | EncodedVideo]:
+    """The videos of a row, which has none, one, or a list of them."""
     found = row.get("video_features")
-    return [] if found is None else [found] if isinstance(found, Tensor) else list(found)
+    return [] if found is None else [found] if isinstance(found, Tensor | EncodedVideo) else list(found)
 
 
 def _expand(prompt: str, counts: Iterator[int]) -> str:
@@ -151,8 +151,8 @@ def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.get_vocab()[VIDEO_TOKEN])
 
 
-def _stacked(videos: list[Tensor]) -> dict[str, Tensor | list[Tensor]]:
-    """One tensor where the videos are alike, else the list; nothing where there is none."""
-    shapes = {None if isinstance(video, EncodedVideo) else video.shape for video in videos}
-    alike = len(shapes) == 1 and None not in shapes
-    return {"video_features": torch.stack(videos) if alike else videos} if videos else {}
+def _stacked(videos: list[Tensor | EncodedVideo]) -> dict[str, Any]:
+    """One tensor where all are features and alike, else the list; nothing where there is none."""
+    features = [video for video in videos if isinstance(video, Tensor)]
+    alike = len(features) == len(videos) and len({video.shape for video in features}) == 1
+    return {"video_features": torch.stack(features) if alike else videos} if videos else {}
