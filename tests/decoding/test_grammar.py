@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docs_blocks import Digits
@@ -49,6 +49,7 @@ def spans(codec, text, duration):
 
 
 @pytest.mark.parametrize("name", CODECS)
+@settings(max_examples=min(settings.default.max_examples, 600))  # slow ones, where thorough asks for 12 000
 @given(data=st.data(), duration=st.floats(0.5, 9000), least=st.integers(0, 2), more=st.integers(0, 2))
 def test_an_answer_is_as_many_well_formed_spans_as_asked(name, data, duration, least, more):
     codec, most = CODECS[name], max(least + more, 1)
@@ -90,6 +91,7 @@ piece = st.one_of(
 
 
 @pytest.mark.parametrize("name", CODECS)
+@settings(max_examples=min(settings.default.max_examples, 600))  # slow ones, where thorough asks for 12 000
 @given(pieces=st.lists(piece, max_size=8), least=st.integers(0, 2))
 def test_in_free_text_every_moment_belongs_to_a_span(name, pieces, least):
     codec, duration = CODECS[name], 300.0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -77,6 +77,7 @@ def expected_iou(posterior, span):
     return sum(posterior.joint[i, j] * iou(span, Span(seconds[i], seconds[j])) for i, j in pairs)
 
 
+@settings(max_examples=min(settings.default.max_examples, 600))  # slow ones, where thorough asks for 12 000
 @given(st.integers(0, 500))
 def test_the_best_span_has_the_largest_expected_iou(seed):
     posterior = posterior_of(seed)

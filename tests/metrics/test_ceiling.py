@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec, format_span
@@ -40,6 +40,7 @@ CODECS = [
 
 
 @pytest.mark.parametrize("codec", CODECS)
+@settings(max_examples=min(settings.default.max_examples, 600))  # slow ones, where thorough asks for 12 000
 @given(st.lists(st.tuples(st.floats(0, 50), st.floats(0, 50), st.floats(50, 90)), min_size=1, max_size=8))
 def test_it_is_the_mean_of_what_each_span_reaches(codec, rows):
     spans, durations = [Span(*sorted(row[:2])) for row in rows], [row[2] for row in rows]

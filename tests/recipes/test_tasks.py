@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timetok.errors import ArgumentError
@@ -116,6 +116,7 @@ def test_tasks_are_deterministic_and_quiet_without_events(task):
     assert empty is None or empty.answer == "zero"
 
 
+@settings(max_examples=min(settings.default.max_examples, 600))  # slow ones, where thorough asks for 12 000
 @given(clips(), st.integers(0, 1000), st.integers(0, 6))
 def test_a_conversation_repeats_nothing(events, seed, num_turns):
     rates = dict.fromkeys(TASKS, 1.0)
