@@ -122,6 +122,22 @@ def test_free_text_holds_what_people_write(name):
         assert feed(grammar, "2 men, 17 dogs")[1] == "2 men, 17 dogs"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("seconds", "1.0 2.00:45"), ("long clock", "00:00:01.000 00:00:02.0000:3"), ("clock", "00:01 00:02.0:")],
+)
+def test_no_digits_behind_a_span_make_another_number_of_its_end(name, text):
+    grammar = SpanGrammar(CODECS[name], 300.0, free_text=True)
+    state, kept = feed(grammar, text)
+    assert grammar.accepts(state) and kept != text and len(spans(CODECS[name], kept, 300.0)) == 1
+
+
+def test_free_text_holds_no_token_of_the_codec_outside_moments():
+    codec = Digits()
+    grammar = SpanGrammar(codec, 300.0, min_spans=0, free_text=True)
+    assert feed(grammar, private(codec, grammar, "a<T1><T.><T5>b"))[1] == "ab"
+
+
 def test_a_span_never_ends_before_it_starts():
     grammar = SpanGrammar(SecondsCodec(), 60.0)
     assert feed(grammar, "45.2 5")[1] == "45.2 5"  # 50.0 is still to come

@@ -70,10 +70,13 @@ def gradient_of(pooled, grid, gradient):
     return torch.autograd.grad(pooled(leaf), leaf, gradient)[0]
 
 
-def errs_like(found, plain, exact):
-    """At most twice the error of plain PyTorch; a unit in the last place more, where both may be right by luck."""
+def errs_like(found, plain, exact, summands):
+    """At most twice the error of plain PyTorch; a few units in the last place, where that may be right by luck."""
     assert found.dtype == plain.dtype and found.shape == exact.shape
-    slack = torch.finfo(found.dtype).eps * exact.abs().max()  # also: the interpreter's bfloat16 stores truncate
+    largest = exact.abs().max()  # of what was rounded; halves are added in float32
+    if found.dtype.itemsize > 2:
+        largest = 4 * largest.maximum(summands.abs().max())
+    slack = torch.finfo(found.dtype).eps * largest  # also: the interpreter's bfloat16 stores truncate
     assert (found.double() - exact).abs().max() <= 2 * (plain.double() - exact).abs().max() + slack
 
 
@@ -104,18 +107,18 @@ cases = st.builds(
 def test_tokens_and_gradient_err_at_most_twice_as_much_as_plain_pytorch(backend, case):
     exact = case.formula(case.grid.double())
     found = pool(case.grid, case.plan, backend=backend)
-    errs_like(found, case.formula(case.grid), exact)
+    errs_like(found, case.formula(case.grid), exact, case.grid)
     gradient = features(*exact.shape, dtype=found.dtype)
     mine = gradient_of(lambda grid: pool(grid, case.plan, backend=backend), case.grid, gradient)
     plain = gradient_of(case.formula, case.grid, gradient)
-    errs_like(mine, plain, gradient_of(case.formula, case.grid.double(), gradient.double()))
+    errs_like(mine, plain, gradient_of(case.formula, case.grid.double(), gradient.double()), gradient)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (1, 2, 27, 27, 33), (2, 19, 5, 3, 7), (1, 3, 2, 40, 300)])
 def test_odd_prime_and_large_shapes(shape):
     case = Case(features(*shape, dtype=torch.float32), window=(1, 2) if shape[3] > 1 else (1, 1))
     exact = case.formula(case.grid.double())
-    errs_like(pool(case.grid, case.plan, backend="triton"), case.formula(case.grid), exact)
+    errs_like(pool(case.grid, case.plan, backend="triton"), case.formula(case.grid), exact, case.grid)
 
 
 @pytest.mark.parametrize("processors", [1, 1000])
@@ -245,7 +248,8 @@ def test_on_a_gpu_the_kernels_are_chosen_and_can_be_captured():
     video = torch.randn(2, 100, 256, 1024, device="cuda", dtype=torch.bfloat16)
     pooler = SlowFastPooler()
     expected = pooler(video)
-    errs_like(expected, SlowFastPooler(backend="torch")(video), SlowFastPooler(backend="torch")(video.double()))
+    exact = SlowFastPooler(backend="torch")(video.double())
+    errs_like(expected, SlowFastPooler(backend="torch")(video), exact, video)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         tokens = pooler(video)

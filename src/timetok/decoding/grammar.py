@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from timetok.codecs import MomentCodec, check_num_spans
 
+_DIGITS = "0123456789"
 _FIRST_PRIVATE = 0xF0000
 _LATEST_SECONDS = 99_999.0  # where no duration is given
 _BEYOND_SECONDS = 999_999.0  # the lengths of texts are told up to here
@@ -58,7 +59,7 @@ class Moments:
         self._shapes = self._first_and_last()
         self.first = self._shapes[0][0]
         self._last = self.parse(self._write(_LATEST_SECONDS if duration is None else duration, duration))[0]
-        self.alphabet = frozenset("0123456789").union(self.own, *(shape for pair in self._shapes for shape in pair))
+        self.alphabet = frozenset(_DIGITS).union(self.own, *(shape for pair in self._shapes for shape in pair))
         self._shapes = [shape for shape in self._shapes if self.seconds(shape[0]) is not None]  # not beyond the end
 
     def parse(self, text: str) -> list[float]:
@@ -141,8 +142,8 @@ class SpanGrammar:
         return state.place == "text" and state.written in ("", "x")
 
     def begins(self, character: str) -> bool:
-        """Whether a moment may begin with a character."""
-        return self._moments.reach(character) >= 0
+        """Whether a moment may begin with a character, or it is the codec's own, which nothing else is made of."""
+        return character in self.own_characters or self._moments.reach(character) >= 0
 
     def kind(self, character: str) -> str:
         """One name for all characters between which an answer makes no difference; those of moments are their own."""
@@ -209,11 +210,14 @@ class SpanGrammar:
     def _step_in_text(self, state: State, character: str) -> State | None:
         written, room = state.written + character, state.num_spans < self._max
         if self._owns_tokens:  # only they are moments, whatever stands around them
-            if not self.begins(character):
+            if character not in self.own_characters:
                 return state._replace(written="")
-            return state._replace(place="start", written=character) if room else None
+            starts = room and self._moments.reach(character) >= 0
+            return state._replace(place="start", written=character) if starts else None
         if state.place in ("closed", "closing"):  # what follows may make another number of the span's end
-            if self._moments.parse(written) != self._moments.parse(state.written):
+            # 5.00 is 5.0, but on its way to 5.00:1
+            longer = character in _DIGITS and state.written[-1] in self._moments.alphabet.union(".:")
+            if longer or self._moments.parse(written) != self._moments.parse(state.written):
                 return None
             if state.place == "closed" and not character.isspace():
                 return state._replace(place="closing", written=written)
