@@ -500,3 +500,15 @@ def test_labels_without_a_dict_still_give_the_loss_first():
     batch = adapter.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video()])
     outputs = adapter(**batch, labels=batch["input_ids"], return_dict=False)
     assert torch.equal(outputs[0], adapter(**batch, labels=batch["input_ids"]).loss)
+
+
+@pytest.mark.parametrize(("kind", "tied"), tiny_lm.MODELS)
+def test_the_lm_alone_fed_the_prompts_embeddings_says_the_same(kind, tied):
+    adapter = tiny_lm.adapter(kind, tied=tied)
+    videos = [tiny_lm.video(k, frames=k + 2) for k in range(2)]
+    batch = adapter.prepare([tiny_lm.PROMPT, "A longer one. " + tiny_lm.PROMPT], videos=videos)
+    logits, answered = adapter(**batch).logits, answers(adapter, batch, max_new_tokens=6)
+    for row, embeds in enumerate(adapter.prompt_embeds(**batch)):
+        close(adapter.lm(inputs_embeds=embeds[None]).logits[0, -1], logits[row, -1])
+        new = adapter.lm.generate(inputs_embeds=embeds[None], do_sample=False, max_new_tokens=6)[0].tolist()
+        assert (new[: new.index(1) + 1] if 1 in new else new) == answered[row]

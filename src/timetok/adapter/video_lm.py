@@ -123,7 +123,7 @@ class VideoLM(nn.Module):
 
     @contextmanager
     def spliced(
-        self, input_ids: Tensor, video_features: Videos | None, pixel_values_videos: Pixels | None = None
+        self, input_ids: Tensor, video_features: Videos | None = None, pixel_values_videos: Pixels | None = None
     ) -> Iterator[None]:
         """A context in which the LM, called on ``input_ids``, sees the videos.
 
@@ -213,6 +213,18 @@ class VideoLM(nn.Module):
         generate: Any = self.lm.generate
         with self.spliced(input_ids, video_features, pixel_values_videos):
             return generate(input_ids=input_ids, attention_mask=attention_mask, **options)
+
+    @torch.no_grad()
+    def prompt_embeds(self, input_ids: Tensor, *, attention_mask: Tensor | None = None, **videos: Any) -> list[Tensor]:
+        """What a server that has the LM alone takes in place of prompts: ``[s d]`` for each row, without its padding.
+
+        Such as vLLM's ``prompt_embeds``. Arguments as in ``spliced``; an LM that needs the ids elsewhere, too, such
+        as Gemma's per-layer embeddings, cannot be served so.
+        """
+        with self.spliced(input_ids, **videos):
+            embeds = self.lm.get_input_embeddings()(input_ids)
+        keep = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return [row[mask.bool()] for row, mask in zip(embeds, keep, strict=True)]
 
     def _without_placeholder(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options of ``generate`` under which no answer holds the placeholder, for which no video would be left."""

@@ -1,10 +1,10 @@
 """Temporal grounding metrics. A number is reproducible only together with the name of its protocol."""
 
 from timetok.metrics.ceiling import Ceiling, codec_ceiling
-from timetok.metrics.grounding import PROTOCOLS, Prediction, Protocol, Reference, evaluate, iou
+from timetok.metrics.grounding import PROTOCOLS, Prediction, Protocol, Reference, evaluate, iou, union_iou
 from timetok.metrics.report import Report, SampleScore, Score
 
 __all__ = [
     "PROTOCOLS", "Ceiling", "Prediction", "Protocol", "Reference", "Report", "SampleScore", "Score", "codec_ceiling",
-    "evaluate", "iou",
+    "evaluate", "iou", "union_iou",
 ]  # fmt: skip

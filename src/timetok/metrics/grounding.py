@@ -76,6 +76,25 @@ def iou(a: Span, b: Span) -> float:
     return intersection / union if union > 0 else 0.0
 
 
+def union_iou(a: Sequence[Span], b: Sequence[Span]) -> float:
+    """IoU of what some spans cover together and what others do, in [0, 1]; 0 where nothing has length.
+
+    >>> from timetok.timegrid import Span
+    >>> union_iou([Span(0, 2), Span(1, 3)], [Span(2, 4)])
+    0.25
+    """
+    union = _covered([*a, *b])
+    return max(0.0, _covered(a) + _covered(b) - union) / union if union > 0 else 0.0
+
+
+def _covered(spans: Sequence[Span]) -> float:
+    length, reached = 0.0, -math.inf
+    for start, end in sorted(spans, key=tuple):
+        length += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return length
+
+
 def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference], protocol: str = "lita-rtl") -> Report:
     """Score answers against their references, matched by ``question_id``: mIoU, P@0.5 (``>=``) and parse rate.
 
