@@ -125,4 +125,3 @@ def test_bad_arguments():
     for duration in (0.0, -1.0, float("inf")):
         with pytest.raises(TimeRangeError, match="duration_seconds of reference 'q'"):
             Reference("q", "v", Span(0, 1), duration)
-    assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
