@@ -2,7 +2,15 @@
 
 from timetok.metrics.ceiling import Ceiling, codec_ceiling
 from timetok.metrics.grounding import (
-    PROTOCOLS, Prediction, Reference, Report, SampleScore, Score, evaluate, iou, union_iou,
+    PROTOCOLS,
+    Prediction,
+    Reference,
+    Report,
+    SampleScore,
+    Score,
+    evaluate,
+    iou,
+    union_iou,
 )  # fmt: skip
 
 __all__ = [
