@@ -83,6 +83,8 @@ class VideoAdapter(VideoLM):
         Files take their names only when all are complete, the settings last. ``adapter_only=False`` writes the language
         model too, into ``folder/lm``, or raises ArgumentError where peft has changed its layers.
         """
+        if hasattr(self, "peft_config"):
+            raise ArgumentError("adapter: peft wraps it; save the peft model, or merge first (merge_and_unload)")
         if not adapter_only and hasattr(self.lm, "peft_config"):
             raise ArgumentError(
                 "adapter_only: False writes the language model, which holds peft layers; merge them first "

@@ -28,8 +28,9 @@ Videos = Tensor | Sequence[Tensor | EncodedVideo]
 _ASKED_OF_THE_LM = {
     "config", "device", "dtype", "get_input_embeddings", "get_output_embeddings", "tie_weights", "can_generate",
     "activation_checkpointing_enable", "activation_checkpointing_disable", "gradient_checkpointing_enable",
-    "gradient_checkpointing_disable", "enable_input_require_grads", "_no_split_modules",
-    "_keys_to_ignore_on_save",
+    "gradient_checkpointing_disable", "enable_input_require_grads", "prepare_inputs_for_generation",
+    "_no_split_modules", "_keys_to_ignore_on_save", "is_loaded_in_4bit", "is_loaded_in_8bit", "hf_device_map",
+    "quantization_method",
 }  # fmt: skip
 
 
