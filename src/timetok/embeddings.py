@@ -85,13 +85,15 @@ def merge_and_export(model: Any, folder: str | os.PathLike[str]) -> None:
     """Write a ``PeftModel`` as a plain checkpoint, which transformers and vLLM load without peft.
 
     The model is merged, and must not be trained on; one that is not peft's raises ArgumentError. The folder appears
-    only when it is complete.
+    only when it is complete. Where peft wraps a `VideoAdapter`, that is what is written, with its language model in
+    ``folder/lm``.
     """
     if not hasattr(model, "merge_and_unload"):
         raise ArgumentError(f"model must be a PeftModel, got {type(model).__name__}; a plain one has save_pretrained")
     merged = model.merge_and_unload()
+    whole = {} if isinstance(merged, PreTrainedModel) else {"adapter_only": False}
     with replacing(Path(folder)) as partial:
-        merged.save_pretrained(partial)
+        merged.save_pretrained(partial, **whole)
 
 
 def tables(model: PreTrainedModel) -> list[Tensor]:

@@ -87,6 +87,8 @@ class VideoAdapter(VideoLM):
         ``folder/lm``, or raises ArgumentError where peft has changed its layers; so does ``adapter_only=True`` where
         an earlier one lies, which would be read in place of the model that belongs to the adapter.
         """
+        if hasattr(self, "peft_config"):
+            raise ArgumentError("adapter: peft wraps it; save the peft model, or merge first (merge_and_unload)")
         if not adapter_only and hasattr(self.lm, "peft_config"):
             raise ArgumentError(
                 "adapter_only: False writes the language model, which holds peft layers; merge them first "

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from timetok.adapter.encoded import EncodedVideo, generate_about, remember
 from timetok.adapter.splice import splice
@@ -25,6 +25,15 @@ Order = Literal["pool-first", "project-first"]
 ProjectorName = Literal["linear", "mlp2x_gelu"]
 Videos = Tensor | Sequence[Tensor | EncodedVideo]
 Pixels = Tensor | Sequence[Tensor]
+
+# What trainers, accelerate and peft ask of a model, and the LM answers. Not ``save_pretrained``: it would write half.
+_ASKED_OF_THE_LM = {
+    "config", "device", "dtype", "get_input_embeddings", "get_output_embeddings", "tie_weights", "can_generate",
+    "activation_checkpointing_enable", "activation_checkpointing_disable", "gradient_checkpointing_enable",
+    "gradient_checkpointing_disable", "enable_input_require_grads", "prepare_inputs_for_generation",
+    "_no_split_modules", "_keys_to_ignore_on_save", "is_loaded_in_4bit", "is_loaded_in_8bit", "hf_device_map",
+    "quantization_method",
+}  # fmt: skip
 
 
 class VideoLM(nn.Module):
@@ -79,6 +88,27 @@ class VideoLM(nn.Module):
         self.vision = vision
         if vision is not None:
             vision.requires_grad_(False).eval()
+        module: nn.Module = self
+        module.register_state_dict_post_hook(_store_once)
+        module.register_load_state_dict_pre_hook(_share_again)
+
+    def __getattr__(self, name: str) -> Any:
+        """A module's own, or what the language model answers for the whole."""
+        return getattr(self.lm, name) if name in _ASKED_OF_THE_LM else super().__getattr__(name)
+
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:
+        """Names of tied weights in the language model, and of what they are tied to."""
+        return {f"lm.{name}": f"lm.{source}" for name, source in (self.lm._tied_weights_keys or {}).items()}
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The language model's own, which it generates with."""
+        return self.lm.generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:
+        self.lm.generation_config = config
 
     def train(self, mode: bool = True) -> Self:
         """As ``nn.Module.train``, except that the frozen encoder stays in evaluation mode."""
@@ -241,6 +271,26 @@ class VideoLM(nn.Module):
             return options | {"suppress_tokens": banned}
         config.suppress_tokens = banned  # transformers frowns on a config with options beside it
         return options | {"generation_config": config}
+
+
+def _shared(model: nn.Module) -> dict[str, str]:
+    """Names of parameters that stand under an earlier name already, which is given: a tied head."""
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    found = {name: first.setdefault(id(weight), name) for name, weight in named}
+    return {name: earlier for name, earlier in found.items() if name != earlier}
+
+
+def _store_once(model: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Leave tied weights out under their second name, which safetensors, and so Trainer's checkpoints, refuse."""
+    for name in _shared(model) if not prefix else ():
+        state.pop(name, None)
+
+
+def _share_again(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name, earlier in _shared(model).items():
+        if prefix + earlier in state:
+            state.setdefault(prefix + name, state[prefix + earlier])
 
 
 def _auxiliary_weight(lm: PreTrainedModel) -> float:
