@@ -1,7 +1,4 @@
-"""Losses that know that time is ordered.
-
-Shapes: b batch, s sequence, v vocabulary, T time tokens.
-"""
+"""Losses that know that time is ordered. Shapes: b batch, s sequence, v vocabulary, T time tokens."""
 
 import reprlib
 from collections.abc import Sequence

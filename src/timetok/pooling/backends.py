@@ -1,7 +1,4 @@
-"""Who pools, and why another cannot.
-
-Shapes: b batch, t frames, h w patch grid, e width, n tokens.
-"""
+"""Who pools, and why another cannot. Shapes: b batch, t frames, h w patch grid, e width, n tokens."""
 
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
