@@ -20,7 +20,8 @@ class SoftTimeLoss:
     The log-softmax is taken over the whole vocabulary, other targets stay hard, and the mean runs over all. Usable as
     ``Trainer(compute_loss_func=…)``.
 
-    ``time_token_ids`` are contiguous and in the order of time, ``sigma`` is at least 0, else ArgumentError is raised.
+    ``time_token_ids`` are contiguous and in the order of time; ``sigma``, a width in marks, is at least 0; else
+    ArgumentError is raised.
 
     Source: the loss of VILA / NVILA (soft temporal targets, sigma = 1); sigma = 0 is LITA's, and with places that of
     Momentor and LLaVA-ST.

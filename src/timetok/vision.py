@@ -25,7 +25,7 @@ class FrameTransform:
 
     Attributes:
         image_size: Side of the square the encoder reads, in pixels, at least 1; else ArgumentError is raised.
-        mean: Per-channel mean, of values in [0, 1]; ``std`` is their standard deviation.
+        mean: Per-channel mean, of values in [0, 1]; ``std`` is the standard deviation.
         crop: ``"center"`` resizes the short side and crops the middle, as LITA and CLIP do;
             ``"squash"`` resizes both sides, so that nothing at the borders is lost.
 
