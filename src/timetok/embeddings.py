@@ -49,7 +49,7 @@ def init_rows(
     ``"interpolate"`` puts them on an arc between two random directions, ``"sinusoidal"`` on the sines and cosines
     of a position encoding, both as long as the other rows are; ``"mean"`` near the mean of the other rows, a tenth
     of their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number: for it alone,
-    ``number_ids`` has for each id those of ``tokenizer(str(index))``. Draws from torch's global random generator.
+    ``number_ids`` has, for each id, those of ``tokenizer(str(index))``. Draws from torch's global random generator.
 
     ``ids`` stand in the order of time; where the embeddings lack a row for one, ArgumentError is raised: see `resize`.
     """

@@ -147,11 +147,8 @@ class TimeGrid:
 
         Timestamps and durations are in seconds and broadcast: scalars, what numpy reads as an array of numbers, or
         tensors. Back comes an ``int`` if both are scalars, an int64 tensor on the same device if either is a tensor,
-        else an int64 array.
-
-        Raises:
-            TimeRangeError: A value is not a finite number, ``out_of_range="raise"`` and it lies outside
-                ``[0, duration]``, or the shapes do not broadcast.
+        else an int64 array. TimeRangeError: a value is not a finite number, ``out_of_range="raise"`` and it lies
+        outside ``[0, duration]``, or the shapes do not broadcast.
         """
         times = _finite("seconds", seconds)
         length = _durations(duration, "seconds", times.shape)
@@ -177,11 +174,8 @@ class TimeGrid:
         """Seconds at which each mark stands; with marks at edges the last is exactly the end of the video.
 
         Zero-based indices come as timestamps do in `encode`, and seconds go as indices do there: as a ``float``, a
-        float64 tensor or a float64 array.
-
-        Raises:
-            TimeRangeError: An index is not an integer, or ``out_of_range="raise"`` and it lies outside ``[0, T)``; or
-                the shapes do not broadcast.
+        float64 tensor or a float64 array. TimeRangeError: an index is not an integer, ``out_of_range="raise"`` and it
+        lies outside ``[0, T)``, or the shapes do not broadcast.
         """
         marks = _numbers("index", index, "iu", "an integer or an array of integers")
         marks = marks if marks.size else marks.astype(np.int64)

@@ -58,13 +58,11 @@ class SpanPosterior:
         return self.ranked(1, utility)[0]
 
     def ranked(self, num: int, utility: Utility | None = None, *, max_overlap: float = 0.5) -> list[ScoredSpan]:
-        """The best spans between marks, best first, no two of them alike.
+        """The best spans between marks, best first: ``num``, or fewer where others overlap more than ``max_overlap``.
 
-        Args:
-            num: How many, at least 1 (else ArgumentError); fewer come back where the others overlap too much.
-            utility: What a span ``[c 2]`` scores where another ``[k 2]`` is true, both in seconds → ``[c k]``; IoU
-                if None. To aim at R@0.7, pass ``lambda a, b: (pairwise_iou(a, b) >= 0.7).astype(float)``.
-            max_overlap: Largest IoU of two spans that both come back.
+        ``utility`` says what a span ``[c 2]`` scores where another ``[k 2]`` is true, both in seconds → ``[c k]``; IoU
+        if None. To aim at R@0.7, pass ``lambda a, b: (pairwise_iou(a, b) >= 0.7).astype(float)``. ArgumentError is
+        raised for a ``num`` below 1.
         """
         if num < 1:
             raise ArgumentError(f"num must be at least 1, got {num!r}")

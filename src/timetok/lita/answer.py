@@ -1,7 +1,4 @@
-"""The whole flow in one call: a video and a question in, spans in seconds out.
-
-Shapes: b batch, t frames, p patches, e vision width.
-"""
+"""The whole flow in one call: a video and a question → spans. Shapes: t frames, p patches, e vision width."""
 
 import os
 from collections.abc import Sequence
@@ -45,14 +42,13 @@ def load_sample() -> Sample:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said about a video.
+    """What a model said about a video that lasts ``duration_seconds``.
 
     Attributes:
         text: The answer, with seconds where the model wrote time tokens.
         spans: The well-formed spans in it, in seconds; empty where there are none.
         confidences: One a span: its two time tokens' probabilities, multiplied; none where seconds are written as text.
         times_seconds: Every moment in the answer, in order, whether or not it belongs to a span.
-        duration_seconds: Of the video.
     """
 
     text: str

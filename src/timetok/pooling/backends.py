@@ -1,7 +1,4 @@
-"""Who pools, and why another cannot.
-
-Shapes: b batch, t frames, h w patch grid, e width, n tokens.
-"""
+"""Who pools, and why another cannot. Shapes: b batch, t frames, h w patch grid, e width, n tokens."""
 
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -31,12 +28,9 @@ def pool(
 ) -> Tensor:
     """``[b t h w e]`` → ``[b n e]``, in the dtype of the input; sums are taken in float32 or better.
 
-    Args:
-        grid: Features, of any strides.
-        plan: The layout.
-        separators: The learned vectors ``[e]`` that the plan names.
-        backend: ``"triton"`` or ``"torch"``, else ArgumentError is raised, also where that one cannot, and why;
-            ``"auto"`` takes the first that can, on a GPU in this order.
+    Features may have any strides; ``separators`` are the learned vectors ``[e]`` that the plan names. ``backend`` is
+    ``"triton"``, ``"torch"``, or ``"auto"`` for the first that can, on a GPU in this order; ArgumentError is raised for
+    others, and where the one named cannot, which it then says why.
     """
     return BACKENDS[choose(plan, grid.device.type, backend)].run(grid, plan, separators or {})
 

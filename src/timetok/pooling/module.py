@@ -1,7 +1,4 @@
-"""The pooler as a module.
-
-Shapes: b batch, t frames, p patches, h w patch grid, e vision width, n visual tokens.
-"""
+"""The pooler as a module. Shapes: b batch, t frames, p patches, h w patch grid, e vision width, n visual tokens."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self

@@ -62,13 +62,10 @@ class Path:
     separators: Separators = ()
 
     def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("reduction", self.reduction, get_args(Reduction)),
-            ("partial", self.partial, get_args(Partial)),
-            *(("separators", place, get_args(Place)) for place, _ in self.separators),
-        ):
-            if value not in choices:
-                raise ArgumentError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+        chosen: list[Any] = [("reduction", self.reduction, Reduction), ("partial", self.partial, Partial)]
+        for name, value, choices in [*chosen, *(("separators", place, Place) for place, _ in self.separators)]:
+            if value not in get_args(choices):
+                raise ArgumentError(f"{name}: expected one of {', '.join(get_args(choices))}, got {value!r}")
         if isinstance(self.frames, str) and self.frames not in get_args(Frames):
             known = ", ".join(get_args(Frames))
             raise ArgumentError(f"frames: expected indices or one of {known}, got {self.frames!r}")

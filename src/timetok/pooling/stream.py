@@ -1,7 +1,4 @@
-"""Pooling of videos that come in pieces: what is remembered is tokens, not frames.
-
-Shapes: t frames, h w patch grid, e width, n tokens.
-"""
+"""Pooling of videos in pieces: tokens are kept, no frame is. Shapes: t frames, h w patch grid, e width, n tokens."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace

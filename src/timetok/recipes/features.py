@@ -59,14 +59,9 @@ class FrameClassifier(nn.Module):
 
 
 def train_encoder(
-    records: Sequence[ClipRecord],
-    encoder: FrameEncoder,
-    transform: FrameTransform,
-    arguments: TrainingArguments,
-    *,
-    frames_per_clip: int,
+    records: Sequence[ClipRecord], model: FrameClassifier, arguments: TrainingArguments, *, frames_per_clip: int
 ) -> None:
-    """Train an encoder in place, on single frames spread over every clip, and switch it to evaluation mode.
+    """Train a model's encoder in place, on single frames spread over every clip, and switch it to evaluation mode.
 
     The weights are left in ``encoder.safetensors`` beside ``arguments.output_dir``, and only read where they are.
     """
@@ -75,15 +70,14 @@ def train_encoder(
         pixels, targets = [], []
         for record in tqdm(records, desc="frames for the encoder"):
             frames = read_frames(record.path, num_frames=min(frames_per_clip, record.num_frames))
-            pixels.append(transform.resize(frames.data))
+            pixels.append(model.transform.resize(frames.data))
             targets.append(frame_targets(record.events, frames.times_seconds.numpy()))
         columns: dict[str, Any] = {"pixels": torch.cat(pixels), "labels": torch.cat(targets)}
-        model, data = FrameClassifier(encoder, transform), StackDataset(**columns)
-        fit(model, arguments, train_dataset=data, data_collator=default_collate)
+        fit(model, arguments, train_dataset=StackDataset(**columns), data_collator=default_collate)
         with replacing(path) as partial:
-            save_file(encoder.state_dict(), partial)
-    encoder.load_state_dict(load_file(path))
-    encoder.eval()
+            save_file(model.encoder.state_dict(), partial)
+    model.encoder.load_state_dict(load_file(path))
+    model.encoder.eval()
 
 
 @dataclass(frozen=True)

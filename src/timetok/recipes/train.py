@@ -22,7 +22,7 @@ from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import DataError
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
-from timetok.recipes.features import CachedClip, Conversations, cache_features, train_encoder
+from timetok.recipes.features import CachedClip, Conversations, FrameClassifier, cache_features, train_encoder
 from timetok.recipes.hf import fit, muon
 from timetok.recipes.shapes import read_scenes, write_dataset
 from timetok.recipes.tasks import SEEN_PAIRS, corpus
@@ -91,7 +91,8 @@ def train(preset: Preset, out: Path) -> Path:
     _claim(cache / "cache.json", {key: settings[key] for key in ("data", "vision", "transform", "encoder", "features")})
     set_seed(data["seed"])
     encoder, transform = FrameEncoder(**preset["vision"]), FrameTransform(**preset["transform"])
-    train_encoder(records, encoder, transform, for_encoder, frames_per_clip=preset["encoder"]["frames_per_clip"])
+    frames, classifier = preset["encoder"]["frames_per_clip"], FrameClassifier(encoder, transform)
+    train_encoder(records, classifier, for_encoder, frames_per_clip=frames)
     frames = preset["features"]["frames_per_clip"]
     cached = cache_features(records, encoder, transform, cache / "features.safetensors", frames_per_clip=frames)
 

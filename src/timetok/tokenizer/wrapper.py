@@ -16,9 +16,8 @@ from timetok.atomic import read_json, write_json
 from timetok.codecs import IndexCodec, MomentCodec, spans_regex
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
-from timetok.tokenizer.adding import CODECS, CodecName, add_tokens, check_found, choose_codec, drops_spaces
 from timetok.tokenizer.ids import as_integers, as_row, is_nested, strings, with_durations
-from timetok.tokenizer.plain import PlainCopies
+from timetok.tokenizer.tokens import CODECS, CodecName, PlainCopies, add_tokens, check_found, choose_codec, drops_spaces
 
 Malformed: TypeAlias = Literal["drop", "raise", "sort"]
 SETTINGS_FILE = "time_tokens.json"
