@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 import tiny_lm
 from timetok import VideoAdapter, embeddings
 from timetok.errors import ArgumentError
-from tiny_training import CHECKPOINTING, arguments, assert_same, trainer
+from tiny_training import CHECKPOINTING, arguments, assert_same, trainer, with_lora
 
 # peft reads an attribute that transformers has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -125,12 +125,10 @@ WAYS = pytest.mark.parametrize(("tied", "around"), [(True, "adapter"), (False, "
 
 def given_lora(adapter, around):
     """What the Trainer trains: a PeftModel, or the adapter with one inside. LoRA, the new rows, the projector."""
-    options = embeddings.peft_kwargs(adapter.lm, adapter.time_token_ids)
-    whole = {"modules_to_save": ["projector"]} if around == "adapter" else {}
-    config = LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **options, **whole)
+    options = {"lm": adapter.lm, "ids": adapter.time_token_ids, "task_type": "CAUSAL_LM"}
     if around == "adapter":
-        return get_peft_model(adapter, config)
-    adapter.lm = get_peft_model(adapter.lm, config)
+        return with_lora(adapter, **options, modules_to_save=["projector"])
+    adapter.lm = with_lora(adapter.lm, **options)
     return adapter
 
 
