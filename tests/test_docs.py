@@ -9,10 +9,10 @@ PAGES = [page for page in sorted(DOCS.glob("*.md")) if blocks(page)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_runs_as_printed(page):
+def test_a_page_runs_as_printed(page, tmp_path):
     tokenizer = tiny_lm.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-    names = {"hf_tokenizer": tokenizer, "lm": tiny_lm.language_model()}
+    names = {"hf_tokenizer": tokenizer, "lm": tiny_lm.language_model(), "folder": str(tmp_path)}
     for block in blocks(page):
         exec(compile(block, page.name, "exec"), names)
 

@@ -3,9 +3,11 @@
 from dataclasses import fields
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import tiny_lm
+from timetok import embeddings
 
 KNOWN = {field.name for field in fields(TrainingArguments)}
 CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in KNOWN else "gradient_checkpointing"
@@ -22,6 +24,20 @@ def rows(num=8):
         }
         for k in range(num)
     ]
+
+
+def with_lora(model, lm, ids, **options):
+    """LoRA on attention and the new rows of ``lm``, which is the model that peft wraps or is inside it."""
+    torch.manual_seed(5)
+    rows = embeddings.peft_kwargs(lm, ids)
+    return get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], **rows, **options))
+
+
+def model_of(name, *, seed=0):
+    """An adapter, tied or untied by its name, and within peft if that says lora."""
+    adapter = tiny_lm.adapter(tied=name.startswith("tied"), seed=seed)
+    whole = {"modules_to_save": ["projector"]}
+    return with_lora(adapter, adapter.lm, adapter.time_token_ids, **whole) if "lora" in name else adapter
 
 
 def arguments(folder, *, kind=TrainingArguments, **options):

@@ -5,10 +5,13 @@ python -m torch.distributed.run --nproc_per_node 2 tests/two_processes.py ddp|fs
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,14 +21,16 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 
 import tiny_lm
-from tiny_training import arguments, gradients, rows
+from tiny_training import arguments, gradients, model_of, rows
 
 GLOBAL_BATCH, STEP = 4, 0.05
+DDP = ["tied", "untied", "tied-lora", "untied-lora"]  # models, and folders of what was found
+FSDP2 = ["tied", "untied", "tied-accelerate", "untied-accelerate", "untied-lora"]
 
 
-def ddp(folder, tied):
+def ddp(folder, name):
     """Two steps of the HF Trainer, each of two processes with half of the batch; its gradients, by rank."""
-    adapter = tiny_lm.adapter(tied=tied)
+    adapter = model_of(name)
     wrapped = []
     adapter.register_forward_hook(lambda *_: wrapped.append(dist.get_world_size()))
     options = {"per_device_train_batch_size": GLOBAL_BATCH // 2, "max_steps": 2, "save_strategy": "steps"}
@@ -55,21 +60,30 @@ def ddp_without_a_video(folder):
     assert torch.equal(*both)
 
 
-def sharded(adapter):
-    """FSDP2: a group a layer, the rest in one; ``generate`` is no forward, so it is named."""
-    mesh = init_device_mesh("cpu", (2,))
-    for layer in adapter.lm.model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(adapter, mesh=mesh)
+def sharded(adapter, name):
+    """FSDP2: a group a layer, the rest in one; ``generate`` is no forward, so it is named.
+
+    Or in groups of accelerate's own. Its ``Accelerator`` refuses FSDP on a CPU, so it has a stand-in.
+    """
+    if "accelerate" in name:
+        policy = {"auto_wrap_policy": "transformer_based_wrap", "reshard_after_forward": True}
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False, **policy)
+        state = SimpleNamespace(fsdp_plugin=plugin)
+        fsdp2_prepare_model(SimpleNamespace(state=state, mixed_precision="no", is_main_process=True), adapter)
+    else:
+        mesh = init_device_mesh("cpu", (2,))
+        for layer in adapter.lm.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(adapter, mesh=mesh)
     register_fsdp_forward_method(adapter, "generate")
     return adapter
 
 
-def fsdp2(folder, tied):
+def fsdp2(folder, name):
     """One step on sharded parameters, each process with half of the batch; the weights before and after it."""
     rank, world = dist.get_rank(), dist.get_world_size()
     assert world == 2
-    adapter = sharded(tiny_lm.adapter(tied=tied)).train()
+    adapter = sharded(model_of(name), name).train()
     assert isinstance(adapter, FSDPModule)
     assert all(isinstance(parameter, DTensor) for parameter in adapter.parameters())
     local = sum(parameter.to_local().numel() for parameter in adapter.parameters())
@@ -82,7 +96,7 @@ def fsdp2(folder, tied):
     batch = adapter.processor.collate(data[rank * 2 : rank * 2 + 2])
     loss = adapter(**batch, num_items_in_batch=targets).loss
     (loss * world).backward()  # FSDP divides gradients by the number of processes
-    assert all(isinstance(parameter.grad, DTensor) for parameter in adapter.parameters())
+    assert all(isinstance(weight.grad, DTensor) for weight in adapter.parameters() if weight.requires_grad)
     optimizer.step()
 
     adapter.eval()
@@ -94,20 +108,22 @@ def fsdp2(folder, tied):
         save_file({"answer": answer}, folder / "answer.safetensors")
 
     dcp.save({"model": get_model_state_dict(adapter)}, checkpoint_id=str(folder / "shards"))
-    other = sharded(tiny_lm.adapter(tied=tied, seed=1)).eval()
+    other = sharded(model_of(name, seed=1), name).eval()
     state = {"model": get_model_state_dict(other)}
     dcp.load(state, checkpoint_id=str(folder / "shards"))
     set_model_state_dict(other, state["model"])
     assert torch.equal(other(**prompt).logits, adapter(**prompt).logits)
-    assert (other.lm.lm_head.weight is other.lm.model.embed_tokens.weight) == tied
+    assert (other.lm.lm_head.weight is other.lm.model.embed_tokens.weight) == name.startswith("tied")
 
 
 if __name__ == "__main__":
     task, where = sys.argv[1], Path(sys.argv[2])
     if task == "fsdp2":
         dist.init_process_group("gloo")
-    for name in ("tied", "untied"):
-        {"ddp": ddp, "fsdp2": fsdp2}[task](where / name, name == "tied")
-    if task == "ddp":
+        for name in FSDP2:
+            fsdp2(where / name, name)
+    else:
+        for name in DDP:
+            ddp(where / name, name)
         ddp_without_a_video(where / "text")
     dist.destroy_process_group()

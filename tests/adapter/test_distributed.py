@@ -11,25 +11,27 @@ from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import tiny_lm
 import two_processes
-from tiny_training import arguments, assert_same, gradients, rows
+from tiny_training import arguments, assert_same, gradients, model_of, rows
 
 TESTS = Path(two_processes.__file__).parent
 EXAMPLES = TESTS.parent / "examples"
-TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 
 
 def run(task, folder):
     """Run a task in two processes, on a port of their own; what it wrote."""
-    for name in ("tied", "untied"):
+    for name in {*two_processes.DDP, *two_processes.FSDP2}:
         (folder / name).mkdir()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, str(TESTS / "two_processes.py"), task, str(folder)]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
@@ -45,31 +47,33 @@ def fsdp2(tmp_path_factory):
     return run("fsdp2", tmp_path_factory.mktemp("fsdp2"))
 
 
-@TIED
-def test_two_processes_have_the_gradients_of_one(tied, ddp, tmp_path):
-    folder = ddp / ("tied" if tied else "untied")
-    adapter = tiny_lm.adapter(tied=tied)
+@pytest.mark.parametrize("name", two_processes.DDP)
+def test_two_processes_have_the_gradients_of_one(name, ddp, tmp_path):
+    folder, adapter = ddp / name, model_of(name)
     options = {"max_steps": 2, "per_device_train_batch_size": two_processes.GLOBAL_BATCH}
     alone = gradients(adapter, arguments(tmp_path / "alone", **options))
     for step, expected in enumerate(alone):
         for rank in (0, 1):
             found = load_file(folder / f"grads-{step}-{rank}.safetensors")
             assert_same(found, expected, rtol=1e-4, atol=1e-6)
-    checkpoint = tiny_lm.adapter(tied=tied, seed=1)
-    checkpoint.load_state_dict(load_file(folder / "run" / "checkpoint-2" / "model.safetensors"))
+    written = folder / "run" / "checkpoint-2"
+    if "lora" in name:
+        checkpoint = PeftModel.from_pretrained(model_of(name.partition("-")[0]), written)
+    else:
+        checkpoint = model_of(name, seed=1)
+        checkpoint.load_state_dict(load_file(written / "model.safetensors"))
     assert_same(checkpoint.state_dict(), adapter.state_dict(), rtol=1e-4, atol=1e-6)
 
 
-@TIED
-def test_a_step_on_shards_is_the_step_on_the_whole(tied, fsdp2, tmp_path):
-    folder = fsdp2 / ("tied" if tied else "untied")
-    adapter = tiny_lm.adapter(tied=tied).train()
+@pytest.mark.parametrize("name", two_processes.FSDP2)
+def test_a_step_on_shards_is_the_step_on_the_whole(name, fsdp2, tmp_path):
+    folder, adapter = fsdp2 / name, model_of(name).train()
     adapter(**adapter.processor.collate(rows(two_processes.GLOBAL_BATCH))).loss.backward()
     torch.optim.SGD(adapter.parameters(), lr=two_processes.STEP).step()
     whole = load_file(folder / "whole.safetensors")
     assert_same(whole, adapter.state_dict(), rtol=1e-4, atol=1e-6)
 
-    again = tiny_lm.adapter(tied=tied, seed=1)
+    again = model_of(name, seed=1)
     again.load_state_dict(whole, strict=True)
     prompt = adapter.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video()])
     answer = again.eval().generate(**prompt, max_new_tokens=4, do_sample=False)

@@ -4,14 +4,14 @@ import importlib.util
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import tiny_lm
-from timetok import VideoAdapter, embeddings
+from timetok import SlowFastPooler, VideoAdapter, embeddings
 from timetok.errors import ArgumentError
-from tiny_training import CHECKPOINTING, arguments, assert_same, trainer
+from tiny_training import CHECKPOINTING, arguments, assert_same, trainer, with_lora
 
 # peft reads an attribute that transformers has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -125,12 +125,10 @@ WAYS = pytest.mark.parametrize(("tied", "around"), [(True, "adapter"), (False, "
 
 def given_lora(adapter, around):
     """What the Trainer trains: a PeftModel, or the adapter with one inside. LoRA, the new rows, the projector."""
-    options = embeddings.peft_kwargs(adapter.lm, adapter.time_token_ids)
-    whole = {"modules_to_save": ["projector"]} if around == "adapter" else {}
-    config = LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **options, **whole)
+    options = {"lm": adapter.lm, "ids": adapter.time_token_ids, "task_type": "CAUSAL_LM"}
     if around == "adapter":
-        return get_peft_model(adapter, config)
-    adapter.lm = get_peft_model(adapter.lm, config)
+        return with_lora(adapter, **options, modules_to_save=["projector"])
+    adapter.lm = with_lora(adapter.lm, **options)
     return adapter
 
 
@@ -230,6 +228,42 @@ def test_an_adapter_inside_a_peft_model_is_not_saved_by_itself(tmp_path):
     batch = batch_of(adapter)
     again = VideoAdapter.from_pretrained(tmp_path).eval()
     assert torch.equal(again(**batch).logits, tiny_lm.adapter()(**batch).logits)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")  # peft calls it
+@pytest.mark.filterwarnings("ignore:torch.utils.checkpoint. the use_reentrant parameter:UserWarning")
+@pytest.mark.parametrize("tied", [True, False])
+def test_four_bits_learn_and_are_exported_in_full_precision(tied, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    tiny_lm.language_model(tied=tied).save_pretrained(tmp_path / "lm")
+    tt = tiny_lm.time_tokenizer()
+
+    def made(**options):
+        lm = AutoModelForCausalLM.from_pretrained(tmp_path / "lm", **options)
+        embeddings.resize(lm, tt.time_token_ids)
+        torch.manual_seed(1)
+        embeddings.init_rows(lm, tt.time_token_ids)
+        lm = prepare_model_for_kbit_training(lm) if options else lm
+        return VideoAdapter(lm, tt, vision_dim=tiny_lm.VISION_WIDTH, pooler=SlowFastPooler(num_slow_frames=2))
+
+    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    adapter = made(quantization_config=four_bits, device_map="cpu")
+    model = given_lora(adapter, "adapter")
+    assert type(adapter.lm.model.layers[0].self_attn.q_proj).__name__ == "Linear4bit"
+    args = arguments(tmp_path / "run", max_steps=6, learning_rate=0.3, logging_steps=1, save_strategy="steps")
+    run = trainer(model, args, collate=adapter.processor.collator())
+    run.train()
+    losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+
+    batch = batch_of(adapter)
+    model.save_pretrained(tmp_path / "lora")
+    full = PeftModel.from_pretrained(made(), tmp_path / "lora").eval()
+    expected = full(**batch).logits
+    embeddings.merge_and_export(full, tmp_path / "merged")
+    torch.testing.assert_close(
+        VideoAdapter.from_pretrained(tmp_path / "merged").eval()(**batch).logits, expected, rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
