@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from timetok import decoding as decoding
     from timetok import embeddings as embeddings
     from timetok import errors as errors
+    from timetok import hub as hub
     from timetok import lita as lita
     from timetok import losses as losses
     from timetok import metrics as metrics
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from timetok import video as video
     from timetok import vision as vision
     from timetok.adapter import VideoAdapter as VideoAdapter
+    from timetok.hub import localize as localize
     from timetok.lita.answer import Answer as Answer
-    from timetok.lita.answer import localize as localize
     from timetok.pooling import SlowFastPooler as SlowFastPooler
     from timetok.timegrid import Span as Span
     from timetok.timegrid import TimeGrid as TimeGrid
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "adapter", "codecs", "decoding", "embeddings", "errors", "lita", "losses", "metrics", "plots", "pooling", "recipes",
-    "timegrid", "tokenizer", "video", "vision",
+    "adapter", "codecs", "decoding", "embeddings", "errors", "hub", "lita", "losses", "metrics", "plots", "pooling",
+    "recipes", "timegrid", "tokenizer", "video", "vision",
 }  # fmt: skip
 _NAMES = {
     "Answer": "lita.answer",
@@ -47,7 +48,7 @@ _NAMES = {
     "TimeGrid": "timegrid",
     "TimeTokenizer": "tokenizer",
     "VideoAdapter": "adapter",
-    "localize": "lita.answer",
+    "localize": "hub",
 }
 
 __all__ = ["__version__", *sorted(_ROOMS), *_NAMES]
