@@ -185,6 +185,16 @@ def test_too_many_frames_for_the_context_are_refused(folder_of: Any, clip: Path)
         timetok.localize(clip, QUESTION, model=localizer)
 
 
+def test_too_many_frames_for_the_gpu_are_refused(folder_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    localizer = load_localizer(folder_of("smolvlm"))
+    monkeypatch.setattr(localizer.model, "generate", full)
+    with pytest.raises(PromptError, match=r"fill the GPU.s memory; show fewer frames"):
+        localizer.ask([frames()], [QUESTION], [DURATION])
+
+
 # --------------------------------------------------------------------------------------------------------- folders
 
 

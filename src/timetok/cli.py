@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument("video", nargs="?", metavar="VIDEO", help="a video file")
     localize.add_argument("question", nargs="?", metavar="QUESTION", help='such as "When is the red circle visible?"')
     localize.add_argument("--sample", action="store_true", help="use the bundled clip and its question")
-    localize.add_argument("--model", metavar="NAME|DIR", help="a video LM (default: the bundled model of shapes)")
+    localize.add_argument("--model", metavar="NAME|DIR", help="a downloaded video LM (default: one of shapes)")
     localize.add_argument("--json", action="store_true", help="print JSON")
     localize.add_argument("--plot", type=_picture, metavar="FILE", help="draw the answer under frames (png, svg, pdf)")
     localize.set_defaults(run=_localize)
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="score a model on annotated questions")
-    evaluate.add_argument("model", metavar="MODEL", help="a video LM, name or folder; 'tiny' for the bundled model")
+    evaluate.add_argument("model", metavar="MODEL", help="a downloaded video LM or a folder; 'tiny' is the bundled one")
     evaluate.add_argument("data", metavar="DATA", help="an evaluation file in LITA's layout, or a folder of them")
     evaluate.add_argument("--protocol", default="lita-rtl", metavar="NAME")
     evaluate.add_argument("--batch-size", type=_positive, default=32, metavar="N")

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedC
 from timetok.adapter import check_typed
 from timetok.codecs import SecondsCodec
 from timetok.decoding import SpanConstraint
-from timetok.errors import ArgumentError, ModelFolderError
+from timetok.errors import ArgumentError, ModelFolderError, PromptError
 from timetok.lita.answer import TINY_MODEL, Answer, Localizer, check_length, load_weights, telling_which
 from timetok.lita.configuration import LitaConfig
 from timetok.lita.processing import Video
@@ -75,7 +75,10 @@ class HubLocalizer:
             for name in filter(lambda name: name.startswith("pixel_values"), inputs):  # times keep their digits
                 inputs[name] = inputs[name].to(self.model.dtype)
             held = self._constraint.processor(duration, prompt_length=length)
-            ids = self.model.generate(**inputs, **options, logits_processor=[held])[0, length:].tolist()
+            try:
+                ids = self.model.generate(**inputs, **options, logits_processor=[held])[0, length:].tolist()
+            except torch.OutOfMemoryError as error:
+                raise PromptError(f"question: {length} tokens fill the GPU's memory; show fewer frames") from error
             answers.append(Answer.of(ids, duration, self.tt))
         return answers
 
@@ -92,7 +95,7 @@ class HubLocalizer:
         counted |= {"total_num_frames": round(1000 * length), "duration": duration}
         options: Any = {"do_sample_frames": False, "video_metadata": [counted], "return_tensors": "pt"}
         options["add_special_tokens"] = start is None or not text.startswith(start)
-        return self.processor(text=[text], videos=[frames.data], **options)
+        return self.processor(text=[text], videos=[[frames.data]], **options)  # one list a prompt, or old ones miscount
 
 
 AnyLocalizer = Localizer | HubLocalizer

@@ -80,10 +80,8 @@ def check_length(model: Any, length: int, max_new_tokens: int) -> None:
     """Refuse, by a PromptError, a prompt of ``length`` tokens that leaves no room for an answer."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # some models have no bound
     if context is not None and length + max_new_tokens > context:
-        raise PromptError(
-            f"question: {length} tokens with the video, but {context - max_new_tokens} fit the model beside "
-            f"an answer of {max_new_tokens}; ask a shorter one, or show fewer frames"
-        )
+        most = f"{context - max_new_tokens} fit the model beside an answer of {max_new_tokens}"
+        raise PromptError(f"question: {length} tokens with the video, but {most}; ask less, or show fewer frames")
 
 
 class Localizer:
