@@ -48,14 +48,10 @@ def init_rows(
 
     ``"interpolate"`` puts them on an arc between two random directions, ``"sinusoidal"`` on the sines and cosines
     of a position encoding, both as long as the other rows are; ``"mean"`` near the mean of the other rows, a tenth
-    of their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number. Draws from torch's
-    global random generator.
+    of their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number: for it alone,
+    ``number_ids`` has for each id those of ``tokenizer(str(index))``. Draws from torch's global random generator.
 
-    Args:
-        model: A model whose embeddings have a row for every id, else ArgumentError is raised; see `resize`.
-        ids: Ids in the order of time.
-        how: One of the four.
-        number_ids: For ``"numbers"`` alone: for each id those of existing tokens, ``tokenizer(str(index))``.
+    ``ids`` stand in the order of time; where the embeddings lack a row for one, ArgumentError is raised: see `resize`.
     """
     if how not in get_args(InitRows):
         raise ArgumentError(f"how must be one of {get_args(InitRows)}, got {how!r}")
@@ -89,13 +85,15 @@ def merge_and_export(model: Any, folder: str | os.PathLike[str]) -> None:
     """Write a ``PeftModel`` as a plain checkpoint, which transformers and vLLM load without peft.
 
     The model is merged, and must not be trained on; one that is not peft's raises ArgumentError. The folder appears
-    only when it is complete.
+    only when it is complete. Where peft wraps a `VideoAdapter`, that is what is written, with its language model in
+    ``folder/lm``.
     """
     if not hasattr(model, "merge_and_unload"):
         raise ArgumentError(f"model must be a PeftModel, got {type(model).__name__}; a plain one has save_pretrained")
     merged = model.merge_and_unload()
+    whole = {} if isinstance(merged, PreTrainedModel) else {"adapter_only": False}
     with replacing(Path(folder)) as partial:
-        merged.save_pretrained(partial)
+        merged.save_pretrained(partial, **whole)
 
 
 def tables(model: PreTrainedModel) -> list[Tensor]:

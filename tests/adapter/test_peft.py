@@ -1,12 +1,17 @@
 """LoRA and trained time rows: peft replaces the embedding after the adapter was built, and the video still arrives."""
 
+import importlib.util
+
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import tiny_lm
-from timetok import VideoAdapter
+from timetok import VideoAdapter, embeddings
 from timetok.errors import ArgumentError
+from tiny_training import CHECKPOINTING, arguments, assert_same, trainer
 
 # peft reads an attribute that transformers has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -111,3 +116,131 @@ def test_a_merged_model_is_written_whole(tmp_path):
     adapter.save_pretrained(tmp_path, adapter_only=False)
     again = VideoAdapter.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(again(**batch).logits, expected, rtol=1e-3, atol=1e-3)
+
+
+# Under the HF Trainer, with peft around the adapter, whose checkpoints are small then, or around the LM inside it.
+
+WAYS = pytest.mark.parametrize(("tied", "around"), [(True, "adapter"), (False, "adapter"), (True, "lm"), (False, "lm")])
+
+
+def given_lora(adapter, around):
+    """What the Trainer trains: a PeftModel, or the adapter with one inside. LoRA, the new rows, the projector."""
+    options = embeddings.peft_kwargs(adapter.lm, adapter.time_token_ids)
+    whole = {"modules_to_save": ["projector"]} if around == "adapter" else {}
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **options, **whole)
+    if around == "adapter":
+        return get_peft_model(adapter, config)
+    adapter.lm = get_peft_model(adapter.lm, config)
+    return adapter
+
+
+def unloaded(model, around):
+    """The adapter with everything merged into its LM."""
+    if around == "adapter":
+        return model.merge_and_unload()
+    model.lm = model.lm.merge_and_unload()
+    return model
+
+
+def trained_by_trainer(tied, around, folder, *, seed=0, resume=None, **options):
+    adapter = tiny_lm.adapter(tied=tied, seed=seed)
+    collate, model = adapter.processor.collator(), given_lora(adapter, around)
+    args = arguments(folder, save_strategy="steps", save_steps=2, learning_rate=0.5, **options)
+    trainer(model, args, collate=collate).train(resume_from_checkpoint=resume)
+    return adapter, model.eval()
+
+
+def trainable(model):
+    return {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+@WAYS
+def test_lora_rows_and_projector_are_trained_and_nothing_else(tied, around, tmp_path):
+    before = tiny_lm.adapter(tied=tied)
+    adapter, model = trained_by_trainer(tied, around, tmp_path, **{CHECKPOINTING: True})
+    kinds = {name.rpartition("lora_")[2][:1] for name in trainable(model) if "lora_" in name}
+    others = [name for name in trainable(model) if "lora_" not in name]
+    assert kinds == {"A", "B"} and len(others) == 2 + (1 if tied else 2)
+    start = dict(before.lm.state_dict())
+    for name, weight in adapter.lm.state_dict().items():
+        if "lora_" not in name and "token_adapter" not in name:
+            plain = name.replace("base_model.model.", "").replace(".base_layer", "")
+            assert torch.equal(weight, start[plain]), name
+    merged = unloaded(model, around)
+    assert not torch.equal(merged.projector.weight, before.projector.weight)
+    new = torch.zeros(300, dtype=torch.bool)
+    new[list(adapter.time_token_ids)] = True
+    for changed, table in zip(embeddings.tables(merged.lm), embeddings.tables(before.lm), strict=True):
+        assert torch.equal(changed[~new], table[~new])
+    assert (embeddings.tables(merged.lm)[-1] != embeddings.tables(before.lm)[-1])[new].all()
+    assert len(embeddings.tables(merged.lm)) == (1 if tied else 2)
+
+
+@WAYS
+def test_a_peft_run_goes_on_as_if_it_had_not_stopped(tied, around, tmp_path):
+    _, whole = trained_by_trainer(tied, around, tmp_path, max_steps=4)
+    checkpoint = tmp_path / "checkpoint-2"
+    _, again = trained_by_trainer(tied, around, tmp_path / "again", resume=str(checkpoint), max_steps=4)
+    assert_same(trainable(again), trainable(whole), rtol=0, atol=0)
+    small = checkpoint / "adapter_model.safetensors"
+    assert small.exists() == (around == "adapter")
+    if small.exists():  # the LM is not in it
+        assert sum(tensor.numel() for tensor in load_file(small).values()) == sum(
+            weight.numel() for weight in trainable(whole).values()
+        )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_checkpoint_of_peft_comes_back_merges_and_is_exported(tied, tmp_path):
+    adapter, model = trained_by_trainer(tied, "adapter", tmp_path)
+    batch = batch_of(adapter)
+    expected = model(**batch).logits
+    other = model(**batch_of(adapter, 1)).logits
+    assert (other[0, -1] - expected[0, -1]).abs().max() > 1e-3
+    again = PeftModel.from_pretrained(tiny_lm.adapter(tied=tied), tmp_path / "checkpoint-4").eval()
+    assert torch.equal(again(**batch).logits, expected)
+    options = {"max_new_tokens": 5, "do_sample": False}
+    assert torch.equal(again.generate(**batch, **options), model.generate(**batch, **options))
+
+    embeddings.merge_and_export(again, tmp_path / "merged")
+    merged = VideoAdapter.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(merged(**batch).logits, expected, rtol=1e-3, atol=1e-3)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged" / "lm").eval()
+    text = adapter.prepare("at <t3> or <t7>? ASSISTANT:")
+    torch.testing.assert_close(plain(**text).logits, model(**text).logits, rtol=1e-3, atol=1e-3)
+    assert torch.equal(plain(**text).logits, merged(**text).logits)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_lm_with_peft_inside_is_exported_for_plain_transformers(tied, tmp_path):
+    adapter, _ = trained_by_trainer(tied, "lm", tmp_path)
+    text = adapter.prepare("at <t3> or <t7>? ASSISTANT:")
+    expected = adapter(**text).logits
+    embeddings.merge_and_export(adapter.lm, tmp_path / "plain")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain").eval()
+    torch.testing.assert_close(plain(**text).logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_an_adapter_inside_a_peft_model_is_not_saved_by_itself(tmp_path):
+    adapter = tiny_lm.adapter()
+    model = given_lora(adapter, "adapter")
+    with pytest.raises(ArgumentError, match="adapter: peft wraps it; save the peft model, or merge first"):
+        adapter.save_pretrained(tmp_path)
+    model.merge_and_unload().save_pretrained(tmp_path, adapter_only=False)
+    batch = batch_of(adapter)
+    again = VideoAdapter.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(**batch).logits, tiny_lm.adapter()(**batch).logits)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_without_bitsandbytes_four_bits_are_refused_by_name(tmp_path):
+    tiny_lm.language_model().save_pretrained(tmp_path)
+    with pytest.raises((ImportError, ModuleNotFoundError), match="bitsandbytes"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+
+
+def test_peft_is_told_that_the_lm_is_quantised():
+    adapter = tiny_lm.adapter()
+    assert not getattr(adapter, "is_loaded_in_4bit", False)
+    adapter.lm.is_loaded_in_4bit = True
+    assert adapter.is_loaded_in_4bit

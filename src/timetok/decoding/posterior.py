@@ -32,13 +32,10 @@ class ScoredSpan:
 
 @dataclass(frozen=True)
 class SpanPosterior:
-    """Probability of every span between two marks, for one answer; made by `span_distribution`.
+    """Probability of every span between two marks of a video, for one answer; made by `span_distribution`.
 
-    Attributes:
-        joint: float64 ``[T T]``, starts by ends; sums to 1 and is 0 where the end comes before the start.
-        covered: Share of the probability of all starts that was followed up.
-        grid: The marks.
-        duration_seconds: Length of the video.
+    ``joint`` is float64 ``[T T]``, starts by ends; it sums to 1 and is 0 where the end comes before the start.
+    ``covered`` is the share of the probability of all starts that was followed up.
     """
 
     joint: NDArray[np.float64]
@@ -148,10 +145,8 @@ def span_distribution(
         raise ArgumentError(f"time_token_ids: expected {count} contiguous ids in ascending order")
     ids: Tensor = inputs["input_ids"]
     if len(durations) != len(ids) or top_starts < 1:
-        raise ArgumentError(
-            f"durations, top_starts: expected {len(ids)} durations and a top_starts of at least 1, "
-            f"got {len(durations)} and {top_starts!r}"
-        )
+        wanted = f"{len(ids)} durations and a top_starts of at least 1"
+        raise ArgumentError(f"durations, top_starts: expected {wanted}, got {len(durations)} and {top_starts!r}")
     mask = inputs.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
     lead, between = (ids.new_tensor([*given]).long() for given in (lead_ids, between_ids))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding
 
+from timetok.atomic import read_json
 from timetok.decoding import SpanPosterior, span_distribution
 from timetok.errors import ModelFolderError, PromptError
 from timetok.lita.configuration import LitaConfig
@@ -25,6 +26,22 @@ from timetok.video import Frames
 
 TINY_MODEL = Path(__file__).parent / "tiny"
 """The bundled model: it knows coloured shapes and nothing else."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An mp4, what to ask about it, and the true answer in seconds."""
+
+    path: Path
+    question: str
+    span: Span
+
+
+def load_sample() -> Sample:
+    """The clip that ships with timetok, which ``recipes.shapes`` wrote; DataError if this installation has none."""
+    folder = TINY_MODEL.with_name("sample")
+    entry = read_json(folder / "sample.json", dict, "the bundled clip's question and answer")
+    return Sample(folder / "clip.mp4", entry["question"], Span(*entry["span"]))
 
 
 @dataclass(frozen=True)
@@ -157,16 +174,10 @@ class Localizer:
         """
         tt = self.processor.tt
         space = tt.tokenizer.encode(" ", add_special_tokens=False)
-        return span_distribution(
-            self.model,
-            self._batch(questions, durations, 4, features),
-            grid=tt.grid,
-            time_token_ids=tt.time_token_ids,
-            durations=durations,
-            lead_ids=space,  # as LITA's answers are written: " <t1> <t2>"
-            between_ids=space,
-            top_starts=top_starts,
-        )
+        layout: Any = {"lead_ids": space, "between_ids": space}  # as LITA's answers are written: " <t1> <t2>"
+        marks: Any = {"grid": tt.grid, "time_token_ids": tt.time_token_ids, "durations": durations}
+        batch = self._batch(questions, durations, 4, features)
+        return span_distribution(self.model, batch, **marks, **layout, top_starts=top_starts)
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, features: Sequence[Tensor] = ()

@@ -19,12 +19,7 @@ _Pieces: TypeAlias = list[tuple[int, Tensor]]  # a frame, and the tokens [n e] t
 
 
 def stream(
-    chunks: Iterable[Tensor],
-    plan: PoolingPlan,
-    separators: Mapping[str, Tensor],
-    *,
-    num_frames: int | None,
-    max_kept: int,
+    chunks: Iterable[Tensor], plan: PoolingPlan, separators: Mapping[str, Tensor], num_frames: int | None, max_kept: int
 ) -> Iterator[Tensor]:
     """Tokens ``[n e]``, piece by piece, of chunks ``[t h w e]``: see ``SlowFastPooler.stream``."""
     paths = [_PathStream(path, separators, num_frames, max_kept) for path in plan.paths]

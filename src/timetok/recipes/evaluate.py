@@ -1,11 +1,11 @@
 """Questions of a data set put to a model, and scored under a named protocol."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
@@ -16,9 +16,9 @@ from timetok.lita.answer import Answer
 from timetok.metrics import Prediction, Reference, Report, evaluate
 from timetok.timegrid import Span
 
+Encoded: TypeAlias = dict[Path, tuple[Any, float]]
 _FILES = ("event_loc.json", "rtl.json")
 _NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
-_Encoded = Mapping[Path, tuple[Any, float]]
 _MOMENT = re.compile(r"<(\d+(?:\.\d+)?)>")
 
 
@@ -57,13 +57,8 @@ def _read_entry(path: Path, index: int, entry: Any) -> Question:
         duration, vid = float(entry["duration"]), str(entry["vid"])
         if len(moments) < 2 or not str(entry["question"] or "").strip():
             raise DataError("expected a question, and an answer with a start and an end such as <1.50> <4.00>")
-        reference = Reference(
-            question_id=f"{path.stem}/{entry['question_id']}",
-            vid=vid,
-            span=Span(min(moments[:2]), max(moments[:2])),
-            duration_seconds=duration,
-            task=entry.get("task", path.stem),
-        )
+        question_id, task = f"{path.stem}/{entry['question_id']}", entry.get("task", path.stem)
+        reference = Reference(question_id, vid, Span(*sorted(moments[:2])), duration, task)
         beside = (path.parent / "videos").glob(f"{escape(vid)}.*")
         videos = sorted(file for file in beside if file.suffix not in _NO_VIDEO)
         if not videos or Path(vid).name != vid:
@@ -75,7 +70,7 @@ def _read_entry(path: Path, index: int, entry: Any) -> Question:
         raise DataError(f"{where}: {error}") from error
 
 
-def encode_videos(localizer: AnyLocalizer, questions: Sequence[Question]) -> dict[Path, tuple[Any, float]]:
+def encode_videos(localizer: AnyLocalizer, questions: Sequence[Question]) -> Encoded:
     """What the localizer encodes, features ``[t p e]`` or frames, and seconds of every video asked about, each once."""
     videos = {}
     for path in tqdm(dict.fromkeys(question.path for question in questions), desc="videos", leave=False):
@@ -85,7 +80,7 @@ def encode_videos(localizer: AnyLocalizer, questions: Sequence[Question]) -> dic
 
 
 def ask_all(
-    localizer: AnyLocalizer, questions: Sequence[Question], videos: _Encoded | None = None, *, batch_size: int = 32
+    localizer: AnyLocalizer, questions: Sequence[Question], videos: Encoded | None = None, *, batch_size: int = 32
 ) -> list[Answer]:
     """One answer a question, in order; ``videos`` of ``encode_videos``, or None for those of one batch at a time."""
     answers: list[Answer] = []

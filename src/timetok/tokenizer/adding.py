@@ -50,10 +50,8 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spac
     try:
         tokenizer.add_tokens([AddedToken(token, special=False, normalized=False, **spaces) for token in wanted])
     except NotImplementedError as error:
-        raise TokenizerError(
-            f"tokenizer: {type(tokenizer).__name__} takes no new tokens; load the same files with another class, "
-            "or wrap with codec='seconds'"
-        ) from error
+        remedy = "load the same files with another class, or wrap with codec='seconds'"
+        raise TokenizerError(f"tokenizer: {type(tokenizer).__name__} takes no new tokens; {remedy}") from error
 
 
 def drops_spaces(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
@@ -68,10 +66,8 @@ def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tup
     if not ids:
         return
     if ids != tuple(range(ids[0], ids[0] + len(ids))):
-        raise TokenizerError(
-            f"time tokens must have contiguous ids in the order of time, got {ids[0]} to {ids[-1]} for {len(ids)} "
-            "tokens; wrap a tokenizer that does not have some of them yet"
-        )
+        found = f"{ids[0]} to {ids[-1]} for {len(ids)} tokens; wrap a tokenizer that does not have some of them yet"
+        raise TokenizerError(f"time tokens must have contiguous ids in the order of time, got {found}")
     texts = [("glued to each other", "".join(tokens), ids), ("glued to text", f"a{'a'.join(tokens)}b", ids)]
     texts += [("alone", token, (own,)) for token, own in zip(tokens, ids, strict=True)]
     rows = tokenizer([text for _, text, _ in texts], add_special_tokens=False)["input_ids"]

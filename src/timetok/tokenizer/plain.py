@@ -33,10 +33,11 @@ class PlainCopies:
         """A copy that shares the tokenizer's present settings; TokenizerError without a ``tokenizers`` backend."""
         backend: Tokenizer | None = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise TokenizerError(
-                f"tokenizer: {type(self.tokenizer).__name__} has no `tokenizers` backend, without which a literal time "
-                "token in untrusted text cannot be told from a real one; load a fast tokenizer or rephrase the text"
+            lacks = (
+                f"{type(self.tokenizer).__name__} has no `tokenizers` backend, without which a literal time token in"
             )
+            remedy = "load a fast tokenizer or rephrase the text"
+            raise TokenizerError(f"tokenizer: {lacks} untrusted text cannot be told from a real one; {remedy}")
         key = (*names.values(), *backend.get_added_tokens_decoder())
         if self._last is None or self._last[0] != key:
             description = json.loads(backend.to_str())
