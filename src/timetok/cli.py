@@ -91,10 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", metavar="FILE", help="write the report with every sample")
     evaluate.set_defaults(run=_evaluate)
     for command in (localize, evaluate):
-        command.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: a GPU if there is one)")
-        command.add_argument(
-            "--frames", type=_positive, metavar="N", help="frames to show (default: 64; not for LITAs)"
-        )
+        command.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: a GPU, for LITAs the CPU)")
+        command.add_argument("--frames", type=_positive, metavar="N", help="how many to show (64; LITAs have theirs)")
 
     plan = commands.add_parser("plan", help="which number of time tokens a data set needs")
     plan.add_argument("spans", metavar="SPANS.json", help='a list of {"duration": seconds, "spans": [[start, end], …]}')

@@ -79,14 +79,12 @@ class HubLocalizer:
                 ids = self.model.generate(**inputs, **options, logits_processor=[held])[0, length:].tolist()
             except torch.OutOfMemoryError as error:
                 raise PromptError(f"question: {length} tokens fill the GPU's memory; show fewer frames") from error
-            answers.append(Answer.of(ids, duration, self.tt))
+            text, spans, times = self.tt.decode(ids).strip(), self.tt.spans(ids, duration), self.tt.times(ids, duration)
+            answers.append(Answer(text, tuple(spans), (), tuple(times), duration))
         return answers
 
     def prepare(self, frames: Frames, question: str, duration: float) -> Any:
-        """What the model takes for one question, as its processor makes it; PromptError as in `ask`.
-
-        Where that writes times beside frames, they are the true ones, at any frame rate; the prompt lists them too.
-        """
+        """What the model takes for one question, from its processor, which is told when frames are shown."""
         self.check_question(question)
         times, start = frames.times_seconds.tolist(), self.tt.tokenizer.bos_token
         text = _prompt(self.processor, question, times, duration)

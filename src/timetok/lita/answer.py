@@ -21,7 +21,6 @@ from timetok.lita.configuration import LitaConfig
 from timetok.lita.modeling import LitaForConditionalGeneration
 from timetok.lita.processing import LitaProcessor, Video
 from timetok.timegrid import Span
-from timetok.tokenizer import TimeTokenizer
 from timetok.video import Frames
 
 TINY_MODEL = Path(__file__).parent / "tiny"
@@ -61,12 +60,6 @@ class Answer:
     confidences: tuple[float, ...]
     times_seconds: tuple[float, ...]
     duration_seconds: float
-
-    @classmethod
-    def of(cls, ids: Sequence[int], duration: float, tt: TimeTokenizer, confidences: tuple[float, ...] = ()) -> Self:
-        """The answer in some new ids about a video of ``duration`` seconds."""
-        spans, times = tuple(tt.spans(ids, duration)), tuple(tt.times(ids, duration))
-        return cls(tt.decode(ids, duration).strip(), spans, confidences, times, duration)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -195,5 +188,6 @@ class Localizer:
         ids = ids[: ids.index(end) + 1] if end in ids else ids
         marks = [pair for pair in zip(ids, probabilities, strict=False) if pair[0] in tt.time_token_ids]
         pairs = zip(marks[::2], marks[1::2], strict=False)
-        chances = tuple(p * q for (start, p), (end, q) in pairs if tt.spans([start, end], duration))
-        return Answer.of(ids, duration, tt, chances)
+        confidences = tuple(p * q for (start, p), (end, q) in pairs if tt.spans([start, end], duration))
+        text, spans, times = tt.decode(ids, duration).strip(), tt.spans(ids, duration), tt.times(ids, duration)
+        return Answer(text, tuple(spans), confidences, tuple(times), duration)
