@@ -4,6 +4,8 @@ import pytest
 
 import tiny_lm
 from docs_blocks import DOCS, blocks
+from tiny_lita import write_clip
+from tiny_video_lms import save
 
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if blocks(page)]
 
@@ -13,6 +15,8 @@ def test_a_page_runs_as_printed(page, tmp_path):
     tokenizer = tiny_lm.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     names = {"hf_tokenizer": tokenizer, "lm": tiny_lm.language_model(), "folder": str(tmp_path)}
+    if page.stem == "ask":
+        names |= {"clip": write_clip(tmp_path / "clip.mp4"), "model_folder": save(tmp_path / "model", "qwen3_vl")}
     for block in blocks(page):
         exec(compile(block, page.name, "exec"), names)
 

@@ -35,6 +35,7 @@ MAY_LOAD: dict[str, set[str]] = {
     "plots": {"torch", "triton", "matplotlib"},
     "adapter": {"torch", "triton", "transformers", "accelerate"},
     "lita": {"torch", "triton", "transformers", "accelerate", "timm", "av"},
+    "hub": {"torch", "triton", "transformers", "accelerate", "timm", "av"},
     "recipes": {"torch", "triton", "transformers", "accelerate", "timm", "av"},
     "demo": set(),
     "cli": set(),

@@ -19,6 +19,7 @@ ROOMS = [
     "decoding",
     "embeddings",
     "errors",
+    "hub",
     "lita",
     "losses",
     "metrics",

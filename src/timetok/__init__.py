@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from timetok import (  # isort: skip
-        adapter, codecs, decoding, embeddings, errors, lita, losses, metrics, plots, pooling, recipes, timegrid,
+        adapter, codecs, decoding, embeddings, errors, hub, lita, losses, metrics, plots, pooling, recipes, timegrid,
         tokenizer, video, vision,
     )  # fmt: skip
     from timetok.adapter import VideoAdapter
-    from timetok.lita.answer import Answer, localize
+    from timetok.hub import localize
+    from timetok.lita.answer import Answer
     from timetok.pooling import SlowFastPooler
     from timetok.timegrid import Span, TimeGrid
     from timetok.tokenizer import TimeTokenizer
@@ -25,12 +26,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer", "SlowFastPooler", "Span", "TimeGrid", "TimeTokenizer", "VideoAdapter", "__version__", "adapter", "codecs",
-    "decoding", "embeddings", "errors", "lita", "localize", "losses", "metrics", "plots", "pooling", "recipes",
+    "decoding", "embeddings", "errors", "hub", "lita", "localize", "losses", "metrics", "plots", "pooling", "recipes",
     "timegrid", "tokenizer", "video", "vision",
 ]  # fmt: skip
 _HOMES = {
     "Answer": "lita.answer", "SlowFastPooler": "pooling", "Span": "timegrid", "TimeGrid": "timegrid",
-    "TimeTokenizer": "tokenizer", "VideoAdapter": "adapter", "localize": "lita.answer",
+    "TimeTokenizer": "tokenizer", "VideoAdapter": "adapter", "localize": "hub",
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     ``arguments`` are those on the command line, without the program's name; ``sys.argv`` if None.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are folders here; a typo must not become a download
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded; see `load_localizer`
     try:
         options = _parser().parse_args(arguments)
         options.run(options)
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument("video", nargs="?", metavar="VIDEO", help="a video file")
     localize.add_argument("question", nargs="?", metavar="QUESTION", help='such as "When is the red circle visible?"')
     localize.add_argument("--sample", action="store_true", help="use the bundled clip and its question")
-    localize.add_argument("--model", metavar="DIR", help="a LITA folder (default: the bundled model of shapes)")
+    localize.add_argument("--model", metavar="NAME|DIR", help="a downloaded video LM (default: one of shapes)")
     localize.add_argument("--json", action="store_true", help="print JSON")
     localize.add_argument("--plot", type=_picture, metavar="FILE", help="draw the answer under frames (png, svg, pdf)")
     localize.set_defaults(run=_localize)
@@ -84,12 +84,15 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="score a model on annotated questions")
-    evaluate.add_argument("model", metavar="MODEL", help="a LITA folder, or 'tiny' for the bundled model")
+    evaluate.add_argument("model", metavar="MODEL", help="a downloaded video LM or a folder; 'tiny' is the bundled one")
     evaluate.add_argument("data", metavar="DATA", help="an evaluation file in LITA's layout, or a folder of them")
     evaluate.add_argument("--protocol", default="lita-rtl", metavar="NAME")
     evaluate.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     evaluate.add_argument("--json", metavar="FILE", help="write the report with every sample")
     evaluate.set_defaults(run=_evaluate)
+    for command in (localize, evaluate):
+        command.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: a GPU, for LITAs the CPU)")
+        command.add_argument("--frames", type=_positive, metavar="N", help="how many to show (64; LITAs have theirs)")
 
     plan = commands.add_parser("plan", help="which number of time tokens a data set needs")
     plan.add_argument("spans", metavar="SPANS.json", help='a list of {"duration": seconds, "spans": [[start, end], …]}')
@@ -106,15 +109,16 @@ def _localize(options: argparse.Namespace) -> None:
         raise ArgumentError("VIDEO, QUESTION: give both, or --sample alone")
     if options.video and options.question is None:
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
-    from timetok.lita.answer import Localizer, load_sample
+    from timetok.hub import load_localizer, localize
+    from timetok.lita.answer import load_sample
 
     sample = load_sample() if options.sample else None
     video, question = (sample.path, sample.question) if sample else (options.video, options.question)
     _quiet()
-    localizer = Localizer.load(options.model)
+    localizer = load_localizer(options.model, device=options.device, num_frames=options.frames)
     localizer.check_question(question)
-    frames = localizer.processor.read(video)
-    answer = localizer.localize(frames, question)
+    frames = localizer.read(video)
+    answer = localize(frames, question, localizer)
     truth = sample.span if sample else None
     if options.plot:
         from timetok.plots import save, timeline
@@ -164,12 +168,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
         raise ArgumentError(f"--json: expected a file in an existing folder, got {options.json!r}")
     from timetok.atomic import write_json
-    from timetok.lita.answer import Localizer
+    from timetok.hub import load_localizer
     from timetok.recipes.evaluate import evaluate_model, read_questions
 
     questions = read_questions(options.data)
     _quiet()
-    localizer = Localizer.load(None if options.model == "tiny" else options.model)
+    model = None if options.model == "tiny" else options.model
+    localizer = load_localizer(model, device=options.device, num_frames=options.frames)
     report = evaluate_model(localizer, questions, protocol=options.protocol, batch_size=options.batch_size)
     print(report)
     if options.json:

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import timetok
 from timetok.errors import ModelFolderError, PromptError, VideoNotFoundError
-from timetok.lita.answer import TINY_MODEL, Localizer, load_sample, localize
+from timetok.hub import localize
+from timetok.lita.answer import TINY_MODEL, Localizer, load_sample
 from timetok.metrics import iou
 from timetok.timegrid import Span
 from timetok.video import read_frames
@@ -53,7 +54,7 @@ def test_an_answer_is_what_generate_says(localizer: Localizer, clip: Path) -> No
     inputs = processor(processor.prompt(QUESTION), [clip], trusted=False, return_tensors="pt")
     ids = model.generate(**inputs, max_new_tokens=12, do_sample=False)
     length = inputs["input_ids"].shape[1]
-    answer = localizer.localize(clip, QUESTION, max_new_tokens=12)
+    answer = localize(clip, QUESTION, localizer, max_new_tokens=12)
     assert list(answer.spans) == processor.post_process_spans(ids, [2.0], prompt_length=length)[0]
     assert answer.text == processor.tt.decode(ids[0, length:], 2.0).strip()
     with torch.no_grad():
@@ -116,10 +117,10 @@ def test_a_batch_is_answered_as_its_questions(localizer: Localizer, clip: Path) 
 def test_a_bad_question_is_refused_before_the_video_is_opened(localizer: Localizer) -> None:
     for question in ("", "  ", "Is <video> in it?", "So</s>", "red " * CONTEXT):
         with pytest.raises(PromptError, match=r"^question: ") as caught:
-            localizer.localize("missing.mp4", question)
+            localize("missing.mp4", question, localizer)
         assert isinstance(caught.value, ValueError)
     with pytest.raises(VideoNotFoundError):
-        localizer.localize("missing.mp4", QUESTION)
+        localize("missing.mp4", QUESTION, localizer)
 
 
 def test_the_context_is_used_to_its_end(localizer: Localizer) -> None:

@@ -146,6 +146,22 @@ def as_prompts(text: Sequence[str] | str, num_videos: int) -> list[str]:
     return prompts
 
 
+def check_typed(question: str, tokenizer: PreTrainedTokenizerBase, placeholders: Sequence[str] = ()) -> None:
+    """Refuse, by a PromptError, a question that is empty, or would not stay characters: it holds control tokens."""
+    if not question.strip():
+        raise PromptError("question: expected a question about the video, got an empty text")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"question: expected text, got bytes that are not UTF-8 in {question!r}") from error
+    # Special tokens that the tokenizer finds; its stand-in for unknown characters is harmless.
+    found = set(tokenizer(question, add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
+    added = tokenizer.added_tokens_decoder.items()
+    control = {token.content for key, token in added if key in found and token.special}
+    if control := control.union(name for name in placeholders if name in question):
+        raise PromptError(f"question: holds {', '.join(sorted(control))}, which would not stay characters; rephrase it")
+
+
 def _listed(found: Tensor | EncodedVideo | Sequence[Tensor | EncodedVideo] | None) -> list[Any]:
     """The videos of a row, which has none, one, or a list of them."""
     return [] if found is None else [found] if isinstance(found, Tensor | EncodedVideo) else list(found)

@@ -108,6 +108,7 @@ class VideoLM(nn.Module):
 
     @generation_config.setter
     def generation_config(self, config: GenerationConfig) -> None:
+        """Set the language model's own."""
         self.lm.generation_config = config
 
     def train(self, mode: bool = True) -> Self:

@@ -1,9 +1,9 @@
 """The whole flow in one call: a video and a question → spans. Shapes: t frames, p patches, e vision width."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -62,6 +62,34 @@ class Answer:
         return asdict(self)
 
 
+@contextmanager
+def telling_which(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever breaks while a folder is loaded becomes a ModelFolderError of one line that names it."""
+    try:
+        yield
+    except Exception as error:  # a foreign file can break a library anywhere; the cause stays attached
+        told = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelFolderError(f"model: {os.fspath(folder)!r} cannot be loaded: {told}") from error
+
+
+def load_weights(kind: Any, folder: str | os.PathLike[str], **hf_kwargs: Any) -> Any:
+    """``kind.from_pretrained`` of a folder's safetensors; ModelFolderError where some are missing or do not fit."""
+    options: Any = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    options["ignore_mismatched_sizes"] = True  # to name them in one line
+    model, info = kind.from_pretrained(folder, **options, **hf_kwargs)
+    if wrong := [*info["missing_keys"], *info["mismatched_keys"]]:  # now random numbers
+        raise ModelFolderError(f"{len(wrong)} weights are missing or of another size, such as {wrong[0]}")
+    return model
+
+
+def check_length(model: Any, length: int, max_new_tokens: int) -> None:
+    """Refuse, by a PromptError, a prompt of ``length`` tokens that leaves no room for an answer."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # some models have no bound
+    if context is not None and length + max_new_tokens > context:
+        most = f"{context - max_new_tokens} fit the model beside an answer of {max_new_tokens}"
+        raise PromptError(f"question: {length} tokens with the video, but {most}; ask less, or show fewer frames")
+
+
 class Localizer:
     """A LITA model, put in evaluation mode, with the processor saved with it: ready to be asked."""
 
@@ -70,7 +98,9 @@ class Localizer:
         model.train(False)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str] | None = None, *, dtype: torch.dtype = torch.float32) -> Self:
+    def load(
+        cls, folder: str | os.PathLike[str] | None = None, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> Self:
         """Load a LITA folder, or the bundled model if None; ModelFolderError where it is missing or holds no LITA.
 
         ``dtype`` is that of the weights in memory, whatever the file holds.
@@ -78,21 +108,16 @@ class Localizer:
         path = Path(folder) if folder is not None else TINY_MODEL
         if not (path / "config.json").is_file():
             raise ModelFolderError(f"model: expected a folder with a config.json, got {str(path)!r}")
-        try:
+        with telling_which(path):
             kind = LitaConfig.get_config_dict(path)[0].get("model_type")
             if kind != LitaConfig.model_type:
                 raise ModelFolderError(f"it holds a {kind!r}, expected a {LitaConfig.model_type!r}")
-            options: Any = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-            options["ignore_mismatched_sizes"] = True  # to name them in one line
-            loaded: Any = LitaForConditionalGeneration.from_pretrained(path, dtype=dtype, **options)
-            model, info = loaded
-            if wrong := [*info["missing_keys"], *info["mismatched_keys"]]:  # now random numbers
-                raise ModelFolderError(f"{len(wrong)} weights are missing or of another size, such as {wrong[0]}")
-            processor = LitaProcessor.from_pretrained(path, local_files_only=True)
-        except Exception as error:  # a foreign file can break a library anywhere; the cause stays attached
-            told = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ModelFolderError(f"model: {str(path)!r} cannot be loaded: {told}") from error
-        return cls(model, processor)
+            model = load_weights(LitaForConditionalGeneration, path, dtype=dtype)
+            return cls(model.to(device), LitaProcessor.from_pretrained(path, local_files_only=True))
+
+    def read(self, video: Video) -> Frames:
+        """As many frames of a file or of ``Frames`` as the model is shown, spread evenly, both ends included."""
+        return self.processor.read(video)
 
     @torch.inference_mode()
     def encode(self, frames: Frames) -> Tensor:
@@ -150,11 +175,7 @@ class Localizer:
         texts = [self.processor.prompt(question, duration_seconds=duration) for question, duration in asked]
         counts = [self.processor.num_video_tokens] * len(texts)
         batch = self.processor.prompts(texts, videos=features, counts=counts, trusted=False)
-        length = batch["input_ids"].shape[1]
-        context = getattr(self.model.config.text_config, "max_position_embeddings", None)  # some models have no bound
-        if context is not None and length + max_new_tokens > context:
-            most = f"{context - max_new_tokens} fit the model beside an answer of {max_new_tokens}"
-            raise PromptError(f"question: {length} tokens with the video, but {most}; ask a shorter one")
+        check_length(self.model, batch["input_ids"].shape[1], max_new_tokens)
         return batch.to(self.model.device)
 
     def _answer(self, ids: list[int], probabilities: list[float], duration: float) -> Answer:
@@ -166,36 +187,3 @@ class Localizer:
         confidences = tuple(p * q for (start, p), (end, q) in pairs if tt.spans([start, end], duration))
         text, spans, times = tt.decode(ids, duration).strip(), tt.spans(ids, duration), tt.times(ids, duration)
         return Answer(text, tuple(spans), confidences, tuple(times), duration)
-
-    def localize(self, video: Video, question: str, *, max_new_tokens: int = 96) -> Answer:
-        """Read, encode, ask; see the function of this name."""
-        self.check_question(question, max_new_tokens=max_new_tokens)
-        frames = self.processor.read(video)
-        return self.ask([self.encode(frames)], [question], [frames.duration_seconds], max_new_tokens=max_new_tokens)[0]
-
-
-@lru_cache(maxsize=1)
-def _loaded(folder: Path, changed: float) -> Localizer:
-    return Localizer.load(folder)
-
-
-def localize(
-    video: Video, question: str, model: str | os.PathLike[str] | Localizer | None = None, *, max_new_tokens: int = 96
-) -> Answer:
-    """Ask a model when something happens in a video; ``spans`` is empty where it gave no well-formed span.
-
-    Args:
-        video: Path of a video file, else VideoError is raised; or ``Frames``.
-        question: Untrusted text; PromptError is raised where it is empty or too long.
-        model: A LITA folder, else ModelFolderError is raised; a ``Localizer``; or None for the bundled model, which
-            knows coloured shapes only. The folder named last stays loaded.
-        max_new_tokens: Bound on the length of the answer.
-
-    >>> localize("clip.mp4", "When is the red circle visible?").spans  # doctest: +SKIP
-    (Span(start=3.2, end=7.9),)
-    """
-    if not isinstance(model, Localizer):
-        folder = (Path(model) if model is not None else TINY_MODEL).resolve()
-        config = folder / "config.json"
-        model = _loaded(folder, config.stat().st_mtime if config.exists() else 0.0)
-    return model.localize(video, question, max_new_tokens=max_new_tokens)

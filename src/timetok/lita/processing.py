@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from timetok.adapter import VIDEO_TOKEN, VideoPrompts, as_prompts, video_token_id
+from timetok.adapter import VIDEO_TOKEN, VideoPrompts, as_prompts, check_typed, video_token_id
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import plan_of
 from timetok.timegrid import Span
@@ -67,17 +67,7 @@ class LitaProcessor(ProcessorMixin):
 
         Source: LITA's code (Vicuna v1 roles; the placeholder line first). The sentence is ours.
         """
-        if not question.strip():
-            raise PromptError("question: expected a question about the video, got an empty text")
-        try:
-            question.encode()
-        except UnicodeEncodeError as error:
-            raise PromptError(f"question: expected text, got bytes that are not UTF-8 in {question!r}") from error
-        # Special tokens that the tokenizer finds; its stand-in for unknown characters is harmless.
-        found = set(self.tokenizer(question, add_special_tokens=False)["input_ids"]) - {self.tokenizer.unk_token_id}
-        added = self.tokenizer.added_tokens_decoder
-        if control := [token.content for key, token in added.items() if key in found and token.special]:
-            raise PromptError(f"question: holds {', '.join(control)}, which would not stay characters; rephrase it")
+        check_typed(question, self.tokenizer)
         if not video:
             return f"USER: {question} ASSISTANT:"
         if self.codec == "seconds":

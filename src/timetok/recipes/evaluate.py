@@ -7,16 +7,16 @@ from glob import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torch import Tensor
 from tqdm import tqdm
 
 from timetok.atomic import read_json
 from timetok.errors import DataError
-from timetok.lita.answer import Answer, Localizer
+from timetok.hub import AnyLocalizer
+from timetok.lita.answer import Answer
 from timetok.metrics import Prediction, Reference, Report, evaluate
 from timetok.timegrid import Span
 
-Encoded: TypeAlias = dict[Path, tuple[Tensor, float]]
+Encoded: TypeAlias = dict[Path, tuple[Any, float]]
 _FILES = ("event_loc.json", "rtl.json")
 _NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
 _MOMENT = re.compile(r"<(\d+(?:\.\d+)?)>")
@@ -70,33 +70,35 @@ def _read_entry(path: Path, index: int, entry: Any) -> Question:
         raise DataError(f"{where}: {error}") from error
 
 
-def encode_videos(localizer: Localizer, questions: Sequence[Question]) -> Encoded:
-    """Features ``[t p e]`` and duration in seconds of every video asked about, each read and encoded once."""
+def encode_videos(localizer: AnyLocalizer, questions: Sequence[Question]) -> Encoded:
+    """What the localizer encodes, features ``[t p e]`` or frames, and seconds of every video asked about, each once."""
     videos = {}
-    for path in tqdm(dict.fromkeys(question.path for question in questions), desc="videos"):
-        frames = localizer.processor.read(path)
+    for path in tqdm(dict.fromkeys(question.path for question in questions), desc="videos", leave=False):
+        frames = localizer.read(path)
         videos[path] = localizer.encode(frames), frames.duration_seconds
     return videos
 
 
 def ask_all(
-    localizer: Localizer, questions: Sequence[Question], videos: Encoded, *, batch_size: int = 32
+    localizer: AnyLocalizer, questions: Sequence[Question], videos: Encoded | None = None, *, batch_size: int = 32
 ) -> list[Answer]:
-    """One answer a question, in order; ``videos`` of ``encode_videos`` serve all models with that encoder."""
+    """One answer a question, in order; ``videos`` of ``encode_videos``, or None for those of one batch at a time."""
     answers: list[Answer] = []
     for start in tqdm(range(0, len(questions), batch_size), desc="batches of questions"):
         group = questions[start : start + batch_size]
-        features, durations = zip(*(videos[question.path] for question in group), strict=True)
+        known = encode_videos(localizer, group) if videos is None else videos
+        features, durations = zip(*(known[question.path] for question in group), strict=True)
         answers += localizer.ask(features, [question.text for question in group], durations)
     return answers
 
 
 def evaluate_model(
-    localizer: Localizer, questions: Sequence[Question], *, protocol: str = "lita-rtl", batch_size: int = 32
+    localizer: AnyLocalizer, questions: Sequence[Question], *, protocol: str = "lita-rtl", batch_size: int = 32
 ) -> Report:
     """Put questions to a model, ``batch_size`` at once, and score its answers under a name of ``PROTOCOLS``."""
-    answers = ask_all(localizer, questions, encode_videos(localizer, questions), batch_size=batch_size)
-    return score(questions, [answer.times_seconds for answer in answers], protocol=protocol)
+    ordered = sorted(questions, key=lambda question: question.path)  # those about one video side by side
+    answers = ask_all(localizer, ordered, batch_size=batch_size)
+    return score(ordered, [answer.times_seconds for answer in answers], protocol=protocol)
 
 
 def score(questions: Sequence[Question], times: Sequence[Sequence[float]], *, protocol: str = "lita-rtl") -> Report:
