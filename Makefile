@@ -15,7 +15,7 @@ help:
 	@echo "make test       the fast tests"
 	@echo "make test-slow  the slow tests, and those that need a GPU"
 	@echo "make test-models  the adapter on every causal LM of the installed transformers (minutes)"
-	@echo "make test-thorough  the property tests, a million examples in all (hours)"
+	@echo "make test-thorough  the property tests, a million examples in all (about an hour)"
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make format     let ruff rewrite the code"
 	@echo "make bench      every number of the README and the docs; trains what it compares (hours, resumes)"
