@@ -4,7 +4,7 @@ Run: python examples/localize.py
 """
 
 import timetok
-from timetok.lita.sample import load_sample
+from timetok.lita.answer import load_sample
 
 sample = load_sample()
 answer = timetok.localize(sample.path, sample.question)

@@ -64,7 +64,14 @@ def test_docstring_examples_are_true(module: str) -> None:
     assert doctest.testmod(import_module(module)).failed == 0
 
 
+SHORT = {"grpo_shapes": ["--train=4", "--test=2", "--steps=2", "--questions=2", "--group=4"]}  # options of long ones
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_example_runs(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_runs(
+    example: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = [*SHORT[example.stem], f"--out={tmp_path}"] if example.stem in SHORT else []
+    monkeypatch.setattr("sys.argv", [str(example), *options])
     runpy.run_path(str(example), run_name="__main__")
     assert capsys.readouterr().out

@@ -11,57 +11,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from timetok import adapter as adapter
-    from timetok import codecs as codecs
-    from timetok import decoding as decoding
-    from timetok import embeddings as embeddings
-    from timetok import errors as errors
-    from timetok import lita as lita
-    from timetok import losses as losses
-    from timetok import metrics as metrics
-    from timetok import plots as plots
-    from timetok import pooling as pooling
-    from timetok import recipes as recipes
-    from timetok import timegrid as timegrid
-    from timetok import tokenizer as tokenizer
-    from timetok import video as video
-    from timetok import vision as vision
-    from timetok.adapter import VideoAdapter as VideoAdapter
-    from timetok.lita.answer import Answer as Answer
-    from timetok.lita.answer import localize as localize
-    from timetok.pooling import SlowFastPooler as SlowFastPooler
-    from timetok.timegrid import Span as Span
-    from timetok.timegrid import TimeGrid as TimeGrid
-    from timetok.tokenizer import TimeTokenizer as TimeTokenizer
+    from timetok import (  # isort: skip
+        adapter, codecs, decoding, embeddings, errors, lita, losses, metrics, plots, pooling, recipes, timegrid,
+        tokenizer, video, vision,
+    )  # fmt: skip
+    from timetok.adapter import VideoAdapter
+    from timetok.lita.answer import Answer, localize
+    from timetok.pooling import SlowFastPooler
+    from timetok.timegrid import Span, TimeGrid
+    from timetok.tokenizer import TimeTokenizer
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "adapter", "codecs", "decoding", "embeddings", "errors", "lita", "losses", "metrics", "plots", "pooling", "recipes",
+__all__ = [
+    "Answer", "SlowFastPooler", "Span", "TimeGrid", "TimeTokenizer", "VideoAdapter", "__version__", "adapter", "codecs",
+    "decoding", "embeddings", "errors", "lita", "localize", "losses", "metrics", "plots", "pooling", "recipes",
     "timegrid", "tokenizer", "video", "vision",
+]  # fmt: skip
+_HOMES = {
+    "Answer": "lita.answer", "SlowFastPooler": "pooling", "Span": "timegrid", "TimeGrid": "timegrid",
+    "TimeTokenizer": "tokenizer", "VideoAdapter": "adapter", "localize": "lita.answer",
 }  # fmt: skip
-_NAMES = {
-    "Answer": "lita.answer",
-    "SlowFastPooler": "pooling",
-    "Span": "timegrid",
-    "TimeGrid": "timegrid",
-    "TimeTokenizer": "tokenizer",
-    "VideoAdapter": "adapter",
-    "localize": "lita.answer",
-}
-
-__all__ = ["__version__", *sorted(_ROOMS), *_NAMES]
 
 
 if not TYPE_CHECKING:  # otherwise a type checker would accept every misspelt name
 
     def __getattr__(name: str) -> object:
-        if name in _ROOMS:
+        if name in _HOMES:
+            globals()[name] = getattr(import_module(f"timetok.{_HOMES[name]}"), name)
+            return globals()[name]
+        if name in __all__:
             return import_module(f"timetok.{name}")
-        if name in _NAMES:
-            value: object = getattr(import_module(f"timetok.{_NAMES[name]}"), name)
-            globals()[name] = value
-            return value
         raise AttributeError(f"module 'timetok' has no attribute {name!r}; it has: {', '.join(__all__)}")
 
 

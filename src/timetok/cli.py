@@ -106,8 +106,7 @@ def _localize(options: argparse.Namespace) -> None:
         raise ArgumentError("VIDEO, QUESTION: give both, or --sample alone")
     if options.video and options.question is None:
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
-    from timetok.lita.answer import Localizer
-    from timetok.lita.sample import load_sample
+    from timetok.lita.answer import Localizer, load_sample
 
     sample = load_sample() if options.sample else None
     video, question = (sample.path, sample.question) if sample else (options.video, options.question)

@@ -118,11 +118,12 @@ class IndexCodec:
         return self.template.replace("{}", str(index + self.first))
 
 
+@dataclass(frozen=True)
 class _PlainText:
     """What codecs have in common that write numbers; an argument that makes no sense raises ArgumentError."""
 
-    decimals: int
-    span: str
+    decimals: int = 0
+    span: str = field(default="{} {}", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.decimals < 0:
@@ -151,7 +152,6 @@ class SecondsCodec(_PlainText):
 
     decimals: int = 1
     unit: str = field(default="", kw_only=True)
-    span: str = field(default="{} {}", kw_only=True)
 
     @property
     def pattern(self) -> str:
@@ -185,9 +185,7 @@ class ClockCodec(_PlainText):
     [75.0, 3602.0]
     """
 
-    decimals: int = 0
     hours: bool = False
-    span: str = field(default="{} {}", kw_only=True)
 
     @property
     def pattern(self) -> str:
@@ -205,8 +203,7 @@ class ClockCodec(_PlainText):
 
     def parse(self, text: str, duration: float | None = None) -> list[float]:
         """Every clock reading in ``text``, with hours or without, with a fraction or without; none is clamped."""
-        clock = r"(?<![\w.:])(?:([0-9]+):)?([0-9]+):([0-5][0-9](?:\.[0-9]+)?)(?![\w:]|\.[0-9])"
-        found = re.findall(clock, text)
+        found = re.findall(r"(?<![\w.:])(?:([0-9]+):)?([0-9]+):([0-5][0-9](?:\.[0-9]+)?)(?![\w:]|\.[0-9])", text)
         return [int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds) for hours, minutes, seconds in found]
 
 

@@ -48,14 +48,10 @@ def init_rows(
 
     ``"interpolate"`` puts them on an arc between two random directions, ``"sinusoidal"`` on the sines and cosines
     of a position encoding, both as long as the other rows are; ``"mean"`` near the mean of the other rows, a tenth
-    of their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number. Draws from torch's
-    global random generator.
+    of their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number: for it alone,
+    ``number_ids`` has, for each id, those of ``tokenizer(str(index))``. Draws from torch's global random generator.
 
-    Args:
-        model: A model whose embeddings have a row for every id, else ArgumentError is raised; see `resize`.
-        ids: Ids in the order of time.
-        how: One of the four.
-        number_ids: For ``"numbers"`` alone: for each id those of existing tokens, ``tokenizer(str(index))``.
+    ``ids`` stand in the order of time; where the embeddings lack a row for one, ArgumentError is raised: see `resize`.
     """
     if how not in get_args(InitRows):
         raise ArgumentError(f"how must be one of {get_args(InitRows)}, got {how!r}")

@@ -1,7 +1,4 @@
-"""Losses that know that time is ordered.
-
-Shapes: b batch, s sequence, v vocabulary, T time tokens.
-"""
+"""Losses that know that time is ordered. Shapes: b batch, s sequence, v vocabulary, T time tokens."""
 
 import reprlib
 from collections.abc import Sequence
@@ -23,9 +20,8 @@ class SoftTimeLoss:
     The log-softmax is taken over the whole vocabulary, other targets stay hard, and the mean runs over all. Usable as
     ``Trainer(compute_loss_func=…)``.
 
-    Args:
-        time_token_ids: Ids of the time tokens, contiguous and in the order of time, else ArgumentError is raised.
-        sigma: Width in marks, at least 0; 0 is plain cross entropy, or two-hot where exact places are given.
+    ``time_token_ids`` are contiguous and in the order of time; ``sigma``, a width in marks, is at least 0; else
+    ArgumentError is raised.
 
     Source: the loss of VILA / NVILA (soft temporal targets, sigma = 1); sigma = 0 is LITA's, and with places that of
     Momentor and LLaVA-ST.
@@ -48,12 +44,10 @@ class SoftTimeLoss:
     ) -> Tensor:
         """Loss of a batch, a float32 scalar; 0 where there is no target.
 
-        Args:
-            outputs: A model's output, which has ``logits`` ``[b s v]``, or the logits.
-            labels: ``[b s]``, -100 where nothing is learned; position i is predicted from i - 1. Or a pair of it and
-                the exact places of its time tokens in marks, float ``[b s]`` (else ArgumentError):
-                ``(T - 1) * seconds / duration`` on LITA's grid; NaN, and what stands beside other tokens, is not read.
-            num_items_in_batch: What the sum is divided by; the number of targets if None.
+        ``outputs`` are logits ``[b s v]``, or have them. ``labels`` ``[b s]`` are -100 where nothing is learned;
+        position i is predicted from i - 1. Or they are a pair of that and the exact places of its time tokens in marks,
+        float ``[b s]`` (else ArgumentError): ``(T - 1) * seconds / duration`` on LITA's grid; NaN, and what stands
+        beside other tokens, is not read. The sum is divided by ``num_items_in_batch``, or the number of targets.
         """
         logits = outputs if isinstance(outputs, Tensor) else outputs["logits"]
         labels, places = labels if isinstance(labels, tuple) else (labels, None)

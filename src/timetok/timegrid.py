@@ -135,29 +135,20 @@ class TimeGrid:
         return 0.5 * (self.marks == "centres")
 
     @overload
-    def encode(self, seconds: Number, duration: Number) -> int: ...
+    def encode(self, seconds: Number, duration: Number) -> int: ...  # type: ignore[overload-overlap]
     @overload
     def encode(self, seconds: "Tensor", duration: "Number | Numbers | Tensor") -> "Tensor": ...
     @overload
     def encode(self, seconds: Number | Numbers, duration: "Tensor") -> "Tensor": ...
     @overload
-    def encode(self, seconds: Numbers, duration: Number | Numbers) -> NDArray[np.int64]: ...
-    @overload
-    def encode(self, seconds: Number, duration: Numbers) -> NDArray[np.int64]: ...
+    def encode(self, seconds: Number | Numbers, duration: Number | Numbers) -> NDArray[np.int64]: ...
     def encode(self, seconds: Any, duration: Any) -> Any:
-        """Index of the mark of each timestamp.
+        """Zero-based index of the mark of each timestamp.
 
-        Args:
-            seconds: Timestamps in seconds: a scalar, anything numpy reads as an array of numbers, or a tensor.
-            duration: Length of the video in seconds; broadcasts against ``seconds``.
-
-        Returns:
-            Zero-based indices: an ``int`` if both arguments are scalars, an int64 tensor on the same device if
-            either is a tensor, else an int64 array. Computed in float64 whatever came.
-
-        Raises:
-            TimeRangeError: A value is not a finite number, ``out_of_range="raise"`` and it lies outside
-                ``[0, duration]``, or the shapes do not broadcast.
+        Timestamps and durations are in seconds and broadcast: scalars, what numpy reads as an array of numbers, or
+        tensors. Back comes an ``int`` if both are scalars, an int64 tensor on the same device if either is a tensor,
+        else an int64 array. TimeRangeError: a value is not a finite number, ``out_of_range="raise"`` and it lies
+        outside ``[0, duration]``, or the shapes do not broadcast.
         """
         times = _finite("seconds", seconds)
         length = _durations(duration, "seconds", times.shape)
@@ -172,24 +163,19 @@ class TimeGrid:
         return _as_given(marks.astype(np.int64), seconds, duration)
 
     @overload
-    def decode(self, index: int | np.integer[Any], duration: Number) -> float: ...
+    def decode(self, index: int | np.integer[Any], duration: Number) -> float: ...  # type: ignore[overload-overlap]
     @overload
     def decode(self, index: "Tensor", duration: "Number | Numbers | Tensor") -> "Tensor": ...
     @overload
     def decode(self, index: int | np.integer[Any] | Numbers, duration: "Tensor") -> "Tensor": ...
     @overload
-    def decode(self, index: Numbers, duration: Number | Numbers) -> NDArray[np.float64]: ...
-    @overload
-    def decode(self, index: int | np.integer[Any], duration: Numbers) -> NDArray[np.float64]: ...
+    def decode(self, index: int | np.integer[Any] | Numbers, duration: Number | Numbers) -> NDArray[np.float64]: ...
     def decode(self, index: Any, duration: Any) -> Any:
         """Seconds at which each mark stands; with marks at edges the last is exactly the end of the video.
 
         Zero-based indices come as timestamps do in `encode`, and seconds go as indices do there: as a ``float``, a
-        float64 tensor or a float64 array.
-
-        Raises:
-            TimeRangeError: An index is not an integer, or ``out_of_range="raise"`` and it lies outside ``[0, T)``; or
-                the shapes do not broadcast.
+        float64 tensor or a float64 array. TimeRangeError: an index is not an integer, ``out_of_range="raise"`` and it
+        lies outside ``[0, T)``, or the shapes do not broadcast.
         """
         marks = _numbers("index", index, "iu", "an integer or an array of integers")
         marks = marks if marks.size else marks.astype(np.int64)
@@ -210,20 +196,15 @@ class TimeGrid:
         """
         return np.asarray(self.decode(np.arange(self.num_tokens), _durations(duration)[..., None]))
 
-    @overload
-    def max_error(self, duration: Number) -> float: ...
-    @overload
-    def max_error(self, duration: Numbers) -> NDArray[np.float64]: ...
-    def max_error(self, duration: Number | Numbers) -> float | NDArray[np.float64]:
-        """Largest distance in seconds between a timestamp inside the video and the mark it is given.
+    def max_error(self, duration: Number | Numbers) -> Any:
+        """Largest distance in seconds between a timestamp inside the video and its mark: a float, or float64 ``[...]``.
 
         Half a step where moments go to the nearest mark and a whole step where they go to the one before, or
         more at an end of the video that has no mark: ``"starts"`` is a whole step away from the last instant.
         """
         between = 1.0 if self.rounding == "floor" else 0.5
         at_the_end = self._steps - (self.num_tokens - 1 + self._offset)
-        error = max(between, self._offset, at_the_end) * _durations(duration) / self._steps
-        return float(error) if error.ndim == 0 else error
+        return _as_given(max(between, self._offset, at_the_end) * _durations(duration) / self._steps)
 
 
 def _rounded(marks: NDArray[np.float64], rounding: Rounding) -> NDArray[np.float64]:
@@ -237,13 +218,9 @@ def _rounded(marks: NDArray[np.float64], rounding: Rounding) -> NDArray[np.float
 
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    "lita": {},
-    "vila": {},
-    "vtimellm": {"marks": "starts"},
-    "grounded-videollm": {"num_tokens": 301, "rounding": "floor"},
-    "momentor": {"num_tokens": 300},
-    "llava-st": {},
-}
+    "lita": {}, "vila": {}, "vtimellm": {"marks": "starts"},
+    "grounded-videollm": {"num_tokens": 301, "rounding": "floor"}, "momentor": {"num_tokens": 300}, "llava-st": {},
+}  # fmt: skip
 
 
 def _as_given(result: NDArray[Any], *given: Any) -> Any:
@@ -281,10 +258,8 @@ def _durations(duration: object, name: str = "", shape: tuple[int, ...] = ()) ->
     try:
         np.broadcast_shapes(shape, durations.shape)
     except ValueError:
-        raise TimeRangeError(
-            f"{name} of shape {shape} and duration of shape {durations.shape} do not broadcast; "
-            "give one duration for all, or one for each"
-        ) from None
+        shapes = f"{name} of shape {shape} and duration of shape {durations.shape}"
+        raise TimeRangeError(f"{shapes} do not broadcast; give one duration for all, or one for each") from None
     return durations
 
 

@@ -71,14 +71,9 @@ def read_frames(
     """Read frames spread evenly over a video file, the first and the last included: ``[t 3 h w]``, t = ``num_frames``.
 
     Frame indices are ``round(linspace(0, N - 1, num_frames))``, half to even, where N is the number of frames the
-    file presents; a video with fewer frames than asked for repeats some. Rotation metadata is not applied.
-
-    Args:
-        source: Path of a video file.
-        num_frames: How many frames, at least 1.
-        size: ``(height, width)`` of the returned frames; None keeps the video's own.
-        allow_truncated: For a damaged or cut-off file, sample from the frames that still decode, as if the video
-            ended with the last of them, and warn. By default such a file is refused.
+    file presents; a video with fewer frames than asked for repeats some. Rotation metadata is not applied. ``size`` is
+    the ``(height, width)`` of the returned frames; None keeps the video's own. By default a damaged or cut-off file is
+    refused; ``allow_truncated`` warns and samples the frames that still decode, as if the video ended with the last.
 
     Raises:
         VideoNotFoundError: There is nothing at ``source``.

@@ -5,7 +5,7 @@ Shapes: b batch, t frames, c channels, h w pixels or patch grid, p patches, e vi
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
@@ -25,8 +25,7 @@ class FrameTransform:
 
     Attributes:
         image_size: Side of the square the encoder reads, in pixels, at least 1; else ArgumentError is raised.
-        mean: Per-channel mean, of values in [0, 1].
-        std: Per-channel standard deviation.
+        mean: Per-channel mean, of values in [0, 1]; ``std`` is the standard deviation.
         crop: ``"center"`` resizes the short side and crops the middle, as LITA and CLIP do;
             ``"squash"`` resizes both sides, so that nothing at the borders is lost.
 
@@ -42,7 +41,7 @@ class FrameTransform:
     crop: Crop = "center"
 
     def __post_init__(self) -> None:
-        if self.crop not in ("center", "squash"):
+        if self.crop not in get_args(Crop):
             raise ArgumentError(f"crop: expected 'center' or 'squash', got {self.crop!r}")
         if self.image_size < 1:
             raise ArgumentError(f"image_size: expected at least 1, got {self.image_size!r}")
@@ -59,10 +58,8 @@ class FrameTransform:
 
     def _resize(self, frames: Tensor) -> Tensor:
         side, (height, width) = self.image_size, frames.shape[-2:]
-        size = (side, side)
-        if self.crop == "center":
-            short = min(height, width)
-            size = (height * side // short, width * side // short)
+        short = min(height, width)
+        size = (height * side // short, width * side // short) if self.crop == "center" else (side, side)
         pixels = interpolate(frames.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
         top, left = (size[0] - side) // 2, (size[1] - side) // 2
         return pixels[..., top : top + side, left : left + side].clamp(0, 255).round().to(torch.uint8)
@@ -88,9 +85,7 @@ class FrameEncoder(nn.Module):
         pretrained: Let timm fetch or load its weights.
         chunk_size: Frames encoded at once, at least 1, which bounds the memory of a long video.
 
-    Attributes:
-        grid: Patch rows and columns of a frame.
-        width: e, channels of a patch.
+    Its ``grid`` are the patch rows and columns of a frame, its ``width`` is e, the channels of a patch.
 
     Source: arXiv 2403.19046 §3.3 and its code (CLIP ViT-L/14, layer -2, no CLS).
 
@@ -135,9 +130,8 @@ class FrameEncoder(nn.Module):
     def frames(self, pixels: Tensor) -> Tensor:
         """Patch features of independent frames: ``[n c s s]`` → ``[n p e]``."""
         features: Tensor
-        (features,) = self.tower.forward_intermediates(
-            pixels, indices=[self._layer_index], norm=False, stop_early=True, intermediates_only=True
-        )
+        options = {"norm": False, "stop_early": True, "intermediates_only": True}
+        (features,) = self.tower.forward_intermediates(pixels, indices=[self._layer_index], **options)
         return features.flatten(2).transpose(1, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+import re
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -13,6 +15,7 @@ import tiny_lm
 from timetok import SlowFastPooler, TimeTokenizer, VideoAdapter, embeddings
 from timetok.adapter import video_adapter
 from timetok.errors import ArgumentError, ModelFolderError
+from timetok.vision import FrameEncoder
 
 PRECIOUS = {"adapter_config.json", "adapter.safetensors", "time_tokens.json", "tokenizer.json"}
 
@@ -209,6 +212,42 @@ def test_saving_again_replaces(tmp_path):
     adapter = trained()
     adapter.save_pretrained(tmp_path, adapter_only=False)
     assert torch.equal(logits(VideoAdapter.from_pretrained(tmp_path).eval()), logits(adapter))
+
+
+def test_an_adapter_beside_an_older_lm_is_refused(tmp_path):
+    adapter = trained()
+    adapter.save_pretrained(tmp_path, adapter_only=False)
+    with pytest.raises(ArgumentError, match=r"folder: .* holds an earlier language model in lm/"):
+        adapter.save_pretrained(tmp_path)
+
+
+def test_an_adapter_of_pixels_comes_back_with_its_encoder(tmp_path):
+    vision = FrameEncoder("resnet10t", image_size=64)
+    adapter = trained(vision_dim=vision.width, vision=vision).eval()
+    adapter.save_pretrained(tmp_path)
+    assert not any(name.startswith("vision") for name in load_file(tmp_path / "adapter.safetensors"))
+    again = VideoAdapter.from_pretrained(tmp_path, lm=fresh_lm(), vision=vision).eval()
+    batch = again.prepare(tiny_lm.PROMPT, pixels=[torch.randn(3, 3, 64, 64)])
+    assert torch.equal(again(**batch).logits, adapter(**batch).logits)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_card_tells_how_to_load_and_is_never_overwritten(whole, tmp_path):
+    adapter, base = trained(), str(tmp_path / "base")
+    tiny_lm.language_model().save_pretrained(base)
+    adapter.lm.config.name_or_path = base
+    adapter.save_pretrained(tmp_path, adapter_only=not whole)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.library_name, card.data.base_model) == ("timetok", base)
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    assert ("lm=lm" in code) != whole
+    names = {"features": tiny_lm.video()}
+    exec(code.replace("FOLDER", str(tmp_path)), names)
+    batch = adapter.prepare(["USER: <video>\nWhen does it happen? ASSISTANT:"], videos=[tiny_lm.video()])
+    assert torch.equal(names["ids"], adapter.generate(**batch, max_new_tokens=24))
+    (tmp_path / "README.md").write_text("mine")
+    adapter.save_pretrained(tmp_path, adapter_only=not whole)
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_settings_take_their_name_last(tmp_path, monkeypatch):

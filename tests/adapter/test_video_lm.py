@@ -9,6 +9,7 @@ import tiny_lm
 from timetok import SlowFastPooler, embeddings
 from timetok.adapter import VideoLM
 from timetok.errors import ArgumentError, PromptError
+from timetok.vision import FrameEncoder
 
 OTHER = "Hello <video> and <video>, what is visible? ASSISTANT:"
 TEXT = "USER: what is visible? ASSISTANT:"
@@ -413,3 +414,101 @@ def test_a_chat_template_writes_the_placeholder():
     batch = adapter.prepare(text, videos=[tiny_lm.video(), tiny_lm.video() + 1])
     assert (batch["input_ids"] == adapter.video_token_id).sum() == 2 * tiny_lm.NUM_VISUAL
     assert adapter.generate(**batch, max_new_tokens=2).shape[1] == batch["input_ids"].shape[1] + 2
+
+
+@pytest.fixture(scope="module")
+def seeing():
+    """An adapter with a real, tiny frame encoder."""
+    torch.manual_seed(0)
+    vision = FrameEncoder("resnet10t", image_size=64)
+    return tiny_lm.adapter(vision_dim=vision.width, vision=vision)
+
+
+def clips(*lengths):
+    return [torch.randn(length, 3, 64, 64, generator=torch.Generator().manual_seed(length)) for length in lengths]
+
+
+@pytest.mark.parametrize("lengths", [(3, 3), (2, 5)])
+def test_pixels_are_as_good_as_their_features(lengths, seeing):
+    prompts, pixels = [tiny_lm.PROMPT, OTHER.replace(" and <video>", "")], clips(*lengths)
+    batch = seeing.prepare(prompts, pixels=pixels)
+    features = [seeing.features(clip[None])[0] for clip in pixels]
+    same = seeing.prepare(prompts, videos=features)
+    assert torch.equal(batch["input_ids"], same["input_ids"])
+    close(seeing(**batch, labels=batch["input_ids"]).logits, seeing(**same).logits)
+    assert answers(seeing, batch, max_new_tokens=5) == answers(seeing, same, max_new_tokens=5)
+
+
+def test_the_encoder_of_pixels_is_frozen_and_stays_in_evaluation_mode(seeing):
+    seeing.train()
+    assert seeing.lm.training and not any(module.training for module in seeing.vision.modules())
+    batch = seeing.prepare(tiny_lm.PROMPT, pixels=clips(3))
+    seeing(**batch, labels=batch["input_ids"]).loss.backward()
+    assert seeing.projector.weight.grad is not None and all(p.grad is None for p in seeing.vision.parameters())
+    seeing.eval()
+
+
+def test_a_video_of_pixels_is_encoded_once_for_many_questions(seeing):
+    (clip,) = clips(3)
+    video = seeing.encode_video(seeing.features(clip[None])[0], "USER: <video>\n")
+    found, afresh = (
+        answers(seeing, seeing.prepare(tiny_lm.PROMPT, **given), max_new_tokens=5)
+        for given in ({"videos": [video]}, {"pixels": [clip]})
+    )
+    assert found == afresh
+
+
+def test_pixels_that_cannot_be_read_are_named(seeing):
+    blind, (clip,) = tiny_lm.adapter(), clips(2)
+    with pytest.raises(ArgumentError, match=r"pixels: expected \[t c h w\] .* an adapter with vision="):
+        blind.prepare(tiny_lm.PROMPT, pixels=[clip])
+    with pytest.raises(ArgumentError, match=r"pixels: expected \[t c h w\] for each video, got \[3, 64, 64\]"):
+        seeing.prepare(tiny_lm.PROMPT, pixels=[clip[0]])
+    batch = seeing.prepare(tiny_lm.PROMPT, pixels=[clip])
+    with pytest.raises(ArgumentError, match="pixel_values_videos: there is no encoder"):
+        blind(**batch)
+    with pytest.raises(ArgumentError, match="pixel_values_videos, video_features: pass one of the two"):
+        seeing(**batch, video_features=[clip])
+    with pytest.raises(ArgumentError, match="videos, pixels: pass one of the two, got 1 and 1"):
+        seeing.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video()], pixels=[clip])
+
+
+def test_rows_of_pixels_train(seeing):
+    first, second = clips(3, 4)
+    rows = [
+        {"prompt": "<video> when?", "answer": "<t1> <t2>", "pixel_values_videos": first},
+        {"prompt": "<video> and <video>?", "answer": "<t3>", "pixel_values_videos": [second, first]},
+    ]
+    batch = seeing.processor.collate(rows)
+    assert [len(clip) for clip in batch["pixel_values_videos"]] == [3, 4, 3] and "video_features" not in batch
+    seeing(**batch).loss.backward()
+    with pytest.raises(ArgumentError, match="rows: expected video_features or pixel_values_videos"):
+        seeing.processor.collate(
+            [rows[0], {"prompt": "<video>?", "answer": "", "video_features": torch.zeros(1, 4, 8)}]
+        )
+
+
+def test_half_precision_takes_features_as_they_come():
+    adapter = tiny_lm.adapter().bfloat16()
+    batch = adapter.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video()])
+    assert batch["video_features"].dtype == torch.float32
+    assert adapter(**batch).logits.isfinite().all()
+
+
+def test_labels_without_a_dict_still_give_the_loss_first():
+    adapter = tiny_lm.adapter()
+    batch = adapter.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video()])
+    outputs = adapter(**batch, labels=batch["input_ids"], return_dict=False)
+    assert torch.equal(outputs[0], adapter(**batch, labels=batch["input_ids"]).loss)
+
+
+@pytest.mark.parametrize(("kind", "tied"), tiny_lm.MODELS)
+def test_the_lm_alone_fed_the_prompts_embeddings_says_the_same(kind, tied):
+    adapter = tiny_lm.adapter(kind, tied=tied)
+    videos = [tiny_lm.video(k, frames=k + 2) for k in range(2)]
+    batch = adapter.prepare([tiny_lm.PROMPT, "A longer one. " + tiny_lm.PROMPT], videos=videos)
+    logits, answered = adapter(**batch).logits, answers(adapter, batch, max_new_tokens=6)
+    for row, embeds in enumerate(adapter.prompt_embeds(**batch)):
+        close(adapter.lm(inputs_embeds=embeds[None]).logits[0, -1], logits[row, -1])
+        new = adapter.lm.generate(inputs_embeds=embeds[None], do_sample=False, max_new_tokens=6)[0].tolist()
+        assert (new[: new.index(1) + 1] if 1 in new else new) == answered[row]

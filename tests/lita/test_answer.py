@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import timetok
 from timetok.errors import ModelFolderError, PromptError, VideoNotFoundError
-from timetok.lita.answer import TINY_MODEL, Localizer, localize
-from timetok.lita.sample import load_sample
+from timetok.lita.answer import TINY_MODEL, Localizer, load_sample, localize
 from timetok.metrics import iou
 from timetok.timegrid import Span
 from timetok.video import read_frames

@@ -62,8 +62,8 @@ def test_names_in_files_stay() -> None:
     model, _ = build()
     names = set(model.state_dict())
     assert {"model.lm.model.embed_tokens.weight", "model.projector.weight", "model.projector.bias"} <= names
-    assert {name.split(".")[0] for name in names} == {"vision", "model"}
-    assert {name.split(".")[1] for name in names} == {"tower", "lm", "projector"}
+    assert {name.split(".")[0] for name in names} == {"model"}
+    assert {name.split(".")[1] for name in names} == {"vision", "lm", "projector"}
     assert OUR_KEYS | {"text_config"} <= set(model.config.to_dict())
 
 
@@ -157,7 +157,7 @@ def test_the_encoder_is_frozen_and_everything_else_learns() -> None:
     assert model.training and model.model.training and model.model.lm.training
     assert not any(module.training for module in model.vision.modules())
     found = gradients(model, batch_for(processor, PROMPT))
-    assert set(found) == {name for name, _ in model.named_parameters() if not name.startswith("vision.")}
+    assert set(found) == {name for name, _ in model.named_parameters() if not name.startswith("model.vision.")}
     assert all(torch.equal(value, before[name]) for name, value in model.vision.state_dict().items())
 
 

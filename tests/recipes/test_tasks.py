@@ -13,7 +13,6 @@ from timetok.errors import ArgumentError
 from timetok.recipes.tasks import COLOUR_NAMES, HELD_OUT, SHAPES, TASKS, Event, corpus, sample_turns
 from timetok.timegrid import Span
 
-DURATION = 30.0
 EVENTS = (
     Event("red", "circle", Span(1.0, 9.0)),
     Event("blue", "square", Span(4.5, 12.25)),
@@ -23,7 +22,7 @@ TIMES = r"<(\d+\.\d\d)> <(\d+\.\d\d)>"
 
 
 def turns_of(task, events=EVENTS, num=60):
-    return [TASKS[task](events, DURATION, np.random.default_rng(seed)) for seed in range(num)]
+    return [TASKS[task](events, np.random.default_rng(seed)) for seed in range(num)]
 
 
 @st.composite
@@ -50,7 +49,7 @@ def asked_for(question, events):
 
 @given(clips(), st.integers(0, 1000))
 def test_reasoning_questions_have_one_answer(events, seed):
-    turn = TASKS["rtl"](events, DURATION, np.random.default_rng(seed))
+    turn = TASKS["rtl"](events, np.random.default_rng(seed))
     starts = sorted(event.span.start for event in events)
     if turn is None:
         assert len(events) < 2 or (starts[0] == starts[1] and starts[-1] == starts[-2])
@@ -112,7 +111,7 @@ def test_yes_and_no_are_balanced_and_held_out_pairs_never_denied():
 @pytest.mark.parametrize("task", TASKS)
 def test_tasks_are_deterministic_and_quiet_without_events(task):
     assert turns_of(task) == turns_of(task)
-    empty = TASKS[task]([], DURATION, np.random.default_rng(0))
+    empty = TASKS[task]([], np.random.default_rng(0))
     assert empty is None or empty.answer == "zero"
 
 
@@ -120,8 +119,8 @@ def test_tasks_are_deterministic_and_quiet_without_events(task):
 @given(clips(), st.integers(0, 1000), st.integers(0, 6))
 def test_a_conversation_repeats_nothing(events, seed, num_turns):
     rates = dict.fromkeys(TASKS, 1.0)
-    turns = sample_turns(events, DURATION, np.random.default_rng(seed), num_turns, rates)
-    assert turns == sample_turns(events, DURATION, np.random.default_rng(seed), num_turns, rates)
+    turns = sample_turns(events, np.random.default_rng(seed), num_turns, rates)
+    assert turns == sample_turns(events, np.random.default_rng(seed), num_turns, rates)
     spans = [turn.span for turn in turns if turn.span is not None]
     assert len(turns) <= num_turns
     assert len({turn.question for turn in turns}) == len(turns)
@@ -130,14 +129,14 @@ def test_a_conversation_repeats_nothing(events, seed, num_turns):
 
 
 def test_rates_choose_the_tasks():
-    turns = sample_turns(EVENTS, DURATION, np.random.default_rng(0), 3, {"event_loc": 2.0, "rtl": 0.0})
+    turns = sample_turns(EVENTS, np.random.default_rng(0), 3, {"event_loc": 2.0, "rtl": 0.0})
     assert [turn.task for turn in turns] == ["event_loc"] * 3
 
 
 @pytest.mark.parametrize("rates", [{}, {"rtl": 0.0}, {"rtl": -1.0, "dvc": 2.0}, {"imgqa": 1.0}, {"rtl": float("nan")}])
 def test_useless_rates_are_refused(rates):
     with pytest.raises(ArgumentError, match="rates"):
-        sample_turns(EVENTS, DURATION, np.random.default_rng(0), 1, rates)
+        sample_turns(EVENTS, np.random.default_rng(0), 1, rates)
 
 
 def test_the_corpus_is_small_varied_and_repeatable():
@@ -151,12 +150,12 @@ def test_the_corpus_is_small_varied_and_repeatable():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_listing_names_every_event_right_before_its_times(seed):
-    turn = TASKS["listing"](EVENTS, DURATION, np.random.default_rng(seed))
+    turn = TASKS["listing"](EVENTS, np.random.default_rng(seed))
     found = re.findall(r"(\w+ \w+) <([\d.]+)> <([\d.]+)>", turn.answer)
     expected = {(event.name, f"{event.span.start:.2f}", f"{event.span.end:.2f}") for event in EVENTS}
     assert len(found) == len(EVENTS) and set(found) == expected
 
 
 def test_listings_come_in_every_order():
-    answers = {TASKS["listing"](EVENTS, DURATION, np.random.default_rng(seed)).answer for seed in range(100)}
+    answers = {TASKS["listing"](EVENTS, np.random.default_rng(seed)).answer for seed in range(100)}
     assert len(answers) > len(EVENTS)

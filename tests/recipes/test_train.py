@@ -16,9 +16,8 @@ from safetensors.torch import load_file
 from timetok.cli import main
 from timetok.errors import DataError
 from timetok.lita.answer import Localizer
-from timetok.recipes.encoder import frame_targets
 from timetok.recipes.evaluate import evaluate_model, read_questions
-from timetok.recipes.features import CachedClip, draw_cut
+from timetok.recipes.features import CachedClip, draw_cut, frame_targets
 from timetok.recipes.preset import load_preset
 from timetok.recipes.tasks import Event
 from timetok.recipes.train import build_processor, build_tokenizer, train

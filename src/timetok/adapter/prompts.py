@@ -1,6 +1,6 @@
 """Prompts with placeholders → ids. Tokenizer and token plan, no weights.
 
-Shapes: b batch, m videos, t frames, p patches, h w patch grid, e vision width, s sequence.
+Shapes: b batch, m videos, t frames, c channels, p patches, h w patch grid or pixels, e vision width, s sequence.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,16 +18,18 @@ from timetok.tokenizer import TimeTokenizer
 from timetok.tokenizer.ids import with_durations
 
 VIDEO_TOKEN = "<video>"
+FEATURES, PIXELS = "video_features", "pixel_values_videos"
 
 
 class VideoPrompts:
-    """Prompts and features → a batch: time tokenizer and the pooler's plan, no weights, picklable.
+    """Prompts and features, or pixels → a batch: time tokenizer and the pooler's plan, no weights, picklable.
 
-    ``video_token_id`` is the id of the placeholder; ArgumentError is raised where the tokenizer cannot hold it.
+    ``grid`` is the patch grid that an encoder makes of pixels. ``video_token_id`` is the id of the placeholder;
+    ArgumentError is raised where the tokenizer cannot hold it.
     """
 
-    def __init__(self, tt: TimeTokenizer, plan: PoolingPlan) -> None:
-        self.tt, self.plan = tt, plan
+    def __init__(self, tt: TimeTokenizer, plan: PoolingPlan, *, grid: tuple[int, int] | None = None) -> None:
+        self.tt, self.plan, self.grid = tt, plan, grid
         self.video_token_id = video_token_id(tt.tokenizer)
 
     def __call__(
@@ -35,27 +37,33 @@ class VideoPrompts:
         text: Sequence[str] | str,
         *,
         videos: Sequence[Tensor | EncodedVideo] = (),
+        pixels: Sequence[Tensor] = (),
         counts: Sequence[int] | None = None,
         durations: Sequence[float | None] | None = None,
         trusted: bool = True,
     ) -> BatchEncoding:
         """Expand each ``<video>`` to one placeholder per visual token, tokenise, pad on the left.
 
-        The batch has ``input_ids`` and ``attention_mask`` ``[b s]``, ``video_features`` ``[m t p e]`` or a list.
+        The batch has ``input_ids`` and ``attention_mask`` ``[b s]``, and ``video_features`` ``[m t p e]`` or
+        ``pixel_values_videos`` ``[m t c h w]``, or a list of them.
 
         Args:
             text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
                 raised. A literal ``<video>`` in what a user typed counts too, so there it is an error.
             videos: Features, each ``[t p e]`` or ``[t h w e]``, or what ``encode_video`` gave.
+            pixels: In place of features what the encoder reads, each ``[t c h w]``; ArgumentError where there is none.
             counts: Visual tokens of each video, in place of features that come later.
             durations: Seconds, one for all or one a prompt (else TimeRangeError), for ``<12.3>`` in prompts.
             trusted: False keeps a literal ``<t12>`` as plain characters.
         """
-        counts = [self._count(video) for video in videos] if counts is None else counts
+        if len(videos) and len(pixels):
+            raise ArgumentError(f"videos, pixels: pass one of the two, got {len(videos)} and {len(pixels)}")
+        if counts is None:
+            counts = [*map(self._count, videos), *map(self._count_pixels, pixels)]
         prompts, remaining = as_prompts(text, len(counts)), iter(counts)
         rows = with_durations(prompts, durations)
         ids = [self.tt(_expand(prompt, remaining), each, trusted=trusted)["input_ids"] for prompt, each in rows]
-        return BatchEncoding(self._padded(ids, "left") | _stacked(list(videos)))
+        return BatchEncoding(self._padded(ids, "left") | _stacked(FEATURES, videos) | _stacked(PIXELS, pixels))
 
     def collator(self) -> Callable[[Sequence[Mapping[str, Any]]], BatchEncoding]:
         """`collate`, picklable, for ``Trainer(data_collator=…)``; ArgumentError where no token could end an answer."""
@@ -68,8 +76,8 @@ class VideoPrompts:
 
         A row has ``prompt`` and ``answer``, trusted text, or ``turns``, a list of such pairs (else ArgumentError);
         ``video_features``, ``[t p e]`` or ``[t h w e]`` or a list of such, one a ``<video>`` of its prompts (else
-        PromptError); and ``duration_seconds`` where text names seconds as ``<12.3>``. The batch has ``input_ids``,
-        ``attention_mask`` and ``labels`` ``[b s]``, and ``video_features`` ``[m t p e]`` or a list.
+        PromptError), or, in all rows, ``pixel_values_videos``, ``[t c h w]`` or a list; and ``duration_seconds`` where
+        text names seconds as ``<12.3>``. The batch has ``labels`` ``[b s]`` beside what a call gives.
         """
         if not rows:
             raise ArgumentError("rows: expected at least one, got none")
@@ -77,7 +85,11 @@ class VideoPrompts:
         batch = self._padded([ids for ids, _ in encoded], "right")
         targets = [torch.tensor(labels) for _, labels in encoded]
         batch["labels"] = pad_sequence(targets, batch_first=True, padding_value=-100)
-        return BatchEncoding(batch | _stacked([video for row in rows for video in _videos(row)]))
+        for name in (FEATURES, PIXELS):
+            batch |= _stacked(name, [video for row in rows for video in _listed(row.get(name))])
+        if FEATURES in batch and PIXELS in batch:
+            raise ArgumentError(f"rows: expected {FEATURES} or {PIXELS}, got rows with one and rows with the other")
+        return BatchEncoding(batch)
 
     def _encode_row(self, index: int, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
         """Ids and labels; a prompt is tokenised alone, so that it has the ids it has when the answer is asked for."""
@@ -85,11 +97,11 @@ class VideoPrompts:
         if missing and not row.get("turns"):
             raise ArgumentError(f"rows: row {index} lacks {missing}, it has {list(row)}")
         turns = row.get("turns") or [(row["prompt"], row["answer"])]
-        videos, duration = _videos(row), row.get("duration_seconds")
-        held, wanted = [sum(turn[side].count(VIDEO_TOKEN) for turn in turns) for side in (0, 1)], [len(videos), 0]
+        counts = [*map(self._count, _listed(row.get(FEATURES))), *map(self._count_pixels, _listed(row.get(PIXELS)))]
+        held, wanted = [sum(turn[side].count(VIDEO_TOKEN) for turn in turns) for side in (0, 1)], [len(counts), 0]
         if held != wanted:
             raise PromptError(f"rows: prompt and answer of row {index} hold {held} {VIDEO_TOKEN}, expected {wanted}")
-        remaining = map(self._count, videos)
+        remaining, duration = iter(counts), row.get("duration_seconds")
         ids: list[int] = []
         labels: list[int] = []
         for prompt, answer in turns:
@@ -115,6 +127,12 @@ class VideoPrompts:
         _, num_frames, height, width, _ = as_grid(video.unsqueeze(0)).shape
         return self.plan.num_tokens(num_frames, (height, width))
 
+    def _count_pixels(self, pixels: Tensor) -> int:
+        if self.grid is None or pixels.ndim != 4:
+            what = f"got {list(pixels.shape)}" if self.grid else "and an adapter with vision=, got one without"
+            raise ArgumentError(f"pixels: expected [t c h w] for each video, {what}")
+        return self.plan.num_tokens(len(pixels), self.grid)
+
 
 def as_prompts(text: Sequence[str] | str, num_videos: int) -> list[str]:
     """Prompts as a list; PromptError where one is empty, or they do not hold ``num_videos`` ``<video>`` in all."""
@@ -128,9 +146,8 @@ def as_prompts(text: Sequence[str] | str, num_videos: int) -> list[str]:
     return prompts
 
 
-def _videos(row: Mapping[str, Any]) -> list[Tensor | EncodedVideo]:
+def _listed(found: Tensor | EncodedVideo | Sequence[Tensor | EncodedVideo] | None) -> list[Any]:
     """The videos of a row, which has none, one, or a list of them."""
-    found = row.get("video_features")
     return [] if found is None else [found] if isinstance(found, Tensor | EncodedVideo) else list(found)
 
 
@@ -151,8 +168,8 @@ def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.get_vocab()[VIDEO_TOKEN])
 
 
-def _stacked(videos: list[Tensor | EncodedVideo]) -> dict[str, Any]:
-    """One tensor where all are features and alike, else the list; nothing where there is none."""
-    features = [video for video in videos if isinstance(video, Tensor)]
-    alike = len(features) == len(videos) and len({video.shape for video in features}) == 1
-    return {"video_features": torch.stack(features) if alike else videos} if videos else {}
+def _stacked(name: str, videos: Sequence[Tensor | EncodedVideo]) -> dict[str, Any]:
+    """One tensor where all are tensors and alike, else the list; nothing where there is none."""
+    tensors = [video for video in videos if isinstance(video, Tensor)]
+    alike = len(tensors) == len(videos) and len({video.shape for video in tensors}) == 1
+    return {name: torch.stack(tensors) if alike else list(videos)} if len(videos) else {}

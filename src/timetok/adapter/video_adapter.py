@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from timetok import __version__
 from timetok.adapter.encoded import EncodedVideo
 from timetok.adapter.prompts import VideoPrompts
 from timetok.adapter.video_lm import Order, ProjectorName, VideoLM
@@ -25,7 +26,7 @@ from timetok.errors import ArgumentError, ModelFolderError
 from timetok.pooling import SlowFastPooler
 from timetok.tokenizer import TimeTokenizer
 
-_SETTINGS, _WEIGHTS = "adapter_config.json", "adapter.safetensors"
+_SETTINGS, _WEIGHTS, _CARD = "adapter_config.json", "adapter.safetensors", "README.md"
 
 
 class VideoAdapter(VideoLM):
@@ -56,12 +57,13 @@ class VideoAdapter(VideoLM):
         projector: ProjectorName | nn.Module = "linear",
         order: Order = "pool-first",
         time_markers: bool = False,
+        vision: nn.Module | None = None,
     ) -> None:
         pooler = pooler or SlowFastPooler()
-        processor = VideoPrompts(tt, pooler.plan)
+        processor = VideoPrompts(tt, pooler.plan, grid=getattr(vision, "grid", None))
         ids: dict[str, Any] = {"video_token_id": processor.video_token_id, "time_token_ids": tt.time_token_ids}
         options: dict[str, Any] = {"vision_dim": vision_dim, "order": order, "time_markers": time_markers}
-        super().__init__(lm, pooler=pooler, projector=projector, **ids, **options)
+        super().__init__(lm, pooler=pooler, projector=projector, vision=vision, **ids, **options)
         rows, last = len(tables(lm)[0]), max(tt.time_token_ids, default=-1)
         if last >= rows:
             raise ArgumentError(
@@ -78,10 +80,12 @@ class VideoAdapter(VideoLM):
         return super().encode_video(features, list(map(int, ids)))
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, adapter_only: bool = True) -> None:
-        """Write the adapter: projector, learned separators and time rows (safetensors), settings, tokenizer.
+        """Write the adapter: projector, learned separators, time rows (safetensors), settings, tokenizer, a card.
 
-        Files take their names only when all are complete, the settings last. ``adapter_only=False`` writes the language
-        model too, into ``folder/lm``, or raises ArgumentError where peft has changed its layers.
+        Files take their names only when all are complete, the settings last; a card that is there is kept. The encoder
+        of ``vision`` is frozen and not written. ``adapter_only=False`` writes the language model too, into
+        ``folder/lm``, or raises ArgumentError where peft has changed its layers; so does ``adapter_only=True`` where
+        an earlier one lies, which would be read in place of the model that belongs to the adapter.
         """
         if hasattr(self, "peft_config"):
             raise ArgumentError("adapter: peft wraps it; save the peft model, or merge first (merge_and_unload)")
@@ -91,6 +95,10 @@ class VideoAdapter(VideoLM):
                 "(merge_and_unload), or keep adapter_only=True and save the peft model beside it"
             )
         path = Path(folder)
+        if adapter_only and (path / "lm").exists():
+            raise ArgumentError(
+                f"folder: {str(path)!r} holds an earlier language model in lm/; remove it, or choose another"
+            )
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path, prefix=".part-") as name:
             part = Path(name)
@@ -103,15 +111,39 @@ class VideoAdapter(VideoLM):
             data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
             (part / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
             write_json(part / _SETTINGS, self._settings)
+            if not (path / _CARD).exists():
+                (part / _CARD).write_text(self._card(adapter_only), encoding="utf-8")
             files = (file for file in part.rglob("*") if file.is_file())
             for file in sorted(files, key=lambda file: file.name == _SETTINGS):  # the settings last
                 target = path / file.relative_to(part)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)
 
+    def _card(self, adapter_only: bool) -> str:
+        base = self.lm.config.name_or_path or type(self.lm).__name__
+        alone = (
+            f'lm = AutoModelForCausalLM.from_pretrained("{base}")\n'
+            'embeddings.resize(lm, TimeTokenizer.from_pretrained("FOLDER").time_token_ids)\n'
+            'adapter = VideoAdapter.from_pretrained("FOLDER", lm=lm)'
+        )
+        told: dict[str, Any] = {"what": "Projector and time rows", "load": alone}
+        if not adapter_only:
+            told = {
+                "what": "A language model and its adapter",
+                "load": 'adapter = VideoAdapter.from_pretrained("FOLDER")',
+            }
+        told |= {"base_model": base, "version": __version__, "num_time_tokens": len(self.time_token_ids)}
+        text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+        return text.format(**{**self._settings, **told})
+
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, lm: PreTrainedModel | None = None, projector: nn.Module | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        lm: PreTrainedModel | None = None,
+        projector: nn.Module | None = None,
+        vision: nn.Module | None = None,
     ) -> Self:
         """Read back what ``save_pretrained`` wrote.
 
@@ -120,6 +152,7 @@ class VideoAdapter(VideoLM):
             lm: The language model, whose time rows are overwritten; None reads ``folder/lm``. ArgumentError is raised
                 where it has no rows for the time tokens or does not fit the saved ones.
             projector: Needed where the saved adapter had a projector of its own class.
+            vision: As in ``VideoLM``.
         """
         path = Path(folder)
         missing = [name for name in (_SETTINGS, _WEIGHTS) if not (path / name).is_file()]
@@ -138,7 +171,7 @@ class VideoAdapter(VideoLM):
             raise ArgumentError("projector: the saved adapter had a projector of its own class; pass one of that class")
         if lm is None:
             lm = AutoModelForCausalLM.from_pretrained(path / "lm")
-        adapter = cls(lm, TimeTokenizer.from_pretrained(path), projector=kind, pooler=pooler, **settings)
+        adapter = cls(lm, TimeTokenizer.from_pretrained(path), projector=kind, pooler=pooler, vision=vision, **settings)
         for name, part in (("projector.", adapter.projector), ("pooler.", adapter.pooler)):
             state = {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}
             part.to(dtype=next((tensor.dtype for tensor in state.values()), None))

@@ -1,12 +1,13 @@
 """A pooler and a projector in front of a causal LM: tensors and ids only, no tokenizer.
 
-Shapes: b batch, m videos, t frames, p patches, e vision width, d language width, n visual tokens, s sequence.
+Shapes: b batch, m videos, t frames, c channels, p patches, h w patch grid or pixels, e vision width, d language width,
+n visual tokens, s sequence.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from timetok.timegrid import TimeGrid
 Order = Literal["pool-first", "project-first"]
 ProjectorName = Literal["linear", "mlp2x_gelu"]
 Videos = Tensor | Sequence[Tensor | EncodedVideo]
+Pixels = Tensor | Sequence[Tensor]
 
 # What trainers, accelerate and peft ask of a model, and the LM answers. Not ``save_pretrained``: it would write half.
 _ASKED_OF_THE_LM = {
@@ -47,6 +49,8 @@ class VideoLM(nn.Module):
         order: Pool before or after projecting. The two agree for a linear projector, and pooling
             first is cheaper; an MLP that was trained after the other order needs that order.
         time_markers: Add the embedding of a frame's time token to its fast token. Not LITA's; see Source.
+        vision: A frame encoder, ``[m t c h w]`` → ``[m t p e]``, such as `timetok.vision.FrameEncoder`, where pixels
+            come in. It is frozen and stays in evaluation mode; a tower that is to be trained gives features instead.
 
     Source: arXiv 2403.19046 §3.3; markers as in LLaVA-ST (arXiv 2501.08282).
     """
@@ -62,6 +66,7 @@ class VideoLM(nn.Module):
         projector: ProjectorName | nn.Module = "linear",
         order: Order = "pool-first",
         time_markers: bool = False,
+        vision: nn.Module | None = None,
     ) -> None:
         super().__init__()
         table = getattr(lm.get_input_embeddings(), "weight", None)
@@ -80,6 +85,9 @@ class VideoLM(nn.Module):
         self.time_token_ids, self.time_markers = tuple(time_token_ids), time_markers
         if time_markers and not (self.pooler.plan.fast and self.time_token_ids):
             raise ArgumentError("time_markers: markers need fast tokens and time_token_ids")
+        self.vision = vision
+        if vision is not None:
+            vision.requires_grad_(False).eval()
         module: nn.Module = self
         module.register_state_dict_post_hook(_store_once)
         module.register_load_state_dict_pre_hook(_share_again)
@@ -100,12 +108,31 @@ class VideoLM(nn.Module):
 
     @generation_config.setter
     def generation_config(self, config: GenerationConfig) -> None:
+        """Set the language model's own."""
         self.lm.generation_config = config
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``, except that the frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.vision is not None:
+            self.vision.eval()
+        return self
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """What ``vision`` sees in frames: ``[m t c h w]`` → ``[m t p e]``; ArgumentError where there is none."""
+        if self.vision is None:
+            raise ArgumentError(
+                "pixel_values_videos: there is no encoder; make the adapter with vision=, or pass features"
+            )
+        found: Tensor = self.vision(pixels.to(next(self.vision.parameters(), pixels)))
+        return found
 
     def visual_tokens(self, features: Tensor) -> Tensor:
         """Pool and project: ``[m t p e]`` or ``[m t h w e]`` → ``[m n d]``."""
-        first, second = (self.pooler, self.projector) if self.order == "pool-first" else (self.projector, self.pooler)
-        tokens: Tensor = second(first(features))
+        dtype, tokens = next(self.projector.parameters(), features).dtype, features  # halves are pooled as halves
+        for step in (self.pooler, self.projector) if self.order == "pool-first" else (self.projector, self.pooler):
+            tokens = step(tokens.to(dtype) if step is self.projector else tokens)
         if not self.time_markers:
             return tokens
         # By the rank of a frame: the last gets the last mark, though it stands one frame before the end.
@@ -126,7 +153,9 @@ class VideoLM(nn.Module):
         return remember(self, tokens, prefix)
 
     @contextmanager
-    def spliced(self, input_ids: Tensor, video_features: Videos | None) -> Iterator[None]:
+    def spliced(
+        self, input_ids: Tensor, video_features: Videos | None = None, pixel_values_videos: Pixels | None = None
+    ) -> Iterator[None]:
         """A context in which the LM, called on ``input_ids``, sees the videos.
 
         Args:
@@ -134,7 +163,16 @@ class VideoLM(nn.Module):
                 not fit whole videos, SpliceError where the LM is called in a way in which the videos do not reach it.
             video_features: ``[m t p e]`` in the order of the placeholders, a list of ``[t p e]`` where
                 videos differ in length or of what ``encode_video`` gave, or None for text alone.
+            pixel_values_videos: In place of features what ``vision`` reads, ``[m t c h w]`` or a list of
+                ``[t c h w]``; ArgumentError is raised where both are given.
         """
+        if pixel_values_videos is not None and len(pixel_values_videos):
+            if video_features is not None:
+                raise ArgumentError("pixel_values_videos, video_features: pass one of the two, got both")
+            if isinstance(pixel_values_videos, Tensor):
+                video_features = self.features(pixel_values_videos)
+            else:
+                video_features = [self.features(pixels.unsqueeze(0))[0] for pixels in pixel_values_videos]
         counts = (input_ids == self.video_token_id).sum(1).tolist()
         if video_features is None or len(video_features) == 0:
             if any(counts):
@@ -156,6 +194,7 @@ class VideoLM(nn.Module):
         *,
         attention_mask: Tensor | None = None,
         video_features: Videos | None = None,
+        pixel_values_videos: Pixels | None = None,
         labels: Tensor | None = None,
         **lm_kwargs: Any,
     ) -> Any:
@@ -166,7 +205,9 @@ class VideoLM(nn.Module):
         ``num_items_in_batch``, which the HF Trainer passes, or else by the number of targets.
         """
         num_items = lm_kwargs.pop("num_items_in_batch", None)
-        with self.spliced(input_ids, video_features):
+        if labels is not None:
+            lm_kwargs["return_dict"] = True  # the loss takes its place in front
+        with self.spliced(input_ids, video_features, pixel_values_videos):
             outputs = self.lm(input_ids=input_ids, attention_mask=attention_mask, **lm_kwargs)
         if labels is None:
             return outputs
@@ -186,6 +227,7 @@ class VideoLM(nn.Module):
         *,
         attention_mask: Tensor | None = None,
         video_features: Videos | None = None,
+        pixel_values_videos: Pixels | None = None,
         **generate_kwargs: Any,
     ) -> Any:
         """The LM's own ``generate``, which is handed ``generate_kwargs``: prompt and new ids, ``[b s+new]``.
@@ -200,8 +242,20 @@ class VideoLM(nn.Module):
             return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
         options = self._without_placeholder(generate_kwargs)
         generate: Any = self.lm.generate
-        with self.spliced(input_ids, video_features):
+        with self.spliced(input_ids, video_features, pixel_values_videos):
             return generate(input_ids=input_ids, attention_mask=attention_mask, **options)
+
+    @torch.no_grad()
+    def prompt_embeds(self, input_ids: Tensor, *, attention_mask: Tensor | None = None, **videos: Any) -> list[Tensor]:
+        """What a server that has the LM alone takes in place of prompts: ``[s d]`` for each row, without its padding.
+
+        Such as vLLM's ``prompt_embeds``. Arguments as in ``spliced``; an LM that needs the ids elsewhere, too, such
+        as Gemma's per-layer embeddings, cannot be served so.
+        """
+        with self.spliced(input_ids, **videos):
+            embeds = self.lm.get_input_embeddings()(input_ids)
+        keep = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return [row[mask.bool()] for row, mask in zip(embeds, keep, strict=True)]
 
     def _without_placeholder(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options of ``generate`` under which no answer holds the placeholder, for which no video would be left."""

@@ -32,13 +32,10 @@ class ScoredSpan:
 
 @dataclass(frozen=True)
 class SpanPosterior:
-    """Probability of every span between two marks, for one answer; made by `span_distribution`.
+    """Probability of every span between two marks of a video, for one answer; made by `span_distribution`.
 
-    Attributes:
-        joint: float64 ``[T T]``, starts by ends; sums to 1 and is 0 where the end comes before the start.
-        covered: Share of the probability of all starts that was followed up.
-        grid: The marks.
-        duration_seconds: Length of the video.
+    ``joint`` is float64 ``[T T]``, starts by ends; it sums to 1 and is 0 where the end comes before the start.
+    ``covered`` is the share of the probability of all starts that was followed up.
     """
 
     joint: NDArray[np.float64]
@@ -61,13 +58,11 @@ class SpanPosterior:
         return self.ranked(1, utility)[0]
 
     def ranked(self, num: int, utility: Utility | None = None, *, max_overlap: float = 0.5) -> list[ScoredSpan]:
-        """The best spans between marks, best first, no two of them alike.
+        """The best spans between marks, best first: ``num``, or fewer where others overlap more than ``max_overlap``.
 
-        Args:
-            num: How many, at least 1 (else ArgumentError); fewer come back where the others overlap too much.
-            utility: What a span ``[c 2]`` scores where another ``[k 2]`` is true, both in seconds → ``[c k]``; IoU
-                if None. To aim at R@0.7, pass ``lambda a, b: (pairwise_iou(a, b) >= 0.7).astype(float)``.
-            max_overlap: Largest IoU of two spans that both come back.
+        ``utility`` says what a span ``[c 2]`` scores where another ``[k 2]`` is true, both in seconds → ``[c k]``; IoU
+        if None. To aim at R@0.7, pass ``lambda a, b: (pairwise_iou(a, b) >= 0.7).astype(float)``. ArgumentError is
+        raised for a ``num`` below 1.
         """
         if num < 1:
             raise ArgumentError(f"num must be at least 1, got {num!r}")
@@ -148,10 +143,8 @@ def span_distribution(
         raise ArgumentError(f"time_token_ids: expected {count} contiguous ids in ascending order")
     ids: Tensor = inputs["input_ids"]
     if len(durations) != len(ids) or top_starts < 1:
-        raise ArgumentError(
-            f"durations, top_starts: expected {len(ids)} durations and a top_starts of at least 1, "
-            f"got {len(durations)} and {top_starts!r}"
-        )
+        wanted = f"{len(ids)} durations and a top_starts of at least 1"
+        raise ArgumentError(f"durations, top_starts: expected {wanted}, got {len(durations)} and {top_starts!r}")
     mask = inputs.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
     lead, between = (ids.new_tensor([*given]).long() for given in (lead_ids, between_ids))

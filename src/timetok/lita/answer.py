@@ -1,7 +1,4 @@
-"""The whole flow in one call: a video and a question in, spans in seconds out.
-
-Shapes: b batch, t frames, p patches, e vision width.
-"""
+"""The whole flow in one call: a video and a question → spans. Shapes: t frames, p patches, e vision width."""
 
 import os
 from collections.abc import Sequence
@@ -14,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding
 
+from timetok.atomic import read_json
 from timetok.decoding import SpanPosterior, span_distribution
 from timetok.errors import ModelFolderError, PromptError
 from timetok.lita.configuration import LitaConfig
@@ -27,15 +25,30 @@ TINY_MODEL = Path(__file__).parent / "tiny"
 
 
 @dataclass(frozen=True)
+class Sample:
+    """An mp4, what to ask about it, and the true answer in seconds."""
+
+    path: Path
+    question: str
+    span: Span
+
+
+def load_sample() -> Sample:
+    """The clip that ships with timetok, which ``recipes.shapes`` wrote; DataError if this installation has none."""
+    folder = TINY_MODEL.with_name("sample")
+    entry = read_json(folder / "sample.json", dict, "the bundled clip's question and answer")
+    return Sample(folder / "clip.mp4", entry["question"], Span(*entry["span"]))
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What a model said about a video.
+    """What a model said about a video that lasts ``duration_seconds``.
 
     Attributes:
         text: The answer, with seconds where the model wrote time tokens.
         spans: The well-formed spans in it, in seconds; empty where there are none.
         confidences: One a span: its two time tokens' probabilities, multiplied; none where seconds are written as text.
         times_seconds: Every moment in the answer, in order, whether or not it belongs to a span.
-        duration_seconds: Of the video.
     """
 
     text: str
@@ -125,16 +138,10 @@ class Localizer:
         """
         tt = self.processor.tt
         space = tt.tokenizer.encode(" ", add_special_tokens=False)
-        return span_distribution(
-            self.model,
-            self._batch(questions, durations, 4, features),
-            grid=tt.grid,
-            time_token_ids=tt.time_token_ids,
-            durations=durations,
-            lead_ids=space,  # as LITA's answers are written: " <t1> <t2>"
-            between_ids=space,
-            top_starts=top_starts,
-        )
+        layout: Any = {"lead_ids": space, "between_ids": space}  # as LITA's answers are written: " <t1> <t2>"
+        marks: Any = {"grid": tt.grid, "time_token_ids": tt.time_token_ids, "durations": durations}
+        batch = self._batch(questions, durations, 4, features)
+        return span_distribution(self.model, batch, **marks, **layout, top_starts=top_starts)
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, features: Sequence[Tensor] = ()
@@ -146,10 +153,8 @@ class Localizer:
         length = batch["input_ids"].shape[1]
         context = getattr(self.model.config.text_config, "max_position_embeddings", None)  # some models have no bound
         if context is not None and length + max_new_tokens > context:
-            raise PromptError(
-                f"question: {length} tokens with the video, but {context - max_new_tokens} fit the model beside "
-                f"an answer of {max_new_tokens}; ask a shorter one"
-            )
+            most = f"{context - max_new_tokens} fit the model beside an answer of {max_new_tokens}"
+            raise PromptError(f"question: {length} tokens with the video, but {most}; ask a shorter one")
         return batch.to(self.model.device)
 
     def _answer(self, ids: list[int], probabilities: list[float], duration: float) -> Answer:
@@ -158,13 +163,9 @@ class Localizer:
         ids = ids[: ids.index(end) + 1] if end in ids else ids
         marks = [pair for pair in zip(ids, probabilities, strict=False) if pair[0] in tt.time_token_ids]
         pairs = zip(marks[::2], marks[1::2], strict=False)
-        return Answer(
-            text=tt.decode(ids, duration).strip(),
-            spans=tuple(tt.spans(ids, duration)),
-            confidences=tuple(p * q for (start, p), (end, q) in pairs if tt.spans([start, end], duration)),
-            times_seconds=tuple(tt.times(ids, duration)),
-            duration_seconds=duration,
-        )
+        confidences = tuple(p * q for (start, p), (end, q) in pairs if tt.spans([start, end], duration))
+        text, spans, times = tt.decode(ids, duration).strip(), tt.spans(ids, duration), tt.times(ids, duration)
+        return Answer(text, tuple(spans), confidences, tuple(times), duration)
 
     def localize(self, video: Video, question: str, *, max_new_tokens: int = 96) -> Answer:
         """Read, encode, ask; see the function of this name."""

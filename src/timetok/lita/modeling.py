@@ -3,14 +3,13 @@
 Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame, p patches, e vision width.
 """
 
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
 from timetok.adapter import VideoLM
-from timetok.errors import ArgumentError
 from timetok.lita.configuration import LitaConfig
 from timetok.pooling import SlowFastPooler
 from timetok.vision import FrameEncoder
@@ -39,18 +38,18 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: LitaConfig) -> None:
         super().__init__(config)
-        self.vision = FrameEncoder(**{**config.vision, "pretrained": False})  # weights come from the folder alone
-        self.vision.requires_grad_(False)
+        vision = FrameEncoder(**{**config.vision, "pretrained": False})  # weights come from the folder alone
         lm = AutoModelForCausalLM.from_config(config.text_config)
         self.model = VideoLM(
             lm,
-            vision_dim=self.vision.width,
+            vision_dim=vision.width,
             video_token_id=config.video_token_id,
             time_token_ids=config.time_token_ids,
             pooler=SlowFastPooler(**config.pooler),
             projector=config.projector,
             order=config.order,
             time_markers=config.time_markers,
+            vision=vision,
         )
         for name in _ASKED_OF_THE_LM:
             setattr(self, name, getattr(lm, name, None))
@@ -71,23 +70,14 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model's head."""
         return cast(nn.Module, self.model.lm.get_output_embeddings())
 
-    def train(self, mode: bool = True) -> Self:
-        """As ``nn.Module.train``, except that the frozen encoder stays in evaluation mode."""
-        super().train(mode)
-        self.vision.eval()
-        return self
+    @property
+    def vision(self) -> FrameEncoder:
+        """The frozen frame encoder."""
+        return cast(FrameEncoder, self.model.vision)
 
-    @torch.no_grad()
     def encode_video(self, pixel_values_videos: Tensor) -> Tensor:
         """Frames → patch features, ``[m t c s s]`` → ``[m t p e]``."""
-        return cast(Tensor, self.vision(pixel_values_videos.to(next(self.vision.parameters()).dtype)))
-
-    def _features(self, pixels: Tensor | None, features: Tensor | None) -> Tensor | None:
-        if pixels is not None and features is not None:
-            raise ArgumentError("pixel_values_videos, video_features: pass one of the two, got both")
-        if pixels is not None:
-            features = self.encode_video(pixels)
-        return None if features is None else features.to(next(self.model.projector.parameters()).dtype)
+        return cast(Tensor, self.model.features(pixel_values_videos))
 
     def forward(
         self,
@@ -104,8 +94,8 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]`` from ``encode_video``,
         but not as both (ArgumentError).
         """
-        features = self._features(pixel_values_videos, video_features)
-        return self.model(input_ids, attention_mask=attention_mask, video_features=features, labels=labels, **lm_kwargs)
+        videos: dict[str, Any] = {"pixel_values_videos": pixel_values_videos, "video_features": video_features}
+        return self.model(input_ids, attention_mask=attention_mask, labels=labels, **videos, **lm_kwargs)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # what it adds is keyword-only
@@ -119,5 +109,5 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> Any:
         """Prompt and new ids; arguments as in ``forward``, the rest as in transformers' ``generate``."""
         self.model.lm.generation_config = self.generation_config  # from_pretrained puts it on the outer model only
-        features = self._features(pixel_values_videos, video_features)
-        return self.model.generate(input_ids, attention_mask=attention_mask, video_features=features, **generate_kwargs)
+        videos: dict[str, Any] = {"pixel_values_videos": pixel_values_videos, "video_features": video_features}
+        return self.model.generate(input_ids, attention_mask=attention_mask, **videos, **generate_kwargs)

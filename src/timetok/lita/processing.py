@@ -88,10 +88,8 @@ class LitaProcessor(ProcessorMixin):
 
     def conversation(self, asked: Sequence[tuple[str, str]], duration_seconds: float) -> list[tuple[str, str]]:
         """Questions and answers about one video, trusted text → the ``turns`` of a row for ``VideoPrompts.collate``."""
-        return [
-            (self.prompt(question, duration_seconds=duration_seconds, video=k == 0), f" {answer}")
-            for k, (question, answer) in enumerate(asked)
-        ]
+        prompts = [self.prompt(q, duration_seconds=duration_seconds, video=k == 0) for k, (q, _) in enumerate(asked)]
+        return [(prompt, f" {answer}") for prompt, (_, answer) in zip(prompts, asked, strict=True)]
 
     def read(self, video: Video) -> Frames:
         """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few."""

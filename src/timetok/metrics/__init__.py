@@ -1,10 +1,19 @@
 """Temporal grounding metrics. A number is reproducible only together with the name of its protocol."""
 
 from timetok.metrics.ceiling import Ceiling, codec_ceiling
-from timetok.metrics.grounding import PROTOCOLS, Prediction, Protocol, Reference, evaluate, iou
-from timetok.metrics.report import Report, SampleScore, Score
+from timetok.metrics.grounding import (
+    PROTOCOLS,
+    Prediction,
+    Reference,
+    Report,
+    SampleScore,
+    Score,
+    evaluate,
+    iou,
+    union_iou,
+)  # fmt: skip
 
 __all__ = [
-    "PROTOCOLS", "Ceiling", "Prediction", "Protocol", "Reference", "Report", "SampleScore", "Score", "codec_ceiling",
-    "evaluate", "iou",
+    "PROTOCOLS", "Ceiling", "Prediction", "Reference", "Report", "SampleScore", "Score", "codec_ceiling", "evaluate",
+    "iou", "union_iou",
 ]  # fmt: skip

@@ -15,8 +15,7 @@ from timetok.timegrid import Span
 class Ceiling:
     """Scores of the annotated spans themselves, written and read back: mean IoU of what is read with what was written.
 
-    ``recall`` says for IoU thresholds which share of spans reaches them, ``zero_length`` which comes back with no
-    length.
+    ``recall`` is the share that reaches an IoU threshold, ``zero_length`` the share that comes back without length.
     """
 
     miou: float
@@ -57,9 +56,5 @@ def codec_ceiling(
     both = np.minimum(read[:, 1], truth[:, 1]) - np.maximum(read[:, 0], truth[:, 0])
     hull = np.maximum(read[:, 1], truth[:, 1]) - np.minimum(read[:, 0], truth[:, 0])
     ious = np.divide(np.maximum(both, 0), hull, out=np.zeros(len(truth)), where=hull > 0)
-    return Ceiling(
-        miou=float(ious.mean()),
-        recall={level: float((ious >= level).mean()) for level in thresholds},
-        zero_length=float((read[:, 0] == read[:, 1]).mean()),
-        num_spans=len(truth),
-    )
+    recall = {level: float((ious >= level).mean()) for level in thresholds}
+    return Ceiling(float(ious.mean()), recall, float((read[:, 0] == read[:, 1]).mean()), len(truth))

@@ -1,14 +1,13 @@
-"""One span per question: IoU, and the named protocols that turn answers into averages."""
+"""One span per question: IoU, the named protocols that turn answers into averages, and the report of what they say."""
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 from timetok.errors import ArgumentError, DataError, TimeRangeError
-from timetok.metrics.report import Report, SampleScore, Score
 from timetok.timegrid import Span
 
 
@@ -48,18 +47,61 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How answers become numbers. All read the first two timestamps, clamp and sort them, and average per video.
+class SampleScore:
+    """Score of one answer: its IoU in [0, 1], or what the protocol gives one that held no span (``parsed``)."""
 
-    ``name`` is what a report says made its numbers; ``missing`` what an answer with fewer than two timestamps counts
-    as: ``"whole-video"`` the span ``[0, duration]``, ``"zero"`` an IoU of 0.
+    question_id: str | int
+    iou: float
+    parsed: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """Averages over a set of answers: mean IoU, the share whose IoU reaches 0.5 (P@0.5), the share that held a span.
+
+    All are in [0, 1]; the last is always over samples.
     """
 
-    name: str
-    missing: Literal["whole-video", "zero"] = "whole-video"
+    miou: float
+    p_at_05: float
+    parse_rate: float
+    num_samples: int
+    num_videos: int
 
 
-PROTOCOLS = {rules.name: rules for rules in (Protocol("lita-rtl"), Protocol("lita-rtl-strict", missing="zero"))}
+@dataclass(frozen=True)
+class Report(Score):
+    """Outcome of `timetok.metrics.evaluate`; ``str(report)`` is an aligned table.
+
+    It adds the name of the protocol that made the numbers, one score per reference, in the order of the references,
+    and the same averages for each task by itself.
+    """
+
+    protocol: str
+    per_sample: tuple[SampleScore, ...]
+    by_task: dict[str, Score]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, tuples, strings and numbers, ready for ``json.dump``."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, Score]] = [("all", self)]
+        if len(self.by_task) > 1:
+            rows += sorted(self.by_task.items())
+        width = max(len(self.protocol), *(len(name) for name, _ in rows))
+        lines = [f"{self.protocol:<{width}}  {'mIoU':>6}  {'P@0.5':>6}  {'parsed':>6}  {'samples':>7}  {'videos':>6}"]
+        for name, score in rows:
+            shares = f"{score.miou:6.3f}  {score.p_at_05:6.3f}  {score.parse_rate:6.3f}"
+            lines.append(f"{name:<{width}}  {shares}  {score.num_samples:>7}  {score.num_videos:>6}")
+        return "\n".join(lines)
+
+
+PROTOCOLS: dict[str, Literal["whole-video", "zero"]] = {"lita-rtl": "whole-video", "lita-rtl-strict": "zero"}
+"""What an answer with fewer than two timestamps counts as: the span ``[0, duration]``, or an IoU of 0.
+
+All protocols read the first two timestamps, clamp and sort them, and average per video.
+"""
 
 
 def iou(a: Span, b: Span) -> float:
@@ -67,13 +109,31 @@ def iou(a: Span, b: Span) -> float:
 
     Spans that meet have their hull as union, and the others an intersection of 0, so the hull serves for both.
 
-    >>> from timetok.timegrid import Span
     >>> iou(Span(0, 2), Span(1, 4))
     0.25
     """
     union = max(a.end, b.end) - min(a.start, b.start)
     intersection = max(0.0, min(a.end, b.end) - max(a.start, b.start))
     return intersection / union if union > 0 else 0.0
+
+
+def union_iou(a: Sequence[Span], b: Sequence[Span]) -> float:
+    """IoU of what some spans cover together and what others do, in [0, 1]; 0 where nothing has length.
+
+    >>> from timetok.timegrid import Span
+    >>> union_iou([Span(0, 2), Span(1, 3)], [Span(2, 4)])
+    0.25
+    """
+    union = _covered([*a, *b])
+    return max(0.0, _covered(a) + _covered(b) - union) / union if union > 0 else 0.0
+
+
+def _covered(spans: Sequence[Span]) -> float:
+    length, reached = 0.0, -math.inf
+    for start, end in sorted(spans, key=tuple):
+        length += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return length
 
 
 def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference], protocol: str = "lita-rtl") -> Report:
@@ -87,18 +147,14 @@ def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference],
     """
     if protocol not in PROTOCOLS:
         raise ArgumentError(f"protocol must be one of {sorted(PROTOCOLS)}, got {protocol!r}")
-    rules, references = PROTOCOLS[protocol], list(references)
+    references = list(references)
     answers = _match(list(predictions), references)
-    pairs = [(one, _score_sample(answers[one.question_id], one, rules)) for one in references]
+    pairs = [(one, _score_sample(answers[one.question_id], one, protocol)) for one in references]
     by_task = defaultdict(list)
     for pair in pairs:
         by_task[pair[0].task].append(pair)
-    return Report(
-        **vars(_average(pairs)),
-        protocol=protocol,
-        per_sample=tuple(sample for _, sample in pairs),
-        by_task={task: _average(pairs) for task, pairs in by_task.items()},
-    )
+    tasks = {task: _average(pairs) for task, pairs in by_task.items()}
+    return Report(**vars(_average(pairs)), protocol=protocol, per_sample=tuple(one for _, one in pairs), by_task=tasks)
 
 
 def _match(predictions: Sequence[Prediction], references: Sequence[Reference]) -> dict[str | int, Prediction]:
@@ -118,9 +174,9 @@ def _match(predictions: Sequence[Prediction], references: Sequence[Reference]) -
     return {prediction.question_id: prediction for prediction in predictions}
 
 
-def _score_sample(prediction: Prediction, reference: Reference, rules: Protocol) -> SampleScore:
+def _score_sample(prediction: Prediction, reference: Reference, protocol: str) -> SampleScore:
     parsed = len(prediction.seconds) >= 2
-    if not parsed and rules.missing == "zero":
+    if not parsed and PROTOCOLS[protocol] == "zero":
         return SampleScore(prediction.question_id, 0.0, parsed)
     moments = prediction.seconds[:2] if parsed else (0.0, reference.duration_seconds)
     start, end = sorted(min(max(moment, 0.0), reference.duration_seconds) for moment in moments)
@@ -131,10 +187,6 @@ def _average(pairs: Sequence[tuple[Reference, SampleScore]]) -> Score:
     groups: dict[str, list[float]] = defaultdict(list)
     for reference, sample in pairs:
         groups[reference.vid].append(sample.iou)
-    return Score(
-        miou=fmean(fmean(ious) for ious in groups.values()),
-        p_at_05=fmean(fmean(value >= 0.5 for value in ious) for ious in groups.values()),
-        parse_rate=fmean(sample.parsed for _, sample in pairs),
-        num_samples=len(pairs),
-        num_videos=len(groups),
-    )
+    miou = fmean(fmean(ious) for ious in groups.values())
+    p_at_05 = fmean(fmean(value >= 0.5 for value in ious) for ious in groups.values())
+    return Score(miou, p_at_05, fmean(sample.parsed for _, sample in pairs), len(pairs), len(groups))

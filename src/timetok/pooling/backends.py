@@ -1,7 +1,4 @@
-"""Who pools, and why another cannot.
-
-Shapes: b batch, t frames, h w patch grid, e width, n tokens.
-"""
+"""Who pools, and why another cannot. Shapes: b batch, t frames, h w patch grid, e width, n tokens."""
 
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -14,6 +11,7 @@ from timetok.pooling import reference
 from timetok.pooling.plan import PoolingPlan
 
 Name: TypeAlias = Literal["triton", "torch"]
+Wanted: TypeAlias = Literal["auto", "triton", "torch"]
 _HAS_TRITON = find_spec("triton") is not None
 _LARGEST = 8  # side of a window in the kernels, which unroll it
 
@@ -26,35 +24,22 @@ class Backend(NamedTuple):
 
 
 def pool(
-    grid: Tensor,
-    plan: PoolingPlan,
-    separators: Mapping[str, Tensor] | None = None,
-    *,
-    backend: Name | Literal["auto"] = "auto",
+    grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor] | None = None, *, backend: Wanted = "auto"
 ) -> Tensor:
     """``[b t h w e]`` → ``[b n e]``, in the dtype of the input; sums are taken in float32 or better.
 
-    Args:
-        grid: Features, of any strides.
-        plan: The layout.
-        separators: The learned vectors ``[e]`` that the plan names.
-        backend: ``"triton"`` or ``"torch"``; ``"auto"`` takes the first that can, on a GPU in this order.
-
-    Raises:
-        ArgumentError: The backend cannot; it says why.
+    Features may have any strides; ``separators`` are the learned vectors ``[e]`` that the plan names. ``backend`` is
+    ``"triton"``, ``"torch"``, or ``"auto"`` for the first that can, on a GPU in this order; ArgumentError is raised for
+    others, and where the one named cannot, which it then says why.
     """
     return BACKENDS[choose(plan, grid.device.type, backend)].run(grid, plan, separators or {})
 
 
 def choose(plan: PoolingPlan, device: str, backend: str = "auto") -> Name:
-    """The backend that will carry out a plan on a kind of device.
-
-    Raises:
-        ArgumentError: There is none of this name, or it cannot.
-    """
+    """The backend that will carry out a plan on a kind of device; ArgumentError as in `pool`."""
     names: tuple[Name, ...] = get_args(Name)
-    if backend not in (*names, "auto"):
-        raise ArgumentError(f"backend: expected one of auto, {', '.join(names)}, got {backend!r}")
+    if backend not in get_args(Wanted):
+        raise ArgumentError(f"backend: expected one of {', '.join(get_args(Wanted))}, got {backend!r}")
     reason = ""
     for name in names:
         if backend == name or (backend == "auto" and (device == "cuda" or name == "torch")):

@@ -105,14 +105,10 @@ def _backward(
 
 @torch.library.custom_op("timetok::slow_fast", mutates_args=())
 def slow_fast(grid: Tensor, num_slow: int, even: bool, high: int, wide: int) -> Tensor:
-    """``[b t h w e]`` → ``[b n e]``: the mean of every frame, then means of windows of the slow frames.
+    """``[b t h w e]`` of any strides → ``[b n e]``: means of all frames, then of ``high x wide`` windows of slow ones.
 
-    Args:
-        grid: Features, of any strides.
-        num_slow: Slow frames, 0 for none.
-        even: They stand at ``round(linspace(0, t - 1, num_slow))``, else at ``int(linspace(0, t, num_slow + 1))[:-1]``.
-        high: Rows of patches in a window.
-        wide: Columns of patches in a window.
+    ``num_slow`` frames, 0 for none, stand at ``round(linspace(0, t - 1, num_slow))`` if they are ``even``, else at
+    ``int(linspace(0, t, num_slow + 1))[:-1]``.
     """
     tokens = _tokens(grid, num_slow, even, high, wide)
     b, t, h, w, e = grid.shape

@@ -1,17 +1,14 @@
-"""The pooler as a module.
-
-Shapes: b batch, t frames, p patches, h w patch grid, e vision width, n visual tokens.
-"""
+"""The pooler as a module. Shapes: b batch, t frames, p patches, h w patch grid, e vision width, n visual tokens."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from timetok.errors import ArgumentError
-from timetok.pooling.backends import Name, choose, pool
+from timetok.pooling.backends import Wanted, choose, pool
 from timetok.pooling.plan import plan_of
 from timetok.pooling.stream import stream
 
@@ -26,14 +23,11 @@ class SlowFastPooler(nn.Module):
         preset: A published layout instead, by its name in `PRESETS`.
         dim: Width of the learned separators, for the layouts that have some. They stand between tokens of the language
             model, so such a pooler comes after the projector and ``dim`` is the model's width.
-        backend: As in `pool`.
+        backend: As in `pool`. ArgumentError is raised where it cannot carry out this layout anywhere, where there is no
+            such layout, or ``dim`` is given to one without separators or missing for one with.
 
     Attributes:
         plan: The layout in integers.
-
-    Raises:
-        ArgumentError: There is no such layout, or ``dim`` is given to one without separators or missing for one with,
-            or the backend cannot carry out this layout anywhere.
 
     Source: arXiv 2403.19046 §3.3: 100 + 256 tokens from 100 frames of 16 x 16 patches.
 
@@ -52,7 +46,7 @@ class SlowFastPooler(nn.Module):
         slow_pool: int = 2,
         preset: str | None = None,
         dim: int | None = None,
-        backend: Name | Literal["auto"] = "auto",
+        backend: Wanted = "auto",
     ) -> None:
         super().__init__()
         slow: dict[str, Any] = {"fast": fast, "num_slow_frames": num_slow_frames, "slow_pool": slow_pool}
@@ -60,7 +54,7 @@ class SlowFastPooler(nn.Module):
         self.plan = plan_of(**layout)
         self._settings = layout if dim is None else {**layout, "dim": dim}
         choose(self.plan, "cuda", backend)  # what cannot work anywhere is said now
-        self.backend: Name | Literal["auto"] = backend
+        self.backend: Wanted = backend
         names = self.plan.separators
         if bool(names) != (dim is not None):
             wanted = f"the width of the language model, for {', '.join(names)}" if names else "None: none are learned"
@@ -70,36 +64,22 @@ class SlowFastPooler(nn.Module):
 
     @classmethod
     def preset(cls, name: str, *, dim: int | None = None) -> Self:
-        """A published layout by its name in `PRESETS`; see the class.
-
-        Raises:
-            ArgumentError: The name is not known, or ``dim`` is missing or needless.
-        """
+        """A published layout by its name in `PRESETS`; see the class."""
         return cls(preset=name, dim=dim)
 
     def num_tokens(self, *, num_frames: int, grid: tuple[int, int]) -> int:
-        """Number of visual tokens that come out of ``num_frames`` frames of ``grid`` patches.
-
-        Raises:
-            ArgumentError: ``num_frames`` is below 1, or the grid is smaller than a window.
-        """
+        """Number of visual tokens that come out of ``num_frames`` frames of ``grid`` patches: see `PoolingPlan`."""
         return self.plan.num_tokens(num_frames, grid)
 
     def forward(
         self, features: Tensor | Sequence[Tensor], num_frames: Sequence[int] | None = None
     ) -> Tensor | list[Tensor]:
-        """Pool.
+        """Pool to ``[b n e]`` in the dtype of the input, or to ``[n e]`` for each video of a list or of a padded batch.
 
         Args:
-            features: ``[b t p e]`` with a square patch grid, or ``[b t h w e]``; a list of such without b where videos
-                differ in length.
+            features: ``[b t p e]`` with a square patch grid, or ``[b t h w e]``, no smaller than a window; a list of
+                such without b where videos differ in length. Else ArgumentError is raised.
             num_frames: Frames of each video in a padded batch; the others are not looked at.
-
-        Returns:
-            ``[b n e]`` in the dtype of the input; ``[n e]`` for each video of a list or of a padded batch.
-
-        Raises:
-            ArgumentError: As ``as_grid``; the grid is smaller than a window; ``num_frames`` does not fit.
         """
         if not isinstance(features, Tensor):
             return [self.forward(video.unsqueeze(0))[0] for video in features]
@@ -117,18 +97,15 @@ class SlowFastPooler(nn.Module):
 
         Args:
             chunks: Frames ``[p e]`` or runs of them, ``[t p e]`` or ``[t h w e]``, in order.
-            num_frames: Frames in all; None if nobody knows.
+            num_frames: Frames in all, at least 1, else ArgumentError is raised; None if nobody knows.
             max_kept: Where nobody knows, frames spread over the whole video are chosen at its end from at most so many
                 that were kept; the first, the last and all of a video of ``max_kept`` frames are.
 
         Yields:
             Tokens ``[n e]``, as soon as their place in the order comes; the rest is kept as tokens, no frame is.
-
-        Raises:
-            ArgumentError: As ``forward``; there are no frames, or not ``num_frames`` of them.
         """
         grids = (as_grid((chunk[None] if chunk.ndim == 2 else chunk)[None])[0] for chunk in chunks)
-        return stream(grids, self.plan, self.separators or {}, num_frames=num_frames, max_kept=max_kept)
+        return stream(grids, self.plan, self.separators or {}, num_frames, max_kept)
 
     def to_dict(self) -> dict[str, Any]:
         """The arguments that build this pooler again."""
@@ -140,11 +117,7 @@ class SlowFastPooler(nn.Module):
 
 
 def as_grid(features: Tensor) -> Tensor:
-    """``[b t p e]`` or ``[b t h w e]`` → ``[b t h w e]``.
-
-    Raises:
-        ArgumentError: Wrong number of axes, no frame, no patch, or p is not a square number.
-    """
+    """``[b t p e]``, p square, or ``[b t h w e]`` → ``[b t h w e]``; ArgumentError if it is neither, or empty."""
     shape = list(features.shape)
     if features.ndim not in (4, 5) or not features.is_floating_point():
         raise ArgumentError(f"features: expected floats [b t p e] or [b t h w e], got {features.dtype} {shape}")

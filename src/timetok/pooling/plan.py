@@ -15,14 +15,9 @@ Separators: TypeAlias = tuple[tuple[Place, str], ...]
 
 
 class Token(NamedTuple):
-    """One visual token and what it is made of; a learned separator has no rows and columns.
+    """One visual token of a path and what it is made of: frames, rows and columns of patches ``[start, stop)``.
 
-    Args:
-        path: Name of its path.
-        frames: Frames it sees; those before or around a separator.
-        rows: Rows of patches ``[start, stop)``.
-        columns: Columns of patches ``[start, stop)``.
-        separator: Name of the learned vector, None for a pooled token.
+    A learned separator has its name in place of rows and columns; its frames are those before or around it.
     """
 
     path: str
@@ -53,10 +48,8 @@ class Path:
         partial: What happens where windows do not divide the patches: ``"floor"`` drops the border, as PyTorch pools,
             ``"ceil"`` makes smaller windows of it, ``"adaptive"`` spreads as many windows as fit over everything.
             A last group of too few frames is always kept.
-        separators: Learned vectors by place, as pairs such as ``("row_end", "newline")``.
-
-    Raises:
-        ArgumentError: A value is none of these.
+        separators: Learned vectors by place, as pairs such as ``("row_end", "newline")``. What is none of these raises
+            ArgumentError.
     """
 
     name: str
@@ -69,17 +62,13 @@ class Path:
     separators: Separators = ()
 
     def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("reduction", self.reduction, get_args(Reduction)),
-            ("partial", self.partial, get_args(Partial)),
-            *(("separators", place, get_args(Place)) for place, _ in self.separators),
-        ):
-            if value not in choices:
-                raise ArgumentError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+        chosen: list[Any] = [("reduction", self.reduction, Reduction), ("partial", self.partial, Partial)]
+        for name, value, choices in [*chosen, *(("separators", place, Place) for place, _ in self.separators)]:
+            if value not in get_args(choices):
+                raise ArgumentError(f"{name}: expected one of {', '.join(get_args(choices))}, got {value!r}")
         if isinstance(self.frames, str) and self.frames not in get_args(Frames):
-            raise ArgumentError(
-                f"frames: expected indices or one of {', '.join(get_args(Frames))}, got {self.frames!r}"
-            )
+            known = ", ".join(get_args(Frames))
+            raise ArgumentError(f"frames: expected indices or one of {known}, got {self.frames!r}")
         if self.frames in ("even", "floor", "every", "others"):
             _check_count("num", self.num, 1)
         for value in (*self.window, *(self.cells or ())):
@@ -91,11 +80,7 @@ class Path:
         return self.reduction == "mean" and self.partial == "floor" and not self.cells and not self.separators
 
     def frame_indices(self, num_frames: int) -> list[int]:
-        """The frames it sees, in order; with fewer frames than asked for, some repeat.
-
-        Raises:
-            ArgumentError: ``num_frames`` is below 1, or an index is beyond it.
-        """
+        """The frames it sees, in order; with fewer than asked for, some repeat. ArgumentError if an index is beyond."""
         _check_count("num_frames", num_frames, 1)
         if self.frames == "even":
             return [_half_even(k * (num_frames - 1), max(self.num - 1, 1)) for k in range(self.num)]
@@ -115,11 +100,7 @@ class Path:
         return [tuple(frames[k : k + size]) for k in range(0, len(frames), size)]
 
     def intervals(self, grid: Interval) -> tuple[list[Interval], list[Interval]]:
-        """Rows and columns of patches that are reduced together.
-
-        Raises:
-            ArgumentError: The grid is smaller than a window.
-        """
+        """Rows and columns of patches that are reduced together; ArgumentError if the grid is smaller than a window."""
         cells = self.cells or (None, None)
         rows, columns = (self._along(*axis) for axis in zip(grid, self.window[1:], cells, strict=True))
         if not rows or not columns:
@@ -140,14 +121,9 @@ class Path:
 
 @dataclass(frozen=True)
 class PoolingPlan:
-    """Layout of the visual tokens of one video.
+    """Layout of the visual tokens of one video: path after path, or where ``by_frame`` is set in turns by frame.
 
-    Args:
-        paths: In the order of their tokens; the tokens of a path stand in the order t h w.
-        by_frame: Paths take turns frame by frame instead of one after the other.
-
-    Raises:
-        ArgumentError: There is no path, or two of one name.
+    The tokens of a path stand in the order t h w. ArgumentError if there is no path, or two of one name.
     """
 
     paths: tuple[Path, ...]
@@ -171,30 +147,13 @@ class PoolingPlan:
         return tuple(dict.fromkeys(name for path in self.paths for _, name in path.separators))
 
     def num_tokens(self, num_frames: int, grid: Interval) -> int:
-        """Number of tokens from ``num_frames`` frames of ``grid`` patches.
-
-        Raises:
-            ArgumentError: ``num_frames`` is below 1, or the grid is smaller than a window.
-        """
-        total = 0
-        for path in self.paths:
-            groups, (rows, columns) = len(path.groups(num_frames)), path.intervals(grid)
-            places = [place for place, _ in path.separators]
-            of_frame = len(rows) * (len(columns) + places.count("row_end"))
-            of_frame += places.count("frame_start") + places.count("frame_end")
-            total += groups * of_frame + places.count("start") + places.count("end")
-        return total
+        """Number of tokens from ``num_frames`` frames of ``grid`` patches; ArgumentError as in `tokens`."""
+        return len(self.tokens(num_frames, grid))
 
     def tokens(self, num_frames: int, grid: Interval) -> list[Token]:
-        """What every token is made of, in order.
-
-        Raises:
-            ArgumentError: As ``num_tokens``.
-        """
-        whole = [list(_path_tokens(path, num_frames, grid)) for path in self.paths]
-        if not self.by_frame:
-            return [token for tokens in whole for token in tokens]
-        return sorted((token for tokens in whole for token in tokens), key=lambda token: token.frames[0])
+        """What every token is made of, in order; ArgumentError without a frame, or if a window exceeds the grid."""
+        tokens = [token for path in self.paths for token in _path_tokens(path, num_frames, grid)]
+        return sorted(tokens, key=lambda token: token.frames[0]) if self.by_frame else tokens
 
 
 def _half_even(numerator: int, denominator: int) -> int:
@@ -224,8 +183,7 @@ def _path_tokens(path: Path, num_frames: int, grid: Interval) -> Iterator[Token]
 def slow_fast(*, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2) -> PoolingPlan:
     """LITA's layout: one token a frame, then a few frames in detail, spread evenly with both ends included.
 
-    Raises:
-        ArgumentError: No token would come out, or a number is no integer or too small.
+    ArgumentError is raised where no token would come out, or a number is no integer or too small.
 
     Source: arXiv 2403.19046 §3.3: s² slow frames, s x s average pooling, s = 2.
 
@@ -250,6 +208,10 @@ _IMAGE: Separators = (("frame_start", "image_start"), ("frame_end", "image_end")
 _VIDEO: Separators = (("start", "video_start"), ("end", "video_end"))
 _ENDS: Separators = (("row_end", "newline"), ("frame_end", "separator"))
 _SAMPLED: dict[str, Any] = {"reduction": "bilinear", "partial": "ceil", "separators": _ENDS, "num": 10}
+_WHOLE = Path(name="slow", frames="even", num=4, window=(1, 1, 1), separators=_IMAGE)
+_ROWS = Path(name="slow", frames="floor", num=10, window=(1, 1, 2), reduction="max")
+_EVERY = Path(name="slow", frames="every", window=(1, 2, 2), **_SAMPLED)
+_OTHERS = Path(name="fast", frames="others", window=(1, 4, 4), **_SAMPLED)
 
 PRESETS = {
     "lita": slow_fast(),
@@ -258,22 +220,9 @@ PRESETS = {
     "lita-temporal-spatial": PoolingPlan((_FAST, _OVER_TIME)),
     "lita-spatial-pool": slow_fast(fast=False),
     "lita-temporal-spatial-pool": slow_fast(),
-    "lita-1.5": PoolingPlan(
-        (
-            Path(name="slow", frames="even", num=4, window=(1, 1, 1), separators=_IMAGE),
-            Path(name="fast", separators=_VIDEO),
-        )
-    ),
-    "slowfast-llava-7b": PoolingPlan(
-        (Path(name="slow", frames="floor", num=10, window=(1, 1, 2), reduction="max"), Path(name="fast", cells=(4, 4)))
-    ),
-    "llava-video": PoolingPlan(
-        (
-            Path(name="slow", frames="every", window=(1, 2, 2), **_SAMPLED),
-            Path(name="fast", frames="others", window=(1, 4, 4), **_SAMPLED),
-        ),
-        by_frame=True,
-    ),
+    "lita-1.5": PoolingPlan((_WHOLE, Path(name="fast", separators=_VIDEO))),
+    "slowfast-llava-7b": PoolingPlan((_ROWS, Path(name="fast", cells=(4, 4)))),
+    "llava-video": PoolingPlan((_EVERY, _OTHERS), by_frame=True),
     "tsp": PoolingPlan((Path(name="tsp", window=(8, 1, 1)),)),
 }
 """Published layouts: LITA's paper and its code's five ``video_arch``, NeMo's LITA 1.5 (``temporal_all_resolution``),
@@ -282,11 +231,7 @@ and NVILA's TSP."""
 
 
 def plan_of(*, preset: str | None = None, **slow_fast_settings: Any) -> PoolingPlan:
-    """The plan that a pooler's settings mean: a preset's, or `slow_fast` with the others.
-
-    Raises:
-        ArgumentError: There is no such preset, or as `slow_fast`.
-    """
+    """The plan that a pooler's settings mean: a preset's (ArgumentError if there is none), or `slow_fast`'s."""
     if preset is None:
         return slow_fast(**slow_fast_settings)
     if preset not in PRESETS:

@@ -18,20 +18,13 @@ _SMALL = 1 << 15  # numbers; below, calls cost more than memory
 
 
 def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> Tensor:
-    """``[b t h w e]`` → ``[b n e]``, in the dtype of the input; sums are taken in float32 or better.
-
-    Args:
-        grid: Features.
-        plan: The layout.
-        separators: The learned vectors ``[e]`` that the plan names.
-    """
+    """``[b t h w e]`` → ``[b n e]``: see `timetok.pooling.pool`."""
     if not plan.by_frame and all(map(_is_mean, plan.paths)) and grid.numel() and not torch.compiler.is_compiling():
         needs_gradient = grid.requires_grad and torch.is_grad_enabled()
         means: Tensor = _Means.apply(grid, plan) if needs_gradient else _means(grid, plan)
         return means
-    parts = [
-        separated(over_space(over_time(frames_of(grid, path), path), path), path, separators) for path in plan.paths
-    ]
+    groups = [over_time(frames_of(grid, path), path) for path in plan.paths]
+    parts = [separated(over_space(x, path), path, separators) for x, path in zip(groups, plan.paths, strict=True)]
     tokens = torch.cat([part.flatten(1, 2) for part in parts], 1)
     if plan.by_frame:
         return tokens[:, _turns(plan, grid.shape[1], [part.shape[2] for part in parts], grid.device)]
@@ -98,18 +91,15 @@ def separated(tokens: Tensor, path: Path, separators: Mapping[str, Tensor]) -> T
 
 
 def _around(tokens: Tensor, start: Tensor | None, end: Tensor | None) -> Tensor:
-    first, last = (
-        [] if vector is None else [vector.expand(*tokens.shape[:2], 1, tokens.shape[3])] for vector in (start, end)
-    )
+    shape = *tokens.shape[:2], 1, tokens.shape[3]
+    first, last = ([] if vector is None else [vector.expand(shape)] for vector in (start, end))
     return torch.cat([*first, tokens, *last], 2) if first or last else tokens
 
 
 def _turns(plan: PoolingPlan, num_frames: int, sizes: list[int], device: torch.device) -> Tensor:
     """Places of the tokens, given path after path, in the order of their frames."""
-    firsts = [[group[0] for group in path.groups(num_frames)] for path in plan.paths]
-    keys = [
-        torch.tensor(frames, device=device).repeat_interleave(size) for frames, size in zip(firsts, sizes, strict=True)
-    ]
+    firsts = [torch.tensor([group[0] for group in path.groups(num_frames)], device=device) for path in plan.paths]
+    keys = [frames.repeat_interleave(size) for frames, size in zip(firsts, sizes, strict=True)]
     return torch.cat(keys).argsort(stable=True)
 
 
@@ -165,9 +155,7 @@ def _means(grid: Tensor, plan: PoolingPlan) -> Tensor:
             path.intervals((h, w))  # refuses what is too small
             window = path.window[1] or h, path.window[2] or w
             few = [grid] if path.frames == "all" else [grid[:, k] for k in path.frame_indices(t)]
-            if (
-                len(few) > 1 and few[0].numel() < _SMALL
-            ):  # one call for all; a copy of large frames would cost more than all the rest
+            if len(few) > 1 and few[0].numel() < _SMALL:  # one call for all; copying large frames would cost more
                 few = [torch.stack(few, 1)]
             for frames in few:
                 images = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2)

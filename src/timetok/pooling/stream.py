@@ -1,7 +1,4 @@
-"""Pooling of videos that come in pieces: what is remembered is tokens, not frames.
-
-Shapes: t frames, h w patch grid, e width, n tokens.
-"""
+"""Pooling of videos in pieces: tokens are kept, no frame is. Shapes: t frames, h w patch grid, e width, n tokens."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -19,12 +16,7 @@ _Pieces: TypeAlias = list[tuple[int, Tensor]]  # a frame, and the tokens [n e] t
 
 
 def stream(
-    chunks: Iterable[Tensor],
-    plan: PoolingPlan,
-    separators: Mapping[str, Tensor],
-    *,
-    num_frames: int | None,
-    max_kept: int,
+    chunks: Iterable[Tensor], plan: PoolingPlan, separators: Mapping[str, Tensor], num_frames: int | None, max_kept: int
 ) -> Iterator[Tensor]:
     """Tokens ``[n e]``, piece by piece, of chunks ``[t h w e]``: see ``SlowFastPooler.stream``."""
     paths = [_PathStream(path, separators, num_frames, max_kept) for path in plan.paths]

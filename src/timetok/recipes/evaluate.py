@@ -1,11 +1,11 @@
 """Questions of a data set put to a model, and scored under a named protocol."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from timetok.lita.answer import Answer, Localizer
 from timetok.metrics import Prediction, Reference, Report, evaluate
 from timetok.timegrid import Span
 
+Encoded: TypeAlias = dict[Path, tuple[Tensor, float]]
 _FILES = ("event_loc.json", "rtl.json")
 _NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
 _MOMENT = re.compile(r"<(\d+(?:\.\d+)?)>")
@@ -56,13 +57,8 @@ def _read_entry(path: Path, index: int, entry: Any) -> Question:
         duration, vid = float(entry["duration"]), str(entry["vid"])
         if len(moments) < 2 or not str(entry["question"] or "").strip():
             raise DataError("expected a question, and an answer with a start and an end such as <1.50> <4.00>")
-        reference = Reference(
-            question_id=f"{path.stem}/{entry['question_id']}",
-            vid=vid,
-            span=Span(min(moments[:2]), max(moments[:2])),
-            duration_seconds=duration,
-            task=entry.get("task", path.stem),
-        )
+        question_id, task = f"{path.stem}/{entry['question_id']}", entry.get("task", path.stem)
+        reference = Reference(question_id, vid, Span(*sorted(moments[:2])), duration, task)
         beside = (path.parent / "videos").glob(f"{escape(vid)}.*")
         videos = sorted(file for file in beside if file.suffix not in _NO_VIDEO)
         if not videos or Path(vid).name != vid:
@@ -74,7 +70,7 @@ def _read_entry(path: Path, index: int, entry: Any) -> Question:
         raise DataError(f"{where}: {error}") from error
 
 
-def encode_videos(localizer: Localizer, questions: Sequence[Question]) -> dict[Path, tuple[Tensor, float]]:
+def encode_videos(localizer: Localizer, questions: Sequence[Question]) -> Encoded:
     """Features ``[t p e]`` and duration in seconds of every video asked about, each read and encoded once."""
     videos = {}
     for path in tqdm(dict.fromkeys(question.path for question in questions), desc="videos"):
@@ -84,11 +80,7 @@ def encode_videos(localizer: Localizer, questions: Sequence[Question]) -> dict[P
 
 
 def ask_all(
-    localizer: Localizer,
-    questions: Sequence[Question],
-    videos: Mapping[Path, tuple[Tensor, float]],
-    *,
-    batch_size: int = 32,
+    localizer: Localizer, questions: Sequence[Question], videos: Encoded, *, batch_size: int = 32
 ) -> list[Answer]:
     """One answer a question, in order; ``videos`` of ``encode_videos`` serve all models with that encoder."""
     answers: list[Answer] = []

@@ -1,7 +1,8 @@
-"""Stage two: features of every clip, computed once by the frozen encoder, and cuts of clips drawn from them.
+"""Stages one and two of the shapes recipe: a frozen frame encoder, its features of every clip, and cuts of clips.
 
-A cut is what a shorter file of the same recording would show: some of its frames, its own duration, its
-events clipped. A few thousand clips give more different cuts than a training run can use.
+LITA freezes a CLIP tower; nothing of the kind can be shipped in 5 MB, so a small one is trained here on single frames.
+A cut is what a shorter file of the same recording would show: some of its frames, its own duration, its events clipped.
+A few thousand clips give more different cuts than a training run can use.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,20 +12,72 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import Dataset, StackDataset, default_collate
 from tqdm import tqdm
+from transformers import TrainingArguments
 
 from timetok.atomic import replacing
 from timetok.lita import LitaProcessor
+from timetok.recipes.hf import fit
 from timetok.recipes.shapes import ClipRecord, cut
-from timetok.recipes.tasks import Event, Turn, sample_turns
+from timetok.recipes.tasks import COLOUR_NAMES, SEEN_PAIRS, SHAPES, Event, Turn, sample_turns
 from timetok.video import read_frames, spread
 from timetok.vision import FrameEncoder, FrameTransform
 
+_COLUMNS = {name: k for k, name in enumerate([*SEEN_PAIRS, *COLOUR_NAMES, *SHAPES])}
 _SHORTEST_EVENT = 0.05  # of a cut: what is shown for less is too easily missed to be asked about
 _FEWEST_FRAMES = 30
+
+
+def frame_targets(events: Sequence[Event], times_seconds: NDArray[np.float64]) -> Tensor:
+    """What a frame shows, as several-hot rows over pairs, colours and shapes: float32 ``[t k]``."""
+    targets = np.zeros((len(times_seconds), len(_COLUMNS)), dtype=np.float32)
+    instants = times_seconds + 1e-6  # frame times come from integer time stamps, spans from divisions
+    for event in events:
+        seen = (event.span.start <= instants) & (instants < event.span.end)
+        for name in ((event.colour, event.shape), event.colour, event.shape):
+            targets[seen, _COLUMNS[name]] = 1
+    return torch.from_numpy(targets)
+
+
+class FrameClassifier(nn.Module):
+    """A frame encoder with a linear head, thrown away later, on the *mean* of its patches, as a fast token is."""
+
+    def __init__(self, encoder: FrameEncoder, transform: FrameTransform) -> None:
+        super().__init__()
+        self.encoder, self.transform = encoder, transform
+        self.head = nn.Linear(encoder.width, len(_COLUMNS))
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """uint8 ``[b c s s]`` and several-hot ``[b k]`` → loss and logits."""
+        logits = self.head(self.encoder.frames(self.transform.normalise(pixels)).mean(1))
+        return {"loss": binary_cross_entropy_with_logits(logits, labels), "logits": logits}
+
+
+def train_encoder(
+    records: Sequence[ClipRecord], model: FrameClassifier, arguments: TrainingArguments, *, frames_per_clip: int
+) -> None:
+    """Train a model's encoder in place, on single frames spread over every clip, and switch it to evaluation mode.
+
+    The weights are left in ``encoder.safetensors`` beside ``arguments.output_dir``, and only read where they are.
+    """
+    path = Path(str(arguments.output_dir)).with_name("encoder.safetensors")
+    if not path.exists():
+        pixels, targets = [], []
+        for record in tqdm(records, desc="frames for the encoder"):
+            frames = read_frames(record.path, num_frames=min(frames_per_clip, record.num_frames))
+            pixels.append(model.transform.resize(frames.data))
+            targets.append(frame_targets(record.events, frames.times_seconds.numpy()))
+        columns: dict[str, Any] = {"pixels": torch.cat(pixels), "labels": torch.cat(targets)}
+        fit(model, arguments, train_dataset=StackDataset(**columns), data_collator=default_collate)
+        with replacing(path) as partial:
+            save_file(model.encoder.state_dict(), partial)
+    model.encoder.load_state_dict(load_file(path))
+    model.encoder.eval()
 
 
 @dataclass(frozen=True)
@@ -95,7 +148,7 @@ class Conversations(Dataset[dict[str, Any]]):
         while not turns:  # a cut may show nothing that can be asked about
             clip = self.clips[int(rng.integers(len(self.clips)))]
             features, duration, events = draw_cut(clip, rng, self.num_frames)
-            turns = sample_turns(events, duration, rng, self.turns, self.rates)
+            turns = sample_turns(events, rng, self.turns, self.rates)
         texts = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
         return {"turns": texts, "video_features": features.float(), "duration_seconds": duration}
 

@@ -40,12 +40,7 @@ def muon(model: nn.Module, arguments: TrainingArguments, *, matrix_learning_rate
     trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     matrices = [weight for name, weight in trained if weight.ndim == 2 and ".layers." in name]
     rest = [weight for name, weight in trained if weight.ndim != 2 or ".layers." not in name]
-    return Muon(
-        [
-            {"params": matrices, "lr": matrix_learning_rate, "weight_decay": arguments.weight_decay},
-            {"params": rest, "lr": arguments.learning_rate, "use_fallback": True},
-        ],
-        betas=(arguments.adam_beta1, arguments.adam_beta2),
-        nesterov=True,
-        adjust_lr_fn="original",
-    )
+    for_muon = {"params": matrices, "lr": matrix_learning_rate, "weight_decay": arguments.weight_decay}
+    for_adamw = {"params": rest, "lr": arguments.learning_rate, "use_fallback": True}
+    betas = arguments.adam_beta1, arguments.adam_beta2
+    return Muon([for_muon, for_adamw], betas=betas, nesterov=True, adjust_lr_fn="original")

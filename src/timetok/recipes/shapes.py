@@ -27,53 +27,47 @@ from timetok.timegrid import Span
 Split: TypeAlias = Literal["train", "test", "shifted"]
 
 COLOURS: dict[str, RGB] = {
-    "red": (220, 40, 40),
-    "green": (40, 180, 60),
-    "blue": (45, 80, 230),
-    "yellow": (235, 220, 40),
-    "purple": (170, 40, 200),
-    "white": (240, 240, 240),
-}
+    "red": (220, 40, 40), "green": (40, 180, 60), "blue": (45, 80, 230), "yellow": (235, 220, 40),
+    "purple": (170, 40, 200), "white": (240, 240, 240),
+}  # fmt: skip
 _SPLIT_NUMBERS: dict[Split, int] = {"train": 0, "test": 1, "shifted": 2}
 _GAP = 0.03  # starts are at least this share of the duration apart
 _MOST_VISIBLE = 3
 _MOST_COVERED = 0.15  # of the time a shape is visible
 
 
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """What is visible when in a clip: events sorted by start; frame i stands at ``i / fps`` seconds."""
+@dataclass(frozen=True)
+class ClipRecord:
+    """One clip of a written dataset, where it lies, and its events sorted by start."""
 
+    vid: str
+    path: Path
     fps: int
     num_frames: int
     events: tuple[Event, ...]
 
-    @property
-    def duration_seconds(self) -> float:
-        """Length of the whole clip in seconds."""
-        return self.num_frames / self.fps
 
-
-@dataclass(frozen=True, kw_only=True)
-class ClipRecord(Clip):
-    """One clip of a written dataset, and where it lies."""
-
-    vid: str
-    path: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene(Clip):
+@dataclass(frozen=True)
+class Scene:
     """Everything there is to know about one clip; equal seeds and options give equal scenes.
 
-    Tracks say how events and distractors move, in drawing order.
+    Frame i stands at ``i / fps`` seconds; events are sorted by start; tracks say how events and distractors move, in
+    drawing order.
     """
 
     seed: int
     width: int
     height: int
+    fps: int
+    num_frames: int
+    events: tuple[Event, ...]
     tracks: tuple[Track, ...]
     background: Background
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of the whole clip in seconds."""
+        return self.num_frames / self.fps
 
 
 def draw_scene(
@@ -107,16 +101,9 @@ def draw_scene(
     shown = _draw_events(rng, num_frames, fps, hidden_pairs=split == "shifted")
     tracks = _draw_tracks(rng, shown, fps, size)
     distractors = [painting.draw_distractor(rng, num_frames, min(size)) for _ in range(rng.integers(4))]
-    return Scene(
-        fps=fps,
-        num_frames=num_frames,
-        events=tuple(Event(*pair, Span(start / fps, stop / fps)) for pair, start, stop in shown),
-        seed=seed,
-        width=size[0],
-        height=size[1],
-        tracks=(*distractors, *tracks),
-        background=painting.draw_background(rng, size),
-    )
+    background = painting.draw_background(rng, size)
+    events = tuple(Event(*pair, Span(start / fps, stop / fps)) for pair, start, stop in shown)
+    return Scene(seed, *size, fps, num_frames, events, (*distractors, *tracks), background)
 
 
 def render_frames(scene: Scene, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
@@ -180,8 +167,7 @@ def read_scenes(folder: str | Path) -> dict[str, ClipRecord]:
             fps, num_frames = int(entry["fps"]), int(entry["num_frames"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{folder}/scenes.json: {vid!r} does not follow the schema ({error!r})") from error
-        path = folder / "videos" / f"{vid}.mp4"
-        records[vid] = ClipRecord(fps=fps, num_frames=num_frames, events=events, vid=vid, path=path)
+        records[vid] = ClipRecord(vid, folder / "videos" / f"{vid}.mp4", fps, num_frames, events)
     return records
 
 
@@ -276,10 +262,9 @@ def _annotations(scenes: dict[str, Scene], split_number: int) -> dict[str, Any]:
         # A shifted clip is asked about the pair no training clip showed; elsewhere there is none.
         unseen = [event for event in events if (event.colour, event.shape) in HELD_OUT]
         for task, asked in (("rtl", events), ("event_loc", unseen or events)):
-            if turn := TASKS[task](asked, seconds, rng):
-                said = {"question": turn.question, "answer": turn.answer, "task": task}
-                entry = {"vid": vid, **said, "duration": seconds, "question_id": f"{vid}_{task}"}
-                files[f"{task}.json"].append(entry)
-        turns = sample_turns(events, seconds, rng, 3, {"vidqa": 1.0})
+            if turn := TASKS[task](asked, rng):
+                entry = {"vid": vid, "question": turn.question, "answer": turn.answer, "task": task}
+                files[f"{task}.json"].append(entry | {"duration": seconds, "question_id": f"{vid}_{task}"})
+        turns = sample_turns(events, rng, 3, {"vidqa": 1.0})
         files["vidqa.json"].append({"video": vid, "QA": [{"q": t.question, "a": t.answer} for t in turns]})
     return files

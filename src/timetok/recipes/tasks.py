@@ -1,9 +1,8 @@
 """Questions and answers about the events of a clip, in LITA's task formats.
 
-A task is a function of the events of a clip, its duration and a random generator; it returns one `Turn`, or
-None where nothing unambiguous can be asked. Times in answers are seconds in trusted text, ``<12.34>``, which
-`timetok.TimeTokenizer.to_tokens` turns into time tokens. The wordings are few and their vocabulary small: a
-tiny language model learns it from scratch.
+A task is a function of the events of a clip and a random generator; it returns one `Turn`, or None where nothing
+unambiguous can be asked. Times in answers are seconds in trusted text, ``<12.34>``, which `TimeTokenizer.to_tokens`
+turns into time tokens. The wordings are few: a tiny language model learns them from scratch.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,15 +12,14 @@ from operator import attrgetter
 from typing import TypeAlias, TypeVar
 
 import numpy as np
+from numpy.random import Generator
 
 from timetok.errors import ArgumentError
 from timetok.timegrid import Span
 
 COLOUR_NAMES = ("red", "green", "blue", "yellow", "purple", "white")
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
-HELD_OUT = frozenset(
-    {("red", "cross"), ("green", "ring"), ("blue", "triangle"), ("yellow", "circle"), ("purple", "square")}
-)
+HELD_OUT = {("red", "cross"), ("green", "ring"), ("blue", "triangle"), ("yellow", "circle"), ("purple", "square")}
 """The (colour, shape) pairs no training clip shows, one of each shape."""
 
 SEEN_PAIRS = tuple(pair for pair in product(COLOUR_NAMES, SHAPES) if pair not in HELD_OUT)
@@ -72,7 +70,7 @@ class Turn:
     span: Span | None
 
 
-Task: TypeAlias = Callable[[Sequence[Event], float, np.random.Generator], Turn | None]
+Task: TypeAlias = Callable[[Sequence[Event], Generator], Turn | None]
 
 _WHEN = ("When is the {name} visible?", 'When does "a {name} is visible" happen?', "When can you see the {name}?")
 _ONLY_TIMES = ("Answer with the start and end time only.", "Give only the times.", "Use only time stamps.")
@@ -90,7 +88,7 @@ _WHEN_AND_WHY = (
 _SHORT = ("Answer with a short phrase.", "Give a short answer.", "Use only one or two words.")
 
 
-def event_loc(events: Sequence[Event], duration_seconds: float, rng: np.random.Generator) -> Turn | None:
+def event_loc(events: Sequence[Event], rng: Generator) -> Turn | None:
     """Event localisation: when is one named shape visible; the answer is its two timestamps only."""
     candidates = _unique(events, "name")
     if not candidates:
@@ -100,7 +98,7 @@ def event_loc(events: Sequence[Event], duration_seconds: float, rng: np.random.G
     return Turn(question, event.times, "event_loc", event.span)
 
 
-def dvc(events: Sequence[Event], duration_seconds: float, rng: np.random.Generator) -> Turn | None:
+def dvc(events: Sequence[Event], rng: Generator) -> Turn | None:
     """Dense captioning: every event with its timestamps, in the order of their starts."""
     if not events:
         return None
@@ -108,12 +106,11 @@ def dvc(events: Sequence[Event], duration_seconds: float, rng: np.random.Generat
     return Turn(f"{_pick(rng, _DESCRIBE)} {_pick(rng, _TIMES_FIRST)}", answer, "dvc", None)
 
 
-def rtl(events: Sequence[Event], duration_seconds: float, rng: np.random.Generator) -> Turn | None:
+def rtl(events: Sequence[Event], rng: Generator) -> Turn | None:
     """Reasoning localisation: a shape named only by when it appeared; its timestamps and an explanation.
 
-    Asked for are the first and the last shape to appear, and the one that appeared right before or right after
-    another. Shapes that appear at the same instant (as at the begin of a cut) leave an order undecided: nothing
-    that depends on it is asked.
+    That is first, last, or right before or after another. Shapes that appear at the same instant (as at the begin of a
+    cut) leave an order undecided: nothing that depends on it is asked.
     """
     relations = _relations(events)
     if not relations:
@@ -123,7 +120,7 @@ def rtl(events: Sequence[Event], duration_seconds: float, rng: np.random.Generat
     return Turn(question, f"{event.times} The {event.name} is the {reason}.", "rtl", event.span)
 
 
-def vidqa(events: Sequence[Event], duration_seconds: float, rng: np.random.Generator) -> Turn | None:
+def vidqa(events: Sequence[Event], rng: Generator) -> Turn | None:
     """Plain question answering: a short answer without times; ``yes`` and ``no`` are equally frequent."""
     shown = sorted({(event.colour, event.shape) for event in events})
     absent = [pair for pair in SEEN_PAIRS if pair not in shown]  # a model would learn to deny a held-out pair
@@ -148,11 +145,10 @@ def vidqa(events: Sequence[Event], duration_seconds: float, rng: np.random.Gener
     return Turn(f"{question} {_pick(rng, _SHORT)}", answer, "vidqa", None)
 
 
-def listing(events: Sequence[Event], duration_seconds: float, rng: np.random.Generator) -> Turn | None:
+def listing(events: Sequence[Event], rng: Generator) -> Turn | None:
     """A drill: the shapes in random order, each followed by its timestamps.
 
-    Not LITA's. The name stands right before the times it is looked up for, which a model learns many steps
-    sooner than a question with words between the two.
+    Not LITA's. A name right before the times it is looked up for is learned many steps sooner than a question.
     """
     unique = _unique(events, "name")
     if not unique:
@@ -165,19 +161,12 @@ TASKS: dict[str, Task] = {"event_loc": event_loc, "dvc": dvc, "rtl": rtl, "vidqa
 _EVERY_EVENT = {"dvc", "listing"}
 
 
-def sample_turns(
-    events: Sequence[Event],
-    duration_seconds: float,
-    rng: np.random.Generator,
-    num_turns: int,
-    rates: Mapping[str, float],
-) -> list[Turn]:
+def sample_turns(events: Sequence[Event], rng: Generator, num_turns: int, rates: Mapping[str, float]) -> list[Turn]:
     """Up to `num_turns` turns about one clip, for one conversation; the same state of ``rng`` gives the same.
 
-    No question is asked twice and no two turns ask for the same span; what names every event comes last, so that
-    no answer can be copied from an earlier one. A clip with few events may give fewer turns than wanted. ``rates`` say
-    how often a task is drawn, relative to the others; ArgumentError if one is unknown, or they are negative or sum to
-    zero.
+    No question is asked twice and no two turns ask for the same span; what names every event comes last, so that no
+    answer can be copied from an earlier one. Few events may give fewer turns. ``rates`` say how often a task is drawn,
+    relative to the others; ArgumentError if one is unknown, or they are negative or sum to zero.
     """
     if unknown := sorted(set(rates) - set(TASKS)):
         raise ArgumentError(f"rates names unknown tasks {unknown}; expected some of {sorted(TASKS)}")
@@ -188,16 +177,14 @@ def sample_turns(
     for _ in range(8 * num_turns):
         if len(turns) == num_turns:
             break
-        turn = TASKS[names[rng.choice(len(names), p=weights / weights.sum())]](events, duration_seconds, rng)
+        turn = TASKS[names[rng.choice(len(names), p=weights / weights.sum())]](events, rng)
         if turn is not None and not any(_repeats(turn, earlier) for earlier in turns):
             turns.append(turn)
     return sorted(turns, key=lambda turn: turn.task in _EVERY_EVENT)
 
 
 def corpus(num_texts: int, *, seed: int = 0) -> Iterator[str]:
-    """Yield questions and answers (one text each) over all tasks, to train a tokenizer on.
-
-    Times stay as seconds, ``<12.34>``: the caller keeps, converts or strips them.
+    """Yield questions and answers (one text each) over all tasks, to train a tokenizer on; times stay in seconds.
 
     >>> len(list(corpus(10)))
     10
@@ -212,7 +199,7 @@ def corpus(num_texts: int, *, seed: int = 0) -> Iterator[str]:
             starts = rng.uniform(0.0, 0.6, size=len(pairs)) * duration
             ends = starts + rng.uniform(0.08, 0.4, size=len(pairs)) * duration
             events = [Event(*pair, Span(a, b)) for pair, a, b in zip(pairs, starts, ends, strict=True)]
-            turn = task(events, duration, rng)
+            turn = task(events, rng)
             texts = [turn.answer, turn.question] if turn else []
         yield texts.pop()
 
@@ -250,5 +237,5 @@ def _repeats(turn: Turn, earlier: Turn) -> bool:
     return same_question or same_span or {turn.task, earlier.task} <= _EVERY_EVENT
 
 
-def _pick(rng: np.random.Generator, choices: Sequence[_T]) -> _T:
+def _pick(rng: Generator, choices: Sequence[_T]) -> _T:
     return choices[int(rng.integers(len(choices)))]

@@ -22,8 +22,7 @@ from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import DataError
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
-from timetok.recipes.encoder import train_encoder
-from timetok.recipes.features import CachedClip, Conversations, cache_features
+from timetok.recipes.features import CachedClip, Conversations, FrameClassifier, cache_features, train_encoder
 from timetok.recipes.hf import fit, muon
 from timetok.recipes.shapes import read_scenes, write_dataset
 from timetok.recipes.tasks import SEEN_PAIRS, corpus
@@ -38,12 +37,8 @@ def build_tokenizer(*, seed: int = 0, vocab_size: int = 640) -> PreTrainedTokeni
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<pad>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    special: Any = {"special_tokens": ["<pad>", "</s>"], "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, **special)
     backend.train_from_iterator((f"USER: {text} ASSISTANT:" for text in corpus(4000, seed=seed)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
 
@@ -60,16 +55,9 @@ def build_model(preset: Preset, processor: LitaProcessor) -> LitaForConditionalG
     tokenizer = processor.tokenizer
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = {"model_type": "llama", "vocab_size": len(tokenizer), "bos_token_id": None, **ids, **preset["lm"]}
-    config = LitaConfig(
-        text_config=text,
-        vision=dict(preset["vision"]),
-        transform=dict(preset["transform"]),
-        time_token_ids=list(processor.tt.time_token_ids),
-        video_token_id=processor.video_token_id,
-        **preset["model"],
-        **ids,
-    )
-    return LitaForConditionalGeneration(config)
+    ids |= {"time_token_ids": processor.tt.time_token_ids, "video_token_id": processor.video_token_id}
+    frames = {name: preset[name] for name in ("vision", "transform")}
+    return LitaForConditionalGeneration(LitaConfig(text_config=text, **frames, **preset["model"], **ids))
 
 
 def training_arguments(folder: Path, preset: Preset, settings: Mapping[str, Any]) -> TrainingArguments:
@@ -103,7 +91,8 @@ def train(preset: Preset, out: Path) -> Path:
     _claim(cache / "cache.json", {key: settings[key] for key in ("data", "vision", "transform", "encoder", "features")})
     set_seed(data["seed"])
     encoder, transform = FrameEncoder(**preset["vision"]), FrameTransform(**preset["transform"])
-    train_encoder(records, encoder, transform, for_encoder, frames_per_clip=preset["encoder"]["frames_per_clip"])
+    frames, classifier = preset["encoder"]["frames_per_clip"], FrameClassifier(encoder, transform)
+    train_encoder(records, classifier, for_encoder, frames_per_clip=frames)
     frames = preset["features"]["frames_per_clip"]
     cached = cache_features(records, encoder, transform, cache / "features.safetensors", frames_per_clip=frames)
 
@@ -114,11 +103,9 @@ def train(preset: Preset, out: Path) -> Path:
     whiten(model.model.projector, cached)
     started = time.monotonic()
     log = train_stages(preset, model, processor, cached, stages)
-    facts = {
-        "minutes": round((time.monotonic() - started) / 60, 1),
-        "device": f"{stages[0].device} ({torch.get_num_threads()} CPU threads)",
-        "parameters": model.num_parameters(),
-    }
+    facts: dict[str, Any] = {"minutes": round((time.monotonic() - started) / 60, 1)}
+    facts["device"] = f"{stages[0].device} ({torch.get_num_threads()} CPU threads)"
+    facts["parameters"] = model.num_parameters()
     nn.Module.half(model)  # which halves the file
     with replacing(out / "model") as partial_folder:
         model.save_pretrained(partial_folder)
@@ -154,14 +141,10 @@ def train_stages(
     for number, (stage, arguments) in enumerate(zip(preset["stages"], stages, strict=True)):
         told = {key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates")}
         data = Conversations(clips=clips, processor=processor, seed=preset["data"]["seed"] + number, **told)
-        entries = fit(
-            model,
-            arguments,
-            train_dataset=data,
-            data_collator=data.collate,
-            compute_loss_func=SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"]),
-            optimizers=(muon(model, arguments, matrix_learning_rate=stage["matrix_learning_rate"]), None),
-        )
+        loss = SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
+        optimizers = muon(model, arguments, matrix_learning_rate=stage["matrix_learning_rate"]), None
+        used = {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": loss}
+        entries = fit(model, arguments, optimizers=optimizers, **used)
         log += [{**entry, "step": entry["step"] + before} for entry in entries]
         before += arguments.max_steps
     return log
@@ -189,7 +172,7 @@ def _claim(path: Path, settings: Preset) -> None:
     write_json(path, settings)
 
 
-def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], facts: dict[str, Any]) -> None:
     """How a model came to be, beside it: ``training.json``, ``curve.png`` and, filled into card.md, ``README.md``."""
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
     steps, losses = zip(*points, strict=True)
@@ -199,13 +182,9 @@ def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], 
     facts = {"steps": sum(trainer["max_steps"] for trainer in trainers), **facts, "versions": versions}
     write_json(folder / "training.json", {**facts, "preset": preset, "curve": points})
     plots.save(plots.curve(steps, losses, ylabel="training loss"), folder / "curve.png")
-    told = {
-        "num_pairs": len(SEEN_PAIRS),
-        "steps": ", then ".join(f"{one['max_steps']} x {one['per_device_train_batch_size']}" for one in trainers),
-        "first": losses[0],
-        "last": losses[-1],
-        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
-        "markers": "on" if preset["model"]["time_markers"] else "off",
-    }
-    text = Path(__file__).with_name("card.md").read_text(encoding="utf-8").format(preset=preset, **{**facts, **told})
+    told = facts | {"num_pairs": len(SEEN_PAIRS), "first": losses[0], "last": losses[-1]}
+    told["steps"] = ", then ".join(f"{one['max_steps']} x {one['per_device_train_batch_size']}" for one in trainers)
+    told["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
+    told["markers"] = "on" if preset["model"]["time_markers"] else "off"
+    text = Path(__file__).with_name("card.md").read_text(encoding="utf-8").format(preset=preset, **told)
     (folder / "README.md").write_text(text, encoding="utf-8")

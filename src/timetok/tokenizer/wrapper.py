@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, TypeAlias, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,10 @@ from timetok.atomic import read_json, write_json
 from timetok.codecs import IndexCodec, MomentCodec, spans_regex
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
-from timetok.tokenizer.adding import CODECS, CodecName, add_tokens, check_found, choose_codec, drops_spaces
 from timetok.tokenizer.ids import as_integers, as_row, is_nested, strings, with_durations
-from timetok.tokenizer.plain import PlainCopies
+from timetok.tokenizer.tokens import CODECS, CodecName, PlainCopies, add_tokens, check_found, choose_codec, drops_spaces
 
+Malformed: TypeAlias = Literal["drop", "raise", "sort"]
 SETTINGS_FILE = "time_tokens.json"
 _SECONDS_MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")
 
@@ -229,14 +229,11 @@ class TimeTokenizer:
         return found
 
     def spans(
-        self,
-        ids: Any,
-        duration: Number | Numbers,
-        *,
-        prompt_length: int = 0,
-        malformed: Literal["drop", "raise", "sort"] = "drop",
+        self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0, malformed: Malformed = "drop"
     ) -> list[Any]:
         """Spans of generated ids: the first moment with the second, the third with the fourth, and so on.
+
+        Nested ids give lists nested in the same way.
 
         Args:
             ids: Ids of one sequence or, nested, of a batch: lists, numpy arrays or torch tensors of integers, else
@@ -245,11 +242,8 @@ class TimeTokenizer:
             prompt_length: Ids to skip at the front of each row: a prompt's own time tokens are not answers.
             malformed: A pair that ends before it starts is dropped, raises MalformedAnswerError, or is sorted; a last
                 moment without a partner is dropped by ``"drop"`` and ``"sort"``.
-
-        Returns:
-            ``list[Span]``, in the order of the answer; for nested ids nested in the same way.
         """
-        if malformed not in ("drop", "raise", "sort"):
+        if malformed not in get_args(Malformed):
             raise ArgumentError(f"malformed must be 'drop', 'raise' or 'sort', got {malformed!r}")
         if is_nested(ids):
             rows = with_durations(ids, duration)

@@ -1,11 +1,14 @@
-"""Time tokens into a tokenizer: which codec, which tokens, and whether they are found again."""
+"""Time tokens in a tokenizer: added, found again, and told from the same characters where a user typed them."""
 
+import copy
+import json
 import reprlib
+from collections.abc import Sequence
 from itertools import count, takewhile
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from timetok.codecs import ClockCodec, IndexCodec, MomentCodec, SecondsCodec
@@ -16,6 +19,7 @@ CodecName: TypeAlias = Literal["index", "seconds", "clock"]
 _Codec: TypeAlias = IndexCodec | SecondsCodec | ClockCodec
 CODECS: dict[str, type[_Codec]] = {"index": IndexCodec, "seconds": SecondsCodec, "clock": ClockCodec}
 _DEFAULT_T = TimeGrid().num_tokens
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 
 def choose_codec(codec: CodecName | MomentCodec, T: int) -> MomentCodec:
@@ -50,10 +54,8 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spac
     try:
         tokenizer.add_tokens([AddedToken(token, special=False, normalized=False, **spaces) for token in wanted])
     except NotImplementedError as error:
-        raise TokenizerError(
-            f"tokenizer: {type(tokenizer).__name__} takes no new tokens; load the same files with another class, "
-            "or wrap with codec='seconds'"
-        ) from error
+        remedy = "load the same files with another class, or wrap with codec='seconds'"
+        raise TokenizerError(f"tokenizer: {type(tokenizer).__name__} takes no new tokens; {remedy}") from error
 
 
 def drops_spaces(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
@@ -68,10 +70,8 @@ def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tup
     if not ids:
         return
     if ids != tuple(range(ids[0], ids[0] + len(ids))):
-        raise TokenizerError(
-            f"time tokens must have contiguous ids in the order of time, got {ids[0]} to {ids[-1]} for {len(ids)} "
-            "tokens; wrap a tokenizer that does not have some of them yet"
-        )
+        found = f"{ids[0]} to {ids[-1]} for {len(ids)} tokens; wrap a tokenizer that does not have some of them yet"
+        raise TokenizerError(f"time tokens must have contiguous ids in the order of time, got {found}")
     texts = [("glued to each other", "".join(tokens), ids), ("glued to text", f"a{'a'.join(tokens)}b", ids)]
     texts += [("alone", token, (own,)) for token, own in zip(tokens, ids, strict=True)]
     rows = tokenizer([text for _, text, _ in texts], add_special_tokens=False)["input_ids"]
@@ -80,3 +80,44 @@ def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tup
         if row[(row >= ids[0]) & (row <= ids[-1])].tolist() != list(expected):
             name, example = type(tokenizer).__name__, reprlib.repr(text)
             raise TokenizerError(f"tokenizer: {name} does not find time tokens {where}, as in {example}")
+
+
+class PlainCopies:
+    """Copies of a tokenizer whose time tokens have other names and the same ids.
+
+    The names start with a private-use character that does not occur in the text at hand, so nothing in it can
+    be taken for one, and trusted parts of a text can still name them. The last copy is kept.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
+        self.tokenizer, self.tokens = tokenizer, tokens
+        self._last: tuple[tuple[Any, ...], Tokenizer] | None = None
+
+    def names(self, text: str) -> dict[str, str]:
+        """Other names of the time tokens, none of which stands in ``text``: all that will be encoded or was decoded."""
+        mark = next(chr(code) for code in _PRIVATE_USE if chr(code) not in text)
+        return {token: f"{mark}{index}{mark}" for index, token in enumerate(self.tokens)}
+
+    def with_names(self, names: dict[str, str]) -> PreTrainedTokenizerBase:
+        """A copy that shares the tokenizer's present settings; TokenizerError without a ``tokenizers`` backend."""
+        backend: Tokenizer | None = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            lacks = f"{type(self.tokenizer).__name__} has no `tokenizers` backend, without which a literal time token"
+            remedy = "load a fast tokenizer or rephrase the text"
+            raise TokenizerError(f"tokenizer: {lacks} in untrusted text cannot be told from a real one; {remedy}")
+        key = (*names.values(), *backend.get_added_tokens_decoder())
+        if self._last is None or self._last[0] != key:
+            description = json.loads(backend.to_str())
+            for token in description["added_tokens"]:
+                token["content"] = names.get(token["content"], token["content"])
+            plain = Tokenizer.from_str(json.dumps(description))
+            if any(plain.token_to_id(new) != backend.token_to_id(old) for old, new in names.items()):
+                raise TokenizerError("tokenizer: its time tokens are part of its model, and not told from plain text")
+            self._last = key, plain
+        self._last[1].post_processor = backend.post_processor  # changes when a user sets add_bos_token
+        tokenizer = copy.copy(self.tokenizer)
+        tokenizer._tokenizer = self._last[1]
+        return tokenizer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}  # rebuilt when needed

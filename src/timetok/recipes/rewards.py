@@ -1,0 +1,63 @@
+"""Verifiable rewards for answers in time: plain callables of TRL's signature, for `GRPOTrainer(reward_funcs=[…])`.
+
+Each takes ``completion_ids`` and columns of the data set, and gives one number a completion; moments are read as
+``TimeTokenizer.spans`` reads them, with or without tokens of their own.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from timetok.metrics import union_iou
+from timetok.timegrid import Span
+from timetok.tokenizer import TimeTokenizer
+
+Reward: TypeAlias = Callable[..., list[float]]
+
+
+def temporal_iou(tt: TimeTokenizer) -> Reward:
+    """What the spans of an answer and the true ones share, of what they cover together: in [0, 1].
+
+    The columns are ``spans``, for each row one ``(start, end)`` in seconds or a list of them, and ``duration``, in
+    seconds. An answer without a well-formed span gets 0.
+
+    >>> GRPOTrainer(model, reward_funcs=[temporal_iou(tt), well_formed(tt)], train_dataset=rows)  # doctest: +SKIP
+    """
+
+    def temporal_iou(
+        *, completion_ids: Sequence[Sequence[int]], spans: Sequence[Any], duration: Sequence[float], **_: Any
+    ) -> list[float]:
+        found = tt.spans(list(map(list, completion_ids)), list(duration))
+        truths = [[row] if isinstance(row[0], int | float) else row for row in spans]
+        return [union_iou(each, [Span(*span) for span in truth]) for each, truth in zip(found, truths, strict=True)]
+
+    return temporal_iou
+
+
+def well_formed(tt: TimeTokenizer, *, min_spans: int = 1, max_spans: int | None = 1, separator: str = " ") -> Reward:
+    """1 for an answer of well-formed spans and nothing else, wherever it has spaces, else 0.
+
+    Arguments as in ``TimeTokenizer.regex``; the column is ``duration``, in seconds.
+    """
+    layout = re.compile(tt.regex(min_spans, max_spans, separator=separator).replace(re.escape(" "), r"\s*"))
+
+    def well_formed(*, completion_ids: Sequence[Sequence[int]], duration: Sequence[float], **_: Any) -> list[float]:
+        rows = [(list(ids), length) for ids, length in zip(completion_ids, duration, strict=True)]
+        alone = [layout.fullmatch(tt.decode(ids).strip()) is not None for ids, _ in rows]
+        paired = [len(tt.times(*row)) == 2 * len(tt.spans(*row)) >= 2 * min_spans for row in rows]
+        return [float(both) for both in map(all, zip(alone, paired, strict=True))]
+
+    return well_formed
+
+
+def short_enough(longest: int, *, allowance: int) -> Reward:
+    """0 up to ``longest - allowance`` tokens, then falling to -1 at ``longest`` and beyond.
+
+    Source: the soft punishment of overlong answers of DAPO (arXiv 2503.14476, equation 13).
+    """
+
+    def short_enough(*, completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+        over = [len(ids) - (longest - allowance) for ids in completion_ids]
+        return [-min(max(each, 0), allowance) / allowance for each in over]
+
+    return short_enough
