@@ -1,7 +1,8 @@
 """Reinforcement on verifiable rewards: the bundled model, its own answers, the IoU of their spans.
 
-Group-relative policy gradient (GRPO, arXiv 2402.03300, on-policy, without a reference model), written out: TRL's
-GRPOTrainer feeds its models text and images, and this one reads features. The rewards are those one hands to TRL.
+Group-relative policy gradient, written out: GRPO (arXiv 2402.03300), on-policy, without a reference model, and without
+its division by the spread of a group (arXiv 2503.20783). TRL's GRPOTrainer feeds its models text and images, and this
+one reads features; the rewards are those one hands to TRL.
 
 Run: python examples/grpo_shapes.py --train 40 --test 20 --steps 10    # defaults: what docs/training.md reports
 """
@@ -68,7 +69,7 @@ for _ in (progress := trange(options.steps, desc="steps")):
     answers = [row[~end].tolist() for row, end in zip(new, ended, strict=True)]
     scores = torch.tensor([reward(completion_ids=answers, **columns) for reward in rewards])
     score = (torch.tensor(weights)[:, None] * scores).sum(0).view(-1, options.group)
-    advantage = ((score - score.mean(1, keepdim=True)) / (score.std(1, keepdim=True) + 1e-4)).flatten()
+    advantage = (score - score.mean(1, keepdim=True)).flatten()
 
     mask = torch.cat([batch["attention_mask"].repeat_interleave(options.group, 0), torch.ones_like(new)], 1)
     videos = batch["video_features"].repeat_interleave(options.group, 0)
