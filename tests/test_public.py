@@ -68,6 +68,7 @@ def test_docstring_examples_are_true(module: str) -> None:
 SHORT = {"grpo_shapes": ["--train=4", "--test=2", "--steps=2", "--questions=2", "--group=4"]}  # options of long ones
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # read by peft
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(
     example: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
