@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from timetok import Span, TimeTokenizer, embeddings
+from timetok import SlowFastPooler, Span, TimeTokenizer, embeddings
 from timetok.decoding import SpanConstraint
 from timetok.video import Frames
 from tiny_lita import noise
@@ -154,3 +154,98 @@ def test_a_merged_folder_needs_neither_peft_nor_timetok(trained: Any, tmp_path: 
 def test_the_example_takes_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     EXAMPLE.main(str(folder), 2, str(tmp_path))
     assert "a loss of" in capsys.readouterr().out and (tmp_path / "merged" / "config.json").is_file()
+
+
+# ---------------------------------------------------------------------------------------------------------- pooling
+
+POOLING = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "slowfast_in_a_vlm.py")))
+
+
+@pytest.fixture(params=["llava_onevision", "llava_next_video"])  # 4 x 4 patches a frame, of which both make 2 x 2
+def llava(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """A model as published, and what it takes for one question."""
+    save(tmp_path, request.param)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    batch = EXAMPLE.prepare(AutoProcessor.from_pretrained(tmp_path), FRAMES, QUESTION, like=model)
+    return SimpleNamespace(model=model, batch=batch, newlines=int(request.param == "llava_onevision"))
+
+
+def placeholders(llava: Any, batch: dict[str, torch.Tensor]) -> int:
+    return int((batch["input_ids"] == llava.model.config.video_token_id).sum())
+
+
+@pytest.mark.parametrize("slow_pool", [1, 2])
+def test_slow_fast_tokens_take_the_place_of_all_patches(llava: Any, slow_pool: int) -> None:
+    assert placeholders(llava, llava.batch) == 6 * 2 * 2 + llava.newlines
+    pooler = SlowFastPooler(num_slow_frames=2, slow_pool=slow_pool)
+    num = pooler.num_tokens(num_frames=6, grid=(2, 2))
+    assert num == 6 + 2 * (2 // slow_pool) ** 2
+    features = llava.model.model.get_video_features(llava.batch["pixel_values_videos"]).pooler_output
+    POOLING.put_between(llava.model, pooler)
+    batch = POOLING.shorten(llava.model, llava.batch, pooler)
+    assert placeholders(llava, batch) == num + llava.newlines
+    outputs = llava.model(**batch, labels=batch["input_ids"])
+    assert outputs.logits.shape[1] == batch["input_ids"].shape[1]
+    seen = outputs.video_hidden_states.view(-1, features.shape[-1])
+    frames = features[0, :24].view(6, 4, -1)
+    assert_close(seen[:6], frames.mean(1))  # one token a frame, then the first and the last frame in detail
+    ends = frames[[0, -1]]
+    assert_close(seen[6:num], (ends if slow_pool == 1 else ends.mean(1, keepdim=True)).flatten(0, 1))
+    assert_close(seen[num:], features[0, 24:])  # the newline of LLaVA-OneVision
+    outputs.loss.backward()
+    for part in (llava.model.model.vision_tower, llava.model.model.multi_modal_projector):
+        assert sum(float(p.grad.abs().sum()) for p in part.parameters() if p.grad is not None) > 0
+    ids = llava.model.generate(**batch, max_new_tokens=4, do_sample=False)
+    assert ids.shape[1] > batch["input_ids"].shape[1]
+
+
+def test_a_pooler_that_keeps_everything_changes_nothing(llava: Any) -> None:
+    options = {"max_new_tokens": 4, "do_sample": False}
+    before, answer = llava.model(**llava.batch).logits, llava.model.generate(**llava.batch, **options)
+    pooler = SlowFastPooler(fast=False, num_slow_frames=6, slow_pool=1)
+    POOLING.put_between(llava.model, pooler)
+    batch = POOLING.shorten(llava.model, llava.batch, pooler)
+    assert torch.equal(batch["input_ids"], llava.batch["input_ids"])
+    assert torch.equal(llava.model(**batch).logits, before)
+    assert torch.equal(llava.model.generate(**batch, **options), answer)
+
+
+def test_a_model_with_a_pooler_learns_time_tokens(llava: Any, tmp_path: Path) -> None:
+    pooler = SlowFastPooler(num_slow_frames=2)
+    POOLING.put_between(llava.model, pooler)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    torch.manual_seed(0)
+    tt, model = EXAMPLE.with_time_tokens(llava.model, processor, T)
+    answer = "<t3> <t7>" + tt.tokenizer.eos_token
+    full, asked = (EXAMPLE.prepare(processor, FRAMES, QUESTION, text, like=model) for text in (answer, ""))
+    losses = list(EXAMPLE.train(model, tt, POOLING.shorten(model, full, pooler), answer, steps=25))
+    assert losses[-1] < 0.8 * losses[0]
+    assert EXAMPLE.ask(model.eval(), tt, POOLING.shorten(model, asked, pooler), DURATION) == SPAN
+
+
+def test_rows_of_a_batch_do_not_mix(llava: Any) -> None:
+    pooler = SlowFastPooler(num_slow_frames=2)
+    POOLING.put_between(llava.model, pooler)
+    other = {**llava.batch, "pixel_values_videos": llava.batch["pixel_values_videos"].flip(1)}
+    rows = [POOLING.shorten(llava.model, batch, pooler) for batch in (llava.batch, other)]
+    both = {name: torch.cat([llava.batch[name], other[name]]) for name in other}
+    together = llava.model(**POOLING.shorten(llava.model, both, pooler)).logits
+    assert_close(together, torch.cat([llava.model(**row).logits for row in rows]), rtol=1e-4, atol=1e-4)
+    assert not torch.equal(together[0, -1], together[1, -1])
+
+
+@pytest.mark.parametrize(("name", "num_runs"), [("qwen3_vl", 3), ("smolvlm", 6), ("qwen2_5_vl", 1)])
+def test_why_others_take_no_pooler(name: str, num_runs: int, tmp_path: Path) -> None:
+    """Their visual tokens stand in a text for each frame, or at the positions of one whole grid."""
+    case = fresh(save(tmp_path, name))
+    model = case.model.get_base_model()
+    seen = case.batch["input_ids"][0] == getattr(model.config, "video_token_id", model.config.image_token_id)
+    assert (seen[1:] & ~seen[:-1]).sum() == num_runs  # of six frames, which Qwen takes in pairs
+    if name == "qwen2_5_vl":
+        told = {key: case.batch[key] for key in ("mm_token_type_ids", "video_grid_thw", "second_per_grid_ts")}
+        positions, _ = model.model.get_rope_index(case.batch["input_ids"], **told)
+        assert len(positions[:, 0, seen].unique(dim=1).T) == case.batch["video_grid_thw"].prod() // 4 == seen.sum()
+    if name == "qwen3_vl":
+        grid = case.batch["video_grid_thw"]
+        deep = model.model.get_video_features(case.batch["pixel_values_videos"], grid).deepstack_features
+        assert sum(map(len, deep[0])) == seen.sum()  # added to the same tokens in later layers
