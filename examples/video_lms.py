@@ -99,7 +99,7 @@ def tiny_qwen3_vl(folder):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--model")
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=40)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         main(chosen.model or tiny_qwen3_vl(f"{place}/tiny"), chosen.steps, f"{place}/trained")

@@ -50,14 +50,14 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Any:
-    """After 25 steps on one video, one question and the answer "<t3> <t7>"."""
+    """After 40 steps on one video, one question and the answer "<t3> <t7>"."""
     case = fresh(folder)
     case.trained_rows = case.model.peft_config["default"].trainable_token_indices
     case.tables = [table.clone() for table in embeddings.tables(case.model)][: len(case.trained_rows)]  # one if tied
     case.before = numbers(case.model)
     case.answer = "<t3> <t7>" + case.processor.tokenizer.eos_token
     case.full = EXAMPLE.prepare(case.processor, FRAMES, QUESTION, case.answer, like=case.model)
-    case.losses = list(EXAMPLE.train(case.model.train(), case.tt, case.full, case.answer, steps=25))
+    case.losses = list(EXAMPLE.train(case.model.train(), case.tt, case.full, case.answer, steps=40))
     case.model.eval()
     return case
 
@@ -71,7 +71,7 @@ def logits(case: Any, model: Any) -> torch.Tensor:
 
 
 def test_the_loss_falls(trained: Any) -> None:
-    assert trained.losses[-1] < 0.8 * trained.losses[0]
+    assert trained.losses[-1] < 0.5 * trained.losses[0]
 
 
 def test_the_answer_is_two_moments_and_an_end(trained: Any) -> None:
@@ -229,8 +229,8 @@ def test_a_model_with_a_pooler_learns_time_tokens(llava: Any, tmp_path: Path) ->
     tt, model = EXAMPLE.with_time_tokens(llava.model, processor, T)
     answer = "<t3> <t7>" + tt.tokenizer.eos_token
     full, asked = (EXAMPLE.prepare(processor, FRAMES, QUESTION, text, like=model) for text in (answer, ""))
-    losses = list(EXAMPLE.train(model, tt, POOLING.shorten(model, full, pooler), answer, steps=25))
-    assert losses[-1] < 0.8 * losses[0]
+    losses = list(EXAMPLE.train(model, tt, POOLING.shorten(model, full, pooler), answer, steps=40))
+    assert losses[-1] < 0.5 * losses[0]
     assert EXAMPLE.ask(model.eval(), tt, POOLING.shorten(model, asked, pooler), DURATION) == SPAN
 
 
