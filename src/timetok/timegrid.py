@@ -10,15 +10,12 @@ import reprlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args, overload
+from typing import Any, Literal, Self, TypeAlias, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from timetok.errors import ArgumentError, TimeRangeError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
 Numbers: TypeAlias = NDArray[Any] | Sequence[Any]
@@ -135,13 +132,9 @@ class TimeGrid:
         return 0.5 * (self.marks == "centres")
 
     @overload
-    def encode(self, seconds: Number, duration: Number) -> int: ...  # type: ignore[overload-overlap]
+    def encode(self, seconds: Number, duration: Number) -> int: ...
     @overload
-    def encode(self, seconds: "Tensor", duration: "Number | Numbers | Tensor") -> "Tensor": ...
-    @overload
-    def encode(self, seconds: Number | Numbers, duration: "Tensor") -> "Tensor": ...
-    @overload
-    def encode(self, seconds: Number | Numbers, duration: Number | Numbers) -> NDArray[np.int64]: ...
+    def encode(self, seconds: Any, duration: Any) -> Any: ...
     def encode(self, seconds: Any, duration: Any) -> Any:
         """Zero-based index of the mark of each timestamp.
 
@@ -163,13 +156,9 @@ class TimeGrid:
         return _as_given(marks.astype(np.int64), seconds, duration)
 
     @overload
-    def decode(self, index: int | np.integer[Any], duration: Number) -> float: ...  # type: ignore[overload-overlap]
+    def decode(self, index: int | np.integer[Any], duration: Number) -> float: ...
     @overload
-    def decode(self, index: "Tensor", duration: "Number | Numbers | Tensor") -> "Tensor": ...
-    @overload
-    def decode(self, index: int | np.integer[Any] | Numbers, duration: "Tensor") -> "Tensor": ...
-    @overload
-    def decode(self, index: int | np.integer[Any] | Numbers, duration: Number | Numbers) -> NDArray[np.float64]: ...
+    def decode(self, index: Any, duration: Any) -> Any: ...
     def decode(self, index: Any, duration: Any) -> Any:
         """Seconds at which each mark stands; with marks at edges the last is exactly the end of the video.
 

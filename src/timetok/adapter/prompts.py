@@ -177,10 +177,8 @@ def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     try:
         tokenizer.add_special_tokens({"extra_special_tokens": [VIDEO_TOKEN]}, replace_extra_special_tokens=False)
     except NotImplementedError as error:
-        raise ArgumentError(
-            f"tokenizer: {type(tokenizer).__name__} takes no new tokens, so it cannot hold {VIDEO_TOKEN}; "
-            "load the same files with another class"
-        ) from error
+        found = f"{type(tokenizer).__name__} takes no new tokens, so it cannot hold {VIDEO_TOKEN}"
+        raise ArgumentError(f"tokenizer: {found}; load the same files with another class") from error
     return int(tokenizer.get_vocab()[VIDEO_TOKEN])
 
 

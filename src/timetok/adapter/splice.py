@@ -42,16 +42,14 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
     turned = lm.config.model_type in _SEQUENCE_FIRST
     embedding = lm.get_input_embeddings()
 
-    def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
-        ids = args[0] if args else kwargs["input"]
-        masks.append(ids == video_token_id)
-        safe = ids.masked_fill(masks[-1], 0)
-        return ((safe, *args[1:]), kwargs) if args else (args, {**kwargs, "input": safe})
-
-    def hide_elsewhere(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+    def hide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
         def safe(name: str, value: Any) -> Any:
-            is_ids = name.endswith(_IDS) and isinstance(value, Tensor)
-            return value.masked_fill(value == video_token_id, 0) if is_ids else value
+            if not isinstance(value, Tensor) or not (module is embedding or name.endswith(_IDS)):
+                return value
+            mask = value == video_token_id
+            if module is embedding:
+                masks.append(mask)
+            return value.masked_fill(mask, 0)
 
         names = _parameters(type(module).forward)[: len(args)]
         by_place = tuple(safe(name, value) for name, value in zip_longest(names, args, fillvalue=""))
@@ -68,19 +66,17 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
         return embeds.transpose(0, 1) if turned else embeds
 
     with ExitStack() as hooks:
-        hooks.enter_context(embedding.register_forward_pre_hook(hide, with_kwargs=True))
         hooks.enter_context(embedding.register_forward_hook(fill))
-        for module in lm.modules():
+        for module in {embedding, *lm.modules()}:
             takes_ids = any(name.endswith(_IDS) for name in _parameters(type(module).forward))
             # what leads to the embedding hands the placeholders on to it
-            if takes_ids and all(inner is not embedding for inner in module.modules()):
-                hooks.enter_context(module.register_forward_pre_hook(hide_elsewhere, with_kwargs=True))
+            if module is embedding or (takes_ids and all(inner is not embedding for inner in module.modules())):
+                hooks.enter_context(module.register_forward_pre_hook(hide, with_kwargs=True))
         yield
     if not filled:
-        raise SpliceError(
-            f"the video did not reach {type(lm).__name__}: its input embedding was not called with the placeholders; "
-            "call the model with input_ids, and without a cache that already holds them"
-        )
+        cause = "its input embedding was not called with the placeholders"
+        remedy = "call the model with input_ids, and without a cache that already holds them"
+        raise SpliceError(f"the video did not reach {type(lm).__name__}: {cause}; {remedy}")
 
 
 @cache

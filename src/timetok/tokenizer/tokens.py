@@ -118,6 +118,3 @@ class PlainCopies:
         tokenizer = copy.copy(self.tokenizer)
         tokenizer._tokenizer = self._last[1]
         return tokenizer
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_last": None}  # rebuilt when needed

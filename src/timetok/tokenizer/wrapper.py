@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, get_args, overload
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,11 +155,7 @@ class TimeTokenizer:
         written = " ".join(self.codec.format(moment, float(duration)) for moment in moments)
         return list(self.tokenizer.encode(written, add_special_tokens=False))
 
-    @overload
-    def decode_time(self, ids: int | np.integer[Any], duration: Number) -> float: ...
-    @overload
-    def decode_time(self, ids: Any, duration: Number | Numbers) -> NDArray[np.float64]: ...
-    def decode_time(self, ids: Any, duration: Number | Numbers) -> float | NDArray[np.float64]:
+    def decode_time(self, ids: Any, duration: Number | Numbers) -> Any:
         """Seconds at which time tokens stand; ids that also hold text are for `times` and `spans`.
 
         A float for one id, a float64 array of the same shape for ids of any; for other codecs than ``"index"`` ids are
