@@ -61,8 +61,7 @@ class SpanConstraint:
                 self._plain.add(token, text)
             elif free_text or longest.alphabet.issuperset(text):
                 self._with_moments.add(token, text)
-        self._below, self._kinds = lru_cache(1 << 14)(self._find_below), lru_cache(None)(self._find_kinds)
-        self.mask = lru_cache(256)(self._mask)
+        self._kinds, self.mask = lru_cache(None)(self._find_kinds), lru_cache(256)(self._mask)
 
     def processor(
         self, durations: Sequence[float] | float | None = None, *, prompt_length: int | None = None
@@ -89,40 +88,30 @@ class SpanConstraint:
 
     def _mask(self, duration: float | None, state: State, size: int, device: torch.device) -> Tensor:
         """Which tokens may come next: bool ``[v]``."""
-        stops = sorted(self.stop_ids) if self.grammar(duration).accepts(state) else []
-        parts = [torch.tensor([*self._find_below(self._with_moments, duration, state), *stops], dtype=torch.long)]
-        allowed = torch.cat(parts + self._find_plain(self._plain, duration, state))
+        stops = torch.tensor(sorted(self.stop_ids) if self.grammar(duration).accepts(state) else [], dtype=torch.long)
+        found = self._find(self._with_moments, duration, state, False) + self._find(self._plain, duration, state, True)
+        allowed = torch.cat([stops, *found])
         if not len(allowed):
             raise TokenizerError(f"tt: no token of its vocabulary may follow {state.written!r} in {state.place!r}")
         mask = torch.zeros(size, dtype=torch.bool)
         mask[allowed] = True
         return mask.to(device)
 
-    def _find_below(self, node: "_Node", duration: float | None, state: State) -> tuple[int, ...]:
-        """Ids of the tokens below a node that may be written on."""
-        step, found = self.grammar(duration).step, []
-        for character, child in node.children.items():
-            reached = step(state, character)
-            if reached is not None:
-                found += child.ids
-                if child.children:
-                    found += self._below(child, duration, reached)
-        return tuple(found)
+    def _find(self, node: "_Node", duration: float | None, state: State, plain: bool) -> list[Tensor]:
+        """Ids of the tokens below a node that may be written on, by kinds of characters, for there are many tokens.
 
-    def _find_plain(self, node: "_Node", duration: float | None, state: State) -> list[Tensor]:
-        """The same where no token begins a moment: by kinds of characters, for there are many tokens."""
+        In a plain tree none begins a moment.
+        """
         grammar, found = self.grammar(duration), []
-        if grammar.rests(state):
+        if plain and grammar.rests(state):
             return [node.below]
-        if state.place == "end" and not state.written:
-            return []
         for characters, all_ids in self._kinds(node):
             reached = grammar.step(state, characters[0])
-            if reached is not None and grammar.rests(reached):
+            if reached is not None and plain and grammar.rests(reached):
                 found.append(all_ids)
             elif reached is not None:
                 for child in map(node.children.__getitem__, characters):
-                    found += [torch.tensor(child.ids, dtype=torch.long), *self._find_plain(child, duration, reached)]
+                    found += [torch.tensor(child.ids, dtype=torch.long), *self._find(child, duration, reached, plain)]
         return found
 
     def _find_kinds(self, node: "_Node") -> list[tuple[list[str], Tensor]]:
