@@ -20,9 +20,7 @@ _STEPWISE = {"jamba", "prophetnet", "recurrent_gemma", "reformer", "zamba"}  # g
 
 @dataclass(frozen=True, eq=False)
 class EncodedVideo:
-    """A video as a language model reads it; made by ``encode_video``.
-
-    Pass it wherever features are passed.
+    """A video as a language model reads it, to be passed wherever features are; made by ``encode_video``.
 
     Attributes:
         tokens: ``[n d]``.

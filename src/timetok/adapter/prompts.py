@@ -3,6 +3,7 @@
 Shapes: b batch, m videos, t frames, c channels, p patches, h w patch grid or pixels, e vision width, s sequence.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -168,8 +169,7 @@ def _listed(found: Tensor | EncodedVideo | Sequence[Tensor | EncodedVideo] | Non
 
 
 def _expand(prompt: str, counts: Iterator[int]) -> str:
-    first, *others = prompt.split(VIDEO_TOKEN)
-    return first + "".join(VIDEO_TOKEN * next(counts) + part for part in others)
+    return re.sub(VIDEO_TOKEN, lambda found: found[0] * next(counts), prompt)
 
 
 def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

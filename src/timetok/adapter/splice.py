@@ -18,7 +18,6 @@ from timetok.errors import SpliceError
 
 _SEQUENCE_FIRST = {"xlnet"}  # model types that turn their ids round, to [s b], before they embed them
 _IDS = "input_ids"  # how the names of parameters end that take ids, throughout transformers
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @contextmanager
@@ -42,7 +41,7 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
     turned = lm.config.model_type in _SEQUENCE_FIRST
     embedding = lm.get_input_embeddings()
 
-    def hide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+    def hide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         def safe(name: str, value: Any) -> Any:
             if not isinstance(value, Tensor) or not (module is embedding or name.endswith(_IDS)):
                 return value
@@ -62,7 +61,12 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
             return embeds
         filled = True
         mask, embeds = (mask.T, embeds.transpose(0, 1)) if turned else (mask, embeds)
-        embeds = embeds.masked_scatter(mask.unsqueeze(-1), _visual_for(mask, rows).to(embeds))
+        # beam search repeats each prompt as often as the next
+        repeated = [row for row in rows for _ in range(len(mask) // len(rows))]
+        counts, expected = mask.sum(1).tolist(), [len(row) for row in repeated]
+        if counts != expected:
+            raise SpliceError(f"input_ids: placeholders by row are {counts}, visual tokens by row are {expected}")
+        embeds = embeds.masked_scatter(mask.unsqueeze(-1), torch.cat(repeated).to(embeds))
         return embeds.transpose(0, 1) if turned else embeds
 
     with ExitStack() as hooks:
@@ -83,13 +87,3 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
 def _parameters(forward: Callable[..., Any]) -> list[str]:
     """Names of what a forward takes after ``self``."""
     return list(signature(forward).parameters)[1:]
-
-
-def _visual_for(mask: Tensor, rows: Sequence[Tensor]) -> Tensor:
-    """Visual tokens for a placeholder mask ``[k·b s]``, each prompt's repeated k times: ``[count d]``."""
-    repeats, rest = divmod(mask.shape[0], len(rows))
-    counts = mask.sum(1).tolist()
-    expected = [len(row) for row in rows for _ in range(repeats)]
-    if rest or counts != expected:
-        raise SpliceError(f"input_ids: placeholders by row are {counts}, visual tokens by row are {expected}")
-    return torch.cat([row for row in rows for _ in range(repeats)])

@@ -83,10 +83,9 @@ def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tup
 
 
 class PlainCopies:
-    """Copies of a tokenizer whose time tokens have other names and the same ids.
+    """Copies of a tokenizer whose time tokens have other names, which no text at hand holds, and the same ids.
 
-    The names start with a private-use character that does not occur in the text at hand, so nothing in it can
-    be taken for one, and trusted parts of a text can still name them. The last copy is kept.
+    Trusted parts of a text can still name them. The last copy is kept.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:

@@ -32,10 +32,7 @@ class TimeTokenizer:
     before it was wrapped. Durations are lengths of videos in seconds; where there is a batch, one for all or one for
     each of its rows. More or fewer raise TimeRangeError, and so does one that is not positive and finite.
 
-    Attributes:
-        tokenizer: The wrapped tokenizer itself, which has the codec's tokens.
-        codec: How a moment is written.
-        time_token_ids: Ids of the codec's tokens, contiguous and in its order; empty where it has none.
+    ``time_token_ids`` are those of the codec's tokens, contiguous and in its order; empty where it has none.
 
     Raises:
         TokenizerError: A token of the codec is missing, ids are not contiguous, or the tokenizer does not find
@@ -191,9 +188,8 @@ class TimeTokenizer:
         if duration is None or not marks.size:
             return text
         if not isinstance(self.codec, IndexCodec):
-            length = float(TimeGrid(2).decode(1, duration))
-            runs = re.compile(f"(?:{self._written.pattern})+")
-            return runs.sub(lambda run: "".join(f"<{t:.2f}>" for t in self.codec.parse(run[0], length)), text)
+            length, runs = float(TimeGrid(2).decode(1, duration)), f"(?:{self._written.pattern})+"
+            return re.sub(runs, lambda run: "".join(f"<{t:.2f}>" for t in self.codec.parse(run[0], length)), text)
         written = iter([f"<{moment:.2f}>" for moment in self.decode_time(marks, duration)])
         pattern = self._written
         if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
@@ -210,9 +206,9 @@ class TimeTokenizer:
         return [self.decode(row, each, skip_special_tokens=skip_special_tokens) for row, each in rows]
 
     def times(self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0) -> list[float]:
-        """Every moment of one sequence of ids in seconds, in the order in which it is written; arguments as in `spans`.
+        """Every moment of one sequence of ids in seconds, as it is written: neither sorted nor paired; see `spans`.
 
-        Neither sorted nor paired. Moments written as tokens lie within the video; in plain text they are what it says.
+        Moments written as tokens lie within the video; in plain text they are what it says.
         """
         if prompt_length < 0:
             raise ArgumentError(f"prompt_length must not be negative, got {prompt_length!r}")
@@ -229,11 +225,9 @@ class TimeTokenizer:
     ) -> list[Any]:
         """Spans of generated ids: the first moment with the second, the third with the fourth, and so on.
 
-        Nested ids give lists nested in the same way.
-
         Args:
-            ids: Ids of one sequence or, nested, of a batch: lists, numpy arrays or torch tensors of integers, else
-                ArgumentError is raised. Negative ids (-100) are left out.
+            ids: Ids of one sequence or, nested, of a batch, which gives nested lists: lists, numpy arrays or torch
+                tensors of integers, else ArgumentError is raised. Negative ids (-100) are left out.
             duration: Length of the video in seconds, one for all or one for each row of a batch.
             prompt_length: Ids to skip at the front of each row: a prompt's own time tokens are not answers.
             malformed: A pair that ends before it starts is dropped, raises MalformedAnswerError, or is sorted; a last
