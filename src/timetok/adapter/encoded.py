@@ -52,8 +52,7 @@ def remember(model: Any, tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVi
 def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Tensor, options: Any) -> Tensor:
     """Prompts ``[b s]`` about one video, continued by a ``VideoLM``: prompt and new ids, filled up on the right.
 
-    Rows that begin as the encoded prefix go on from a copy of its cache, those of one length together; others start
-    afresh.
+    Rows that begin as the encoded prefix go on from a copy of its cache, those of one length together.
     """
     if options.get("return_dict_in_generate"):
         raise ArgumentError("return_dict_in_generate: not with an encoded video, whose prompts make several batches")

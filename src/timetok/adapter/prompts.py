@@ -82,10 +82,9 @@ class VideoPrompts:
         """
         if not rows:
             raise ArgumentError("rows: expected at least one, got none")
-        encoded = [self._encode_row(index, row) for index, row in enumerate(rows)]
-        batch = self._padded([ids for ids, _ in encoded], "right")
-        targets = [torch.tensor(labels) for _, labels in encoded]
-        batch["labels"] = pad_sequence(targets, batch_first=True, padding_value=-100)
+        ids, labels = zip(*(self._encode_row(index, row) for index, row in enumerate(rows)), strict=True)
+        batch = self._padded(ids, "right")
+        batch["labels"] = pad_sequence([torch.tensor(row) for row in labels], batch_first=True, padding_value=-100)
         for name in (FEATURES, PIXELS):
             batch |= _stacked(name, [video for row in rows for video in _listed(row.get(name))])
         if FEATURES in batch and PIXELS in batch:
@@ -107,8 +106,7 @@ class VideoPrompts:
         labels: list[int] = []
         for prompt, answer in turns:
             asked = self.tt(_expand(prompt, remaining), duration, add_special_tokens=not ids)["input_ids"]
-            reply = self.tt(answer, duration, add_special_tokens=False)["input_ids"]
-            reply = [*reply, self.tt.tokenizer.eos_token_id]
+            reply = [*self.tt(answer, duration, add_special_tokens=False)["input_ids"], self.tt.tokenizer.eos_token_id]
             ids += [*asked, *reply]
             labels += [-100] * len(asked) + reply
         return ids, labels

@@ -22,19 +22,14 @@ _IDS = "input_ids"  # how the names of parameters end that take ids, throughout 
 
 @contextmanager
 def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> Iterator[None]:
-    """While the context lasts, placeholder ids in the LM's input become visual tokens.
+    """While the context lasts, placeholder ids in the LM's input become ``rows``, ``[n d]`` visual tokens a prompt.
 
     The placeholder needs no row in the embedding: it is swapped for id 0 before the look-up, there and in whatever
-    else inside the LM is handed ids (per-layer embeddings, hashes of ids, routing by id).
+    else inside the LM is handed ids (per-layer embeddings, hashes of ids, routing by id). The hook sits on what
+    ``get_input_embeddings()`` returns now, because peft may have replaced that module since the last call.
     Rows repeated by beam search or ``num_return_sequences`` are repeated here too, and decoding steps,
     which hold no placeholder, pass through. SpliceError is raised where placeholders and visual tokens differ in
     number, or these were never used, because the embedding was not called or saw no placeholder.
-
-    Args:
-        lm: The language model; the hook sits on what ``get_input_embeddings()`` returns now, because
-            peft may have replaced that module since the last call.
-        rows: Visual tokens of each prompt, ``[n d]``, in the order of the batch.
-        video_token_id: Id of the placeholder.
     """
     masks: list[Tensor] = []
     filled = not any(len(row) for row in rows)

@@ -82,8 +82,7 @@ class VideoAdapter(VideoLM):
 
         Files take their names only when all are complete, the settings last; a card that is there is kept. The encoder
         of ``vision`` is frozen and not written. ``adapter_only=False`` writes the language model too, into
-        ``folder/lm``, or raises ArgumentError where peft has changed its layers; so does ``adapter_only=True`` where
-        an earlier one lies, which would be read in place of the model that belongs to the adapter.
+        ``folder/lm``, or raises ArgumentError where peft has changed its layers; so does True where one lies there.
         """
         if hasattr(self, "peft_config"):
             raise ArgumentError("adapter: peft wraps it; save the peft model, or merge first (merge_and_unload)")
@@ -115,15 +114,13 @@ class VideoAdapter(VideoLM):
 
     def _card(self, adapter_only: bool) -> str:
         base = self.lm.config.name_or_path or type(self.lm).__name__
-        what, load = "A language model and its adapter", 'adapter = VideoAdapter.from_pretrained("FOLDER")'
+        what = "Projector and time rows" if adapter_only else "A language model and its adapter"
+        load = 'adapter = VideoAdapter.from_pretrained("FOLDER")'
         if adapter_only:
-            what, load = (
-                "Projector and time rows",
-                (
-                    f'lm = AutoModelForCausalLM.from_pretrained("{base}")\n'
-                    'embeddings.resize(lm, TimeTokenizer.from_pretrained("FOLDER").time_token_ids)\n'
-                    'adapter = VideoAdapter.from_pretrained("FOLDER", lm=lm)'
-                ),
+            load = (
+                f'lm = AutoModelForCausalLM.from_pretrained("{base}")\n'
+                'embeddings.resize(lm, TimeTokenizer.from_pretrained("FOLDER").time_token_ids)\n'
+                'adapter = VideoAdapter.from_pretrained("FOLDER", lm=lm)'
             )
         told = {"what": what, "load": load, "base_model": base, "num_time_tokens": len(self.time_token_ids)}
         text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")

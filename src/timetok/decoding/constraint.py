@@ -98,10 +98,7 @@ class SpanConstraint:
         return mask.to(device)
 
     def _find(self, node: "_Node", duration: float | None, state: State, plain: bool) -> list[Tensor]:
-        """Ids of the tokens below a node that may be written on, by kinds of characters, for there are many tokens.
-
-        In a plain tree none begins a moment.
-        """
+        """Ids below a node that may be written on, by kinds of characters; in a plain tree no token begins a moment."""
         grammar, found = self.grammar(duration), []
         if plain and grammar.rests(state):
             return [node.below]
@@ -134,8 +131,7 @@ class SpanLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Set the scores ``[b v]`` of what may not come next to ``-inf``.
 
-        Raises ArgumentError where the rows do not divide among the durations, MalformedAnswerError where no row is a
-        well-formed answer so far: perhaps ``prompt_length`` is wrong.
+        ArgumentError: rows do not divide among the durations; MalformedAnswerError: no row is well-formed so far.
         """
         if self._prompt_length is None:
             self._prompt_length = input_ids.shape[1]
@@ -143,31 +139,24 @@ class SpanLogitsProcessor(LogitsProcessor):
         if len(rows) % len(each):
             raise ArgumentError(f"durations: expected one for each prompt, got {len(each)} for {len(rows)} rows")
         states: dict[tuple[float | None, tuple[int, ...]], State | None] = {}
-        masks = []
+        allowed = torch.ones_like(scores, dtype=torch.bool)
         for k, row in enumerate(rows):
             duration, answer = each[k * len(each) // len(rows)], tuple(row)
-            if not self._constraint.stop_ids.isdisjoint(answer):
-                masks.append(torch.ones_like(scores[k], dtype=torch.bool))  # it has ended: padding follows
-                continue
-            state = states[duration, answer] = self._state(duration, answer)
-            masks.append(
-                torch.zeros_like(scores[k], dtype=torch.bool)  # a beam that fills up a search with too few others
-                if state is None
-                else self._constraint.mask(duration, state, scores.shape[1], scores.device)
-            )
+            if self._constraint.stop_ids.isdisjoint(answer):  # else it has ended, and padding follows
+                state = states[duration, answer] = self._state(duration, answer)
+                # a beam that is no answer fills up a search with too few others
+                allowed[k] = self._constraint.mask(duration, state, scores.shape[1], scores.device) if state else False
         if states and not any(states.values()):
             where = f"from id {self._prompt_length} on; is prompt_length right?"
             raise MalformedAnswerError(f"input_ids: no row is a well-formed answer {where}")
         self._states = states
-        return scores.masked_fill(~torch.stack(masks), -torch.inf)
+        return scores.masked_fill(~allowed, -torch.inf)
 
     def _state(self, duration: float | None, answer: tuple[int, ...]) -> State | None:
-        follow = self._constraint.follow
-        if answer and (duration, answer[:-1]) in self._states:
-            return follow(duration, self._states[duration, answer[:-1]], answer[-1])
-        state: State | None = self._constraint.grammar(duration).start
-        for token in answer:
-            state = follow(duration, state, token)
+        known = (duration, answer[:-1]) in self._states
+        state = self._states[duration, answer[:-1]] if known else self._constraint.grammar(duration).start
+        for token in answer[-1:] if known else answer:
+            state = self._constraint.follow(duration, state, token)
         return state
 
 

@@ -167,10 +167,7 @@ class TimeTokenizer:
         return self.grid.decode(numbers - first, duration)
 
     def to_tokens(self, text: str, duration: Any) -> str:
-        """Write every ``<12.3>`` of a trusted text, a moment in seconds, as the codec does: ``<t20>`` or ``12.3``.
-
-        Without a duration the text comes back as it is.
-        """
+        """Write ``<12.3>`` of a trusted text, seconds, as the codec does: ``<t20>``; without a duration leave it."""
         if duration is None:
             return text
         length = float(TimeGrid(2).decode(1, duration))
@@ -228,7 +225,7 @@ class TimeTokenizer:
         Args:
             ids: Ids of one sequence or, nested, of a batch, which gives nested lists: lists, numpy arrays or torch
                 tensors of integers, else ArgumentError is raised. Negative ids (-100) are left out.
-            duration: Length of the video in seconds, one for all or one for each row of a batch.
+            duration: In seconds, one for all or one for each row.
             prompt_length: Ids to skip at the front of each row: a prompt's own time tokens are not answers.
             malformed: A pair that ends before it starts is dropped, raises MalformedAnswerError, or is sorted; a last
                 moment without a partner is dropped by ``"drop"`` and ``"sort"``.
@@ -253,8 +250,7 @@ class TimeTokenizer:
         self.tokenizer.save_pretrained(folder)
         name = next((name for name, kind in CODECS.items() if type(self.codec) is kind), None)
         options: Any = asdict(self.codec) if name else None  # type: ignore[call-overload]
-        settings = {"codec": name, "options": options, "lita_spacing": self.lita_spacing}
-        write_json(Path(folder) / SETTINGS_FILE, settings)
+        write_json(Path(folder) / SETTINGS_FILE, {"codec": name, "options": options, "lita_spacing": self.lita_spacing})
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, codec: MomentCodec | None = None) -> Self:
