@@ -43,6 +43,16 @@ class SpanPosterior:
     grid: TimeGrid
     duration_seconds: float
 
+    @property
+    def starts(self) -> NDArray[np.float64]:
+        """Probability that the span starts at each mark, ``[T]``."""
+        return np.asarray(self.joint.sum(1))
+
+    @property
+    def ends(self) -> NDArray[np.float64]:
+        """Probability that the span ends at each mark, ``[T]``."""
+        return np.asarray(self.joint.sum(0))
+
     def best(self, utility: Utility | None = None) -> ScoredSpan:
         """The span of maximum expected utility: see `ranked`."""
         return self.ranked(1, utility)[0]
@@ -80,7 +90,7 @@ class SpanPosterior:
         """
         seconds, last = self.grid.sample_times(self.duration_seconds), self.grid.num_tokens - 1
         moved = []
-        for moment, shares in ((span.start, self.joint.sum(1)), (span.end, self.joint.sum(0))):
+        for moment, shares in ((span.start, self.starts), (span.end, self.ends)):
             middle = self.grid.encode(moment, self.duration_seconds)
             near = slice(max(middle - steps, 0), min(middle + steps, last) + 1)
             total = shares[near].sum()
