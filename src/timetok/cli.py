@@ -13,14 +13,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from timetok import __version__
 from timetok.errors import ArgumentError, TimetokError
-
-if TYPE_CHECKING:
-    from timetok.lita.answer import Answer
-    from timetok.timegrid import Span
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,14 +108,12 @@ def _localize(options: argparse.Namespace) -> None:
     from timetok.hub import load_localizer, localize
     from timetok.lita.answer import load_sample
 
-    sample = load_sample() if options.sample else None
-    video, question = (sample.path, sample.question) if sample else (options.video, options.question)
+    video, question, truth = load_sample() if options.sample else (options.video, options.question, None)
     _quiet()
     localizer = load_localizer(options.model, device=options.device, num_frames=options.frames)
     localizer.check_question(question)
     frames = localizer.read(video)
     answer = localize(frames, question, localizer)
-    truth = sample.span if sample else None
     if options.plot:
         from timetok.plots import save, timeline
 
@@ -128,11 +122,7 @@ def _localize(options: argparse.Namespace) -> None:
         save(timeline(*shown, **told), options.plot)
     if options.json:
         print(json.dumps({"video": str(video), "question": question, **answer.to_dict()}))
-    else:
-        _tell(question, answer, truth, options.plot)
-
-
-def _tell(question: str, answer: "Answer", truth: "Span | None", plot: Path | None) -> None:
+        return
     print(f"question: {question}\nanswer:   {answer.text}")
     for span, confidence in zip(answer.spans, answer.confidences or [None] * len(answer.spans), strict=True):
         likely = "" if confidence is None else f"   (probability of these two marks: {confidence:.2f})"
@@ -141,8 +131,8 @@ def _tell(question: str, answer: "Answer", truth: "Span | None", plot: Path | No
         print("span:     none; the answer holds no well-formed span")
     if truth:
         print(f"truth:    {truth.start:.2f} s to {truth.end:.2f} s")
-    if plot:
-        print(f"timeline: {plot}")
+    if options.plot:
+        print(f"timeline: {options.plot}")
     if truth:
         print('next:     timetok localize YOUR.mp4 "When is the red circle visible? Give only the times."')
         print("          (it knows shapes only)   timetok train shapes   # how it was trained")

@@ -24,20 +24,11 @@ TINY_MODEL = Path(__file__).parent / "tiny"
 """The bundled model: it knows coloured shapes and nothing else."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An mp4, what to ask about it, and the true answer in seconds."""
-
-    path: Path
-    question: str
-    span: Span
-
-
-def load_sample() -> Sample:
-    """The clip that ships with timetok, which ``recipes.shapes`` wrote; DataError if this installation has none."""
+def load_sample() -> tuple[Path, str, Span]:
+    """The mp4 that ships with timetok, a question about it and the true answer; DataError if it is not there."""
     folder = TINY_MODEL.with_name("sample")
     entry = read_json(folder / "sample.json", dict, "the bundled clip's question and answer")
-    return Sample(folder / "clip.mp4", entry["question"], Span(*entry["span"]))
+    return folder / "clip.mp4", entry["question"], Span(*entry["span"])
 
 
 @dataclass(frozen=True)
@@ -98,13 +89,8 @@ class Localizer:
         model.train(False)
 
     @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str] | None = None, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
-    ) -> Self:
-        """Load a LITA folder, or the bundled model if None; ModelFolderError where it is missing or holds no LITA.
-
-        ``dtype`` is that of the weights in memory, whatever the file holds.
-        """
+    def load(cls, folder: str | os.PathLike[str] | None = None, *, device: str = "cpu") -> Self:
+        """Load a LITA folder in float32, the bundled model if None; ModelFolderError if it is missing or no LITA."""
         path = Path(folder) if folder is not None else TINY_MODEL
         if not (path / "config.json").is_file():
             raise ModelFolderError(f"model: expected a folder with a config.json, got {str(path)!r}")
@@ -112,7 +98,7 @@ class Localizer:
             kind = LitaConfig.get_config_dict(path)[0].get("model_type")
             if kind != LitaConfig.model_type:
                 raise ModelFolderError(f"it holds a {kind!r}, expected a {LitaConfig.model_type!r}")
-            model = load_weights(LitaForConditionalGeneration, path, dtype=dtype)
+            model = load_weights(LitaForConditionalGeneration, path, dtype=torch.float32)
             return cls(model.to(device), LitaProcessor.from_pretrained(path, local_files_only=True))
 
     def read(self, video: Video) -> Frames:
