@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import BatchEncoding
 
 from timetok.atomic import read_json
-from timetok.decoding import SpanPosterior, span_distribution
 from timetok.errors import ModelFolderError, PromptError
 from timetok.lita.configuration import LitaConfig
 from timetok.lita.modeling import LitaForConditionalGeneration
@@ -137,22 +136,6 @@ class Localizer:
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
         rows = zip(new.tolist(), chosen.tolist(), durations, strict=True)
         return [self._answer(*row) for row in rows]
-
-    @torch.inference_mode()
-    def posteriors(
-        self, features: Sequence[Tensor], questions: Sequence[str], durations: Sequence[float], *, top_starts: int = 40
-    ) -> list[SpanPosterior]:
-        """What the model believes about when, for questions with one span as their answer; otherwise as in `ask`.
-
-        ``posterior.best()`` is the span of the highest expected IoU and that IoU; ``top_starts`` as in
-        ``decoding.span_distribution``. TokenizerError is raised where the model writes moments without time tokens.
-        """
-        tt = self.processor.tt
-        space = tt.tokenizer.encode(" ", add_special_tokens=False)
-        layout: Any = {"lead_ids": space, "between_ids": space}  # as LITA's answers are written: " <t1> <t2>"
-        marks: Any = {"grid": tt.grid, "time_token_ids": tt.time_token_ids, "durations": durations}
-        batch = self._batch(questions, durations, 4, features)
-        return span_distribution(self.model, batch, **marks, **layout, top_starts=top_starts)
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, features: Sequence[Tensor] = ()
