@@ -178,12 +178,13 @@ def _plan(options: argparse.Namespace) -> None:
     found = plan(*read_spans(options.spans), wanted=wanted, level=level)
     print(found)
     if options.plot:
-        from timetok.plots import ceilings, save
+        from timetok.plots import curves, save
 
         columns = list(found.ceilings.values())
         recalls = {f"R@{key:g}": [column.recall[key] for column in columns] for key in columns[0].recall}
-        shares = {"mIoU": [column.miou for column in columns], **recalls}
-        save(ceilings(list(found.ceilings), shares, target=wanted), options.plot)
+        shares = {"mIoU": [column.miou for column in columns], **recalls, "wanted": [wanted] * len(columns)}
+        labels = {"xlabel": "time tokens T", "ylabel": "best share that can be reached"}
+        save(curves(list(found.ceilings), shares, **labels, log=True), options.plot)
 
 
 def _info(_: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import BatchEncoding
 
@@ -52,6 +53,17 @@ class Answer:
         return asdict(self)
 
 
+def find_folder(model: str | os.PathLike[str] | None) -> Path:
+    """A folder with a model, or where the one of a name was downloaded to, or the bundled one; ModelFolderError."""
+    if model is None or (Path(model) / "config.json").is_file():
+        return Path(TINY_MODEL if model is None else model).resolve()
+    try:
+        return Path(snapshot_download(os.fspath(model), local_files_only=True))
+    except (OSError, ValueError) as error:
+        wanted = "a folder with a config.json, or a name fetched by `hf download NAME`"
+        raise ModelFolderError(f"model: expected {wanted}, got {os.fspath(model)!r}") from error
+
+
 @contextmanager
 def telling_which(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Whatever breaks while a folder is loaded becomes a ModelFolderError of one line that names it."""
@@ -90,9 +102,7 @@ class Localizer:
     @classmethod
     def load(cls, folder: str | os.PathLike[str] | None = None, *, device: str = "cpu") -> Self:
         """Load a LITA folder in float32, the bundled model if None; ModelFolderError if it is missing or no LITA."""
-        path = Path(folder) if folder is not None else TINY_MODEL
-        if not (path / "config.json").is_file():
-            raise ModelFolderError(f"model: expected a folder with a config.json, got {str(path)!r}")
+        path = find_folder(folder)
         with telling_which(path):
             kind = LitaConfig.get_config_dict(path)[0].get("model_type")
             if kind != LitaConfig.model_type:

@@ -1,1 +1,1 @@
-"""Recipes: synthetic videos, the tasks asked about them, training and evaluation, each runnable from an empty folder."""
+"""Synthetic videos, the tasks asked about them, training and evaluation, each runnable from an empty folder."""

@@ -181,7 +181,7 @@ def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], 
     versions["python"] = platform.python_version()
     facts = {"steps": sum(trainer["max_steps"] for trainer in trainers), **facts, "versions": versions}
     write_json(folder / "training.json", {**facts, "preset": preset, "curve": points})
-    plots.save(plots.curve(steps, losses, ylabel="training loss"), folder / "curve.png")
+    plots.save(plots.curves(steps, {"loss": losses}, xlabel="step", ylabel="training loss"), folder / "curve.png")
     told = facts | {"num_pairs": len(SEEN_PAIRS), "first": losses[0], "last": losses[-1]}
     told["steps"] = ", then ".join(f"{one['max_steps']} x {one['per_device_train_batch_size']}" for one in trainers)
     told["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
