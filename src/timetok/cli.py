@@ -20,10 +20,7 @@ from timetok.errors import ArgumentError, TimetokError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 2 for a user's mistake, or 130 after an interrupt.
-
-    ``arguments`` are those on the command line, without the program's name; ``sys.argv`` if None.
-    """
+    """Run a command line, that of the process if None: exit status 0, or 2 for a mistake, or 130 if interrupted."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded; see `load_localizer`
     try:
         options = _parser().parse_args(arguments)
@@ -105,12 +102,11 @@ def _localize(options: argparse.Namespace) -> None:
         raise ArgumentError("VIDEO, QUESTION: give both, or --sample alone")
     if options.video and options.question is None:
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
-    from timetok.hub import load_localizer, localize
+    from timetok.hub import localize
     from timetok.lita.answer import load_sample
 
     video, question, truth = load_sample() if options.sample else (options.video, options.question, None)
-    _quiet()
-    localizer = load_localizer(options.model, device=options.device, num_frames=options.frames)
+    localizer = _localizer(options.model, options)
     localizer.check_question(question)
     frames = localizer.read(video)
     answer = localize(frames, question, localizer)
@@ -158,13 +154,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
         raise ArgumentError(f"--json: expected a file in an existing folder, got {options.json!r}")
     from timetok.atomic import write_json
-    from timetok.hub import load_localizer
     from timetok.recipes.evaluate import evaluate_model, read_questions
 
     questions = read_questions(options.data)
-    _quiet()
-    model = None if options.model == "tiny" else options.model
-    localizer = load_localizer(model, device=options.device, num_frames=options.frames)
+    localizer = _localizer(None if options.model == "tiny" else options.model, options)
     report = evaluate_model(localizer, questions, protocol=options.protocol, batch_size=options.batch_size)
     print(report)
     if options.json:
@@ -206,12 +199,15 @@ def _info(_: argparse.Namespace) -> None:
     print("\n".join(f"{name:13s} {value}" for name, value in rows.items()))
 
 
-def _quiet() -> None:
-    """Answers go to stdout; the progress of loading a small model is only noise."""
+def _localizer(model: str | None, options: argparse.Namespace) -> Any:
+    """What answers; the progress of loading it is only noise."""
     from transformers.utils import logging
+
+    from timetok.hub import load_localizer
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    return load_localizer(model, device=options.device, num_frames=options.frames)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ def timeline(
     """Draw where in a video an answer lies: frames, the spans below them, and the question above.
 
     The video is cut into equal slots; over each stands the frame nearest to its middle, framed in colour when its
-    true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times too;
-    more than twelve share a row, without labels. The figure is 6.4 inches wide, 1280 pixels.
+    true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times too; more than
+    twelve share a row, without labels.
 
     Args:
         frames_data: RGB frames, uint8 ``[t 3 h w]``, at least one.

@@ -56,7 +56,6 @@ class Frames:
             raise ArgumentError(f"times_seconds must never decrease and stay {bounds}, got {times.tolist()}")
 
     def __len__(self) -> int:
-        """Number of frames, t."""
         return len(self.data)
 
 

@@ -68,11 +68,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Report(Score):
-    """Outcome of `timetok.metrics.evaluate`; ``str(report)`` is an aligned table.
-
-    It adds the name of the protocol that made the numbers, one score per reference, in the order of the references,
-    and the same averages for each task by itself.
-    """
+    """What `evaluate` found: one score a reference, in their order, and averages by task; ``str`` is a table."""
 
     protocol: str
     per_sample: tuple[SampleScore, ...]

@@ -47,8 +47,7 @@ class ClipRecord:
 class Scene:
     """Everything there is to know about one clip; equal seeds and options give equal scenes.
 
-    Frame i stands at ``i / fps`` seconds; events are sorted by start; tracks say how events and distractors move, in
-    drawing order.
+    Frame i stands at ``i / fps`` seconds. Events are sorted by start, tracks of events and distractors as drawn.
     """
 
     seed: int
@@ -107,8 +106,7 @@ def render_frames(scene: Scene, indices: Sequence[int] | NDArray[np.integer[Any]
     index = np.asarray(indices, dtype=np.int64)
     if index.size and not (index.min() >= 0 and index.max() < scene.num_frames):
         raise ArgumentError(f"indices reach from {index.min()} to {index.max()}; expected 0 .. {scene.num_frames - 1}")
-    size = scene.width, scene.height
-    return painting.paint_frames(scene.tracks, scene.background, index, fps=scene.fps, size=size)
+    return painting.paint_frames(scene.tracks, scene.background, index, fps=scene.fps, size=(scene.width, scene.height))
 
 
 def write_clip(scene: Scene, path: str | Path) -> None:
