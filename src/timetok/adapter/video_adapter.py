@@ -21,6 +21,7 @@ from timetok.adapter.encoded import EncodedVideo
 from timetok.adapter.prompts import VideoPrompts
 from timetok.adapter.video_lm import Order, ProjectorName, VideoLM
 from timetok.atomic import write_json
+from timetok.attention import FrameMask
 from timetok.embeddings import tables
 from timetok.errors import ArgumentError, ModelFolderError
 from timetok.pooling import SlowFastPooler
@@ -58,11 +59,14 @@ class VideoAdapter(VideoLM):
         order: Order = "pool-first",
         time_markers: bool = False,
         vision: nn.Module | None = None,
+        temporal_rope: Sequence[float] | None = None,
+        attention: FrameMask = "causal",
     ) -> None:
         pooler = pooler or SlowFastPooler()
         processor = VideoPrompts(tt, pooler.plan, grid=getattr(vision, "grid", None))
         ids: dict[str, Any] = {"video_token_id": processor.video_token_id, "time_token_ids": tt.time_token_ids}
         options: dict[str, Any] = {"vision_dim": vision_dim, "order": order, "time_markers": time_markers}
+        options |= {"temporal_rope": temporal_rope, "attention": attention}
         super().__init__(lm, pooler=pooler, projector=projector, vision=vision, **ids, **options)
         rows, last = len(tables(lm)[0]), max(tt.time_token_ids, default=-1)
         if last >= rows:
