@@ -12,12 +12,14 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
 from torch import nn
 from transformers import set_seed
 
 from timetok import Span
 from timetok.atomic import replacing
+from timetok.decoding import span_distribution
 from timetok.lita.answer import Localizer
 from timetok.metrics import iou
 from timetok.recipes.evaluate import ask_all, encode_videos, read_questions
@@ -86,11 +88,17 @@ def measure(localizer: Localizer, questions: Sequence, name: str, seed: int) -> 
         Span(*sorted(a.times_seconds[:2])) if len(a.times_seconds) > 1 else None
         for a in ask_all(localizer, questions, videos)
     ]
-    posteriors = []
+    posteriors, tt = [], localizer.processor.tt
+    space = tt.tokenizer.encode(" ", add_special_tokens=False)
+    layout = {"lead_ids": space, "between_ids": space}  # as LITA's answers are written: " <t1> <t2>"
     for k in range(0, len(questions), 8):
         group = questions[k : k + 8]
         features, durations = zip(*(videos[question.path] for question in group), strict=True)
-        posteriors += localizer.posteriors(features, [q.text for q in group], durations, top_starts=TOP_STARTS)
+        texts = [localizer.processor.prompt(question.text) for question in group]
+        batch = localizer.processor.prompts(texts, videos=features, trusted=False)
+        marks = {"grid": tt.grid, "time_token_ids": tt.time_token_ids, "durations": durations}
+        with torch.inference_mode():
+            posteriors += span_distribution(localizer.model, batch, **marks, **layout, top_starts=TOP_STARTS)
     truths = [question.reference.span for question in questions]
     best = [posterior.best() for posterior in posteriors]
     refined = [posterior.refined(found.span) for posterior, found in zip(posteriors, best, strict=True)]

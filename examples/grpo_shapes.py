@@ -4,7 +4,7 @@ Group-relative policy gradient, written out: GRPO (arXiv 2402.03300), on-policy,
 its division by the spread of a group (arXiv 2503.20783). TRL's GRPOTrainer feeds its models text and images, and this
 one reads features; the rewards are those one hands to TRL.
 
-Run: python examples/grpo_shapes.py --train 40 --test 20 --steps 10    # defaults: what docs/training.md reports
+Run: python examples/grpo_shapes.py --train 40 --test 20 --steps 10    # defaults: docs/training.md, 20 minutes
 """
 
 import argparse
@@ -25,12 +25,12 @@ from timetok.recipes.tasks import TASKS
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--out", type=Path, default=Path(gettempdir()) / "grpo_shapes", help="clips and features")
-parser.add_argument("--train", type=int, default=1000, help="clips to learn from")
+parser.add_argument("--train", type=int, default=300, help="clips to learn from")
 parser.add_argument("--test", type=int, default=300, help="clips to be scored on, before and after")
-parser.add_argument("--steps", type=int, default=200)
-parser.add_argument("--questions", type=int, default=8, help="a step")
+parser.add_argument("--steps", type=int, default=90)
+parser.add_argument("--questions", type=int, default=24, help="a step")
 parser.add_argument("--group", type=int, default=8, help="answers a question")
-parser.add_argument("--learning-rate", type=float, default=1e-4)
+parser.add_argument("--learning-rate", type=float, default=1e-5)
 parser.add_argument("--seed", type=int, default=0)
 options = parser.parse_args()
 

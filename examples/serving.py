@@ -17,10 +17,10 @@ from timetok.lita.answer import Localizer, load_sample
 
 localizer = Localizer.load()
 adapter, tt = localizer.model.model, localizer.processor.tt
-sample = load_sample()
-frames = localizer.processor.read(sample.path)
+video, question, truth = load_sample()
+frames = localizer.processor.read(video)
 features, duration = localizer.encode(frames)[None], frames.duration_seconds
-batch = localizer.processor.prompts([localizer.processor.prompt(sample.question)], videos=features)
+batch = localizer.processor.prompts([localizer.processor.prompt(question)], videos=features)
 
 # To the server: the prompt with the video in it, in the encoding that vLLM's completions take.
 (embeds,) = adapter.prompt_embeds(**batch)
@@ -59,4 +59,4 @@ for token, top in zip(choice["logprobs"]["tokens"], choice["logprobs"]["top_logp
         near = {k: share for k, share in shares.items() if abs(k - index[token]) <= 2}
         moments.append(sum(share * tt.grid.decode(k, duration) for k, share in near.items()) / sum(near.values()))
 print("between the marks:", " to ".join(f"{moment:.2f} s" for moment in sorted(moments)))
-print(f"true: {sample.span.start:.2f} s to {sample.span.end:.2f} s")
+print(f"true: {truth.start:.2f} s to {truth.end:.2f} s")

@@ -81,3 +81,29 @@ def soft_time_loss(
                 q = {k: exp(-((target - k) ** 2) / (2 * sigma**2)) for k in ids}
             losses.append(-fsum(weight * (scores[k] - log_sum) for k, weight in q.items()) / fsum(q.values()))
     return fsum(losses) / (count or max(len(losses), 1))
+
+
+def dual_positions(frames: list[int], valid: list[bool], a: float, b: float) -> list[float]:
+    """TC-LLaVA's positions of one row, token by token; frame -1 is text, padding stands at 0."""
+    positions = []
+    for k, (frame, counted) in enumerate(zip(frames, valid, strict=True)):
+        before = [frames[j] for j in range(k) if valid[j]]
+        texts, shown = before.count(-1), [other for other in before if other >= 0]
+        moment = texts + (frame if frame >= 0 else max(shown, default=-1) + 1)
+        positions.append(a * len(before) + b * moment if counted else 0)
+    return positions
+
+
+def sees(frames: list[int], valid: list[bool], kind: str, query: int, key: int) -> bool:
+    """Whether one token of a row sees another, under TC-LLaVA's masks: case by case."""
+    if query == key:
+        return True
+    if not valid[key]:
+        return False
+    if frames[query] < 0 or frames[key] < 0 or kind == "causal":
+        return key < query
+    if kind == "full-visual":
+        return True
+    if kind == "frame-block":
+        return frames[query] == frames[key]
+    return frames[query] == frames[key] or key < query

@@ -31,7 +31,7 @@ MAY_LOAD: dict[str, set[str]] = {
     "video": {"torch", "triton", "av"},
     "vision": {"torch", "triton", "timm"},
     "pooling": {"torch", "triton"},
-    "attention": {"torch", "triton", "transformers"},
+    "attention": {"torch", "triton"},
     "plots": {"torch", "triton", "matplotlib"},
     "adapter": {"torch", "triton", "transformers", "accelerate"},
     "lita": {"torch", "triton", "transformers", "accelerate", "timm", "av"},

@@ -14,12 +14,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from timetok.errors import ArgumentError
-from timetok.plots import curve, save, timeline
+from timetok.plots import curves, save, timeline
 from timetok.timegrid import Span
 
 T, DURATION = 40, 20.0
 DATA = np.broadcast_to(np.arange(T, dtype=np.uint8)[:, None, None, None], (T, 3, 18, 32))  # frame i is grey level i
 TIMES = np.arange(T) * DURATION / T
+LOSS = curves([1], {"loss": [2]}, xlabel="step", ylabel="loss")
 
 
 def strip(figure: Figure) -> list[Axes]:
@@ -206,7 +207,7 @@ def test_timeline_names_the_argument_it_refuses(
 
 
 def test_curve_shows_the_values() -> None:
-    figure = curve([0, 10, 20], [3.0, 2.0, 1.234], ylabel="loss in $")
+    figure = curves([0, 10, 20], {"loss": [3.0, 2.0, 1.234]}, xlabel="step", ylabel="loss in $")
     (line,) = figure.axes[0].lines
     assert np.array_equal(line.get_xydata(), [[0, 3], [10, 2], [20, 1.234]])
     assert figure.axes[0].get_ylabel() == "loss in $"
@@ -215,15 +216,21 @@ def test_curve_shows_the_values() -> None:
 
 @pytest.mark.parametrize(("steps", "values"), [([], []), ([1, 2], [1]), ([[1]], [[1]])])
 def test_curve_names_what_it_refuses(steps: list[object], values: list[object]) -> None:
-    with pytest.raises(ArgumentError, match=r"^steps and values"):
-        curve(steps, values, ylabel="loss")
+    with pytest.raises(ArgumentError, match=r"^x and lines must"):
+        curves(steps, {"loss": values}, xlabel="step", ylabel="loss")
+
+
+def test_several_curves_are_named_in_a_legend() -> None:
+    figure = curves([10, 100], {"mIoU": [0.2, 0.9], "R@0.7": [0.1, 1.0]}, xlabel="T", ylabel="share", log=True)
+    assert {"mIoU", "R@0.7"} <= set(texts(figure)) and "0.9" not in texts(figure)
+    assert figure.axes[0].get_xscale() == "log"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".pdf", ".svg"])
 def test_save_writes_the_format_of_the_suffix_and_leaves_nothing_else(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
-    assert save(curve([1], [2], ylabel="loss"), str(path)) == path
+    assert save(LOSS, str(path)) == path
     starts = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
     assert path.read_bytes().startswith(starts[suffix.lower()])
     assert list(tmp_path.iterdir()) == [path]
@@ -239,7 +246,7 @@ def test_a_saved_timeline_is_legible_on_a_phone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a", "a.mp4", "a.", "missing/a.png"])
 def test_save_refuses_what_it_cannot_write(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArgumentError, match=r"^path must"):
-        save(curve([1], [2], ylabel="loss"), tmp_path / name)
+        save(LOSS, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,7 +259,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     path.write_bytes(b"old")
     monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        save(curve([1], [2], ylabel="loss"), path)
+        save(LOSS, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

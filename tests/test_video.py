@@ -2,9 +2,11 @@
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -91,13 +93,17 @@ def expected_indices(num_available: int, num_frames: int) -> list[int]:
 def packets_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one element for each packet handed to the decoder."""
     seen: list[int] = []
-    decode: Callable[..., object] = video._decode
 
-    def counted(stream: object, packet: object) -> object:
-        seen.append(1)
-        return decode(stream, packet)
+    class Counted(video._Walk):
+        def __init__(self, container: Any, stream: Any, shown: Any) -> None:
+            def demux(stream: Any) -> Iterator[Any]:
+                for packet in container.demux(stream):
+                    seen.append(1)
+                    yield packet
 
-    monkeypatch.setattr(video, "_decode", counted)
+            super().__init__(SimpleNamespace(demux=demux, seek=container.seek), stream, shown)
+
+    monkeypatch.setattr(video, "_Walk", Counted)
     return seen
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from timetok import (  # isort: skip
-        adapter, codecs, decoding, embeddings, errors, hub, lita, losses, metrics, plots, pooling, recipes, timegrid,
-        tokenizer, video, vision,
+        adapter, attention, codecs, decoding, embeddings, errors, hub, lita, losses, metrics, plots, pooling, recipes,
+        timegrid, tokenizer, video, vision,
     )  # fmt: skip
     from timetok.adapter import VideoAdapter
     from timetok.hub import localize
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Answer", "SlowFastPooler", "Span", "TimeGrid", "TimeTokenizer", "VideoAdapter", "__version__", "adapter", "codecs",
-    "decoding", "embeddings", "errors", "hub", "lita", "localize", "losses", "metrics", "plots", "pooling", "recipes",
-    "timegrid", "tokenizer", "video", "vision",
+    "Answer", "SlowFastPooler", "Span", "TimeGrid", "TimeTokenizer", "VideoAdapter", "__version__", "adapter",
+    "attention", "codecs", "decoding", "embeddings", "errors", "hub", "lita", "localize", "losses", "metrics", "plots",
+    "pooling", "recipes", "timegrid", "tokenizer", "video", "vision",
 ]  # fmt: skip
 _HOMES = {
     "Answer": "lita.answer", "SlowFastPooler": "pooling", "Span": "timegrid", "TimeGrid": "timegrid",

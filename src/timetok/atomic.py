@@ -6,11 +6,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from timetok.errors import DataError
-
-_Kind = TypeVar("_Kind", list[Any], dict[str, Any])
 
 
 @contextmanager
@@ -39,7 +37,7 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike[str], kind: type[_Kind], expected: str) -> _Kind:
+def read_json(path: str | os.PathLike[str], kind: type, expected: str) -> Any:
     """Read a JSON file of a list or an object, which should hold what is ``expected`` in words; else a DataError."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

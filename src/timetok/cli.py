@@ -13,21 +13,14 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from timetok import __version__
 from timetok.errors import ArgumentError, TimetokError
 
-if TYPE_CHECKING:
-    from timetok.lita.answer import Answer
-    from timetok.timegrid import Span
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 2 for a user's mistake, or 130 after an interrupt.
-
-    ``arguments`` are those on the command line, without the program's name; ``sys.argv`` if None.
-    """
+    """Run a command line, that of the process if None: exit status 0, or 2 for a mistake, or 130 if interrupted."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded; see `load_localizer`
     try:
         options = _parser().parse_args(arguments)
@@ -109,17 +102,14 @@ def _localize(options: argparse.Namespace) -> None:
         raise ArgumentError("VIDEO, QUESTION: give both, or --sample alone")
     if options.video and options.question is None:
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
-    from timetok.hub import load_localizer, localize
+    from timetok.hub import localize
     from timetok.lita.answer import load_sample
 
-    sample = load_sample() if options.sample else None
-    video, question = (sample.path, sample.question) if sample else (options.video, options.question)
-    _quiet()
-    localizer = load_localizer(options.model, device=options.device, num_frames=options.frames)
+    video, question, truth = load_sample() if options.sample else (options.video, options.question, None)
+    localizer = _localizer(options.model, options)
     localizer.check_question(question)
     frames = localizer.read(video)
     answer = localize(frames, question, localizer)
-    truth = sample.span if sample else None
     if options.plot:
         from timetok.plots import save, timeline
 
@@ -128,11 +118,7 @@ def _localize(options: argparse.Namespace) -> None:
         save(timeline(*shown, **told), options.plot)
     if options.json:
         print(json.dumps({"video": str(video), "question": question, **answer.to_dict()}))
-    else:
-        _tell(question, answer, truth, options.plot)
-
-
-def _tell(question: str, answer: "Answer", truth: "Span | None", plot: Path | None) -> None:
+        return
     print(f"question: {question}\nanswer:   {answer.text}")
     for span, confidence in zip(answer.spans, answer.confidences or [None] * len(answer.spans), strict=True):
         likely = "" if confidence is None else f"   (probability of these two marks: {confidence:.2f})"
@@ -141,8 +127,8 @@ def _tell(question: str, answer: "Answer", truth: "Span | None", plot: Path | No
         print("span:     none; the answer holds no well-formed span")
     if truth:
         print(f"truth:    {truth.start:.2f} s to {truth.end:.2f} s")
-    if plot:
-        print(f"timeline: {plot}")
+    if options.plot:
+        print(f"timeline: {options.plot}")
     if truth:
         print('next:     timetok localize YOUR.mp4 "When is the red circle visible? Give only the times."')
         print("          (it knows shapes only)   timetok train shapes   # how it was trained")
@@ -168,13 +154,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
         raise ArgumentError(f"--json: expected a file in an existing folder, got {options.json!r}")
     from timetok.atomic import write_json
-    from timetok.hub import load_localizer
     from timetok.recipes.evaluate import evaluate_model, read_questions
 
     questions = read_questions(options.data)
-    _quiet()
-    model = None if options.model == "tiny" else options.model
-    localizer = load_localizer(model, device=options.device, num_frames=options.frames)
+    localizer = _localizer(None if options.model == "tiny" else options.model, options)
     report = evaluate_model(localizer, questions, protocol=options.protocol, batch_size=options.batch_size)
     print(report)
     if options.json:
@@ -188,12 +171,13 @@ def _plan(options: argparse.Namespace) -> None:
     found = plan(*read_spans(options.spans), wanted=wanted, level=level)
     print(found)
     if options.plot:
-        from timetok.plots import ceilings, save
+        from timetok.plots import curves, save
 
         columns = list(found.ceilings.values())
         recalls = {f"R@{key:g}": [column.recall[key] for column in columns] for key in columns[0].recall}
-        shares = {"mIoU": [column.miou for column in columns], **recalls}
-        save(ceilings(list(found.ceilings), shares, target=wanted), options.plot)
+        shares = {"mIoU": [column.miou for column in columns], **recalls, "wanted": [wanted] * len(columns)}
+        labels = {"xlabel": "time tokens T", "ylabel": "best share that can be reached"}
+        save(curves(list(found.ceilings), shares, **labels, log=True), options.plot)
 
 
 def _info(_: argparse.Namespace) -> None:
@@ -215,12 +199,15 @@ def _info(_: argparse.Namespace) -> None:
     print("\n".join(f"{name:13s} {value}" for name, value in rows.items()))
 
 
-def _quiet() -> None:
-    """Answers go to stdout; the progress of loading a small model is only noise."""
+def _localizer(model: str | None, options: argparse.Namespace) -> Any:
+    """What answers; the progress of loading it is only noise."""
     from transformers.utils import logging
+
+    from timetok.hub import load_localizer
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    return load_localizer(model, device=options.device, num_frames=options.frames)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Every exception timetok raises on purpose.
 
-Each refines the builtin a caller would catch anyway, so ``except ValueError`` keeps working, and each
-message names the argument, what came, what was expected and, where there is one, the remedy.
+Each refines the builtin a caller would catch anyway, and names the argument, what came, what was expected, the remedy.
 """
 
 

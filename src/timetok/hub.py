@@ -3,18 +3,16 @@
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
 from timetok.adapter import check_typed
 from timetok.codecs import SecondsCodec
 from timetok.decoding import SpanConstraint
-from timetok.errors import ArgumentError, ModelFolderError, PromptError
-from timetok.lita.answer import TINY_MODEL, Answer, Localizer, check_length, load_weights, telling_which
+from timetok.errors import ArgumentError, PromptError
+from timetok.lita.answer import Answer, Localizer, check_length, find_folder, load_weights, telling_which
 from timetok.lita.configuration import LitaConfig
 from timetok.lita.processing import Video
 from timetok.tokenizer import TimeTokenizer
@@ -122,7 +120,7 @@ def load_localizer(
         device: As torch names it; if None, a LITA stays on the CPU and others go to the GPU if there is one.
         num_frames: Frames a model is shown, 64 if None; a LITA has its own number, so ArgumentError is raised.
     """
-    folder = _folder(model)
+    folder = find_folder(model)
     with telling_which(folder):
         kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
     if kind != LitaConfig.model_type:
@@ -130,16 +128,6 @@ def load_localizer(
     if num_frames is not None:
         raise ArgumentError(f"num_frames: a LITA has its own number of frames, got {num_frames}; leave it out")
     return Localizer.load(folder, device=device or "cpu")
-
-
-def _folder(model: str | os.PathLike[str] | None) -> Path:
-    if model is None or (Path(model) / "config.json").is_file():
-        return Path(TINY_MODEL if model is None else model).resolve()
-    try:
-        return Path(snapshot_download(os.fspath(model), local_files_only=True))
-    except (OSError, ValueError) as error:
-        wanted = "a folder with a config.json, or a name fetched by `hf download NAME`"
-        raise ModelFolderError(f"model: expected {wanted}, got {os.fspath(model)!r}") from error
 
 
 _loaded = lru_cache(1)(lambda folder, _changed: load_localizer(folder))
@@ -160,7 +148,7 @@ def localize(
     (Span(start=3.2, end=7.9),)
     """
     if not isinstance(model, AnyLocalizer):
-        config = _folder(model) / "config.json"
+        config = find_folder(model) / "config.json"
         model = _loaded(config.parent, config.stat().st_mtime if config.exists() else 0.0)
     model.check_question(question)
     frames = model.read(video)

@@ -64,12 +64,9 @@ class SoftTimeLoss:
                 given = places[:, 1:][kept][timed].to(losses)
                 exact = torch.where(given.isnan(), exact, given).clamp(0, self.num - 1)
             columns = log_probs[timed, self.start : self.start + self.num]
-            losses = losses.index_put((timed,), -(self._targets(exact) * columns).sum(1))
+            away = (exact[:, None] - torch.arange(self.num, device=exact.device)).abs()
+            weights = (1 - away).clamp(min=0)
+            if self.sigma:
+                weights = torch.softmax(-(away**2) / (2 * self.sigma**2), dim=-1)
+            losses = losses.index_put((timed,), -(weights * columns).sum(1))
         return losses.sum() / (num_items_in_batch if num_items_in_batch is not None else max(len(target), 1))
-
-    def _targets(self, places: Tensor) -> Tensor:
-        """Weights of the T columns for places in marks: ``[n]`` → ``[n T]``."""
-        away = places[:, None] - torch.arange(self.num, device=places.device)
-        if self.sigma:
-            return torch.softmax(-(away**2) / (2 * self.sigma**2), dim=-1)
-        return (1 - away.abs()).clamp(min=0)

@@ -37,8 +37,8 @@ def timeline(
     """Draw where in a video an answer lies: frames, the spans below them, and the question above.
 
     The video is cut into equal slots; over each stands the frame nearest to its middle, framed in colour when its
-    true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times too;
-    more than twelve share a row, without labels. The figure is 6.4 inches wide, 1280 pixels.
+    true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times too; more than
+    twelve share a row, without labels.
 
     Args:
         frames_data: RGB frames, uint8 ``[t 3 h w]``, at least one.
@@ -85,44 +85,30 @@ def timeline(
     return figure
 
 
-def curve(steps: ArrayLike, values: ArrayLike, *, ylabel: str) -> Figure:
-    """Draw values ``[n]`` over training steps ``[n]``, for instance a loss; the last is written at its end.
+def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, log: bool = False) -> Figure:
+    """Draw lines ``[n]`` over ``x`` ``[n]``, on a log axis or not: by name in a legend, or one with its last value.
 
-    NaN leaves a gap; ``ylabel`` names the values and their unit. Raises ArgumentError where lengths differ or are 0.
+    NaN leaves a gap; the labels tell the units. Raises ArgumentError where lengths differ or are 0.
     """
-    x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
-        raise ArgumentError(f"steps and values must be [n] with n >= 1, got {list(x.shape)} and {list(y.shape)}")
-    figure, axes = _chart("step", ylabel)
-    axes.plot(x, y, color=_ANSWER, linewidth=1.8, marker="o" if len(x) == 1 else None)
-    axes.annotate(f"{y[-1]:.3g}", (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center", color=_ANSWER)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    return figure
-
-
-def ceilings(sizes: Sequence[int], shares: Mapping[str, Sequence[float]], *, target: float | None = None) -> Figure:
-    """Draw what each number of time tokens ``[n]`` allows: score, such as ``"R@0.7"`` → shares in [0, 1], ``[n]``.
-
-    ``target`` draws a line at the score wanted.
-    """
-    figure, axes = _chart("time tokens T", "best share that can be reached")
-    for name, values in shares.items():
-        axes.plot(sizes, values, linewidth=1.8, marker="o", markersize=4, label=name)
-    if target is not None:
-        axes.axhline(target, color=_TRUTH, linewidth=1.2, linestyle="--", label=f"wanted: {target:g}")
-    axes.set(xscale="log", ylim=(0, 1.03))
-    axes.legend(frameon=False)
-    return figure
-
-
-def _chart(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     figure = Figure((_WIDTH, 4.0), _DPI, facecolor="white", layout="constrained")
-    axes = figure.add_subplot(xlabel=xlabel)
+    axes = figure.add_subplot(xlabel=xlabel, xscale="log" if log else "linear")
     axes.set_ylabel(ylabel, parse_math=False)
-    axes.set_prop_cycle(color=[_ANSWER, "#D55E00", "#009E73", "#CC79A7", "#56B4E9"])
+    axes.set_prop_cycle(color=[_ANSWER, _TRUTH, "#D55E00", "#009E73", "#CC79A7", "#56B4E9"])
     axes.grid(color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    for name, values in lines.items():
+        at, y = np.asarray(x, dtype=np.float64), np.asarray(values, dtype=np.float64)
+        if at.ndim != 1 or at.shape != y.shape or len(at) == 0:
+            raise ArgumentError(f"x and lines must be [n] with n >= 1, got {list(at.shape)} and {list(y.shape)}")
+        axes.plot(at, y, linewidth=1.8, marker="o" if len(at) < 20 else None, markersize=4, label=name)
+        if len(lines) == 1:
+            axes.annotate(
+                f"{y[-1]:.3g}", (at[-1], y[-1]), (6, 0), textcoords="offset points", va="center", color=_ANSWER
+            )
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        else:
+            axes.legend(frameon=False)
+    return figure
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:

@@ -1,8 +1,7 @@
 """Seconds and indices: where the T time marks of a video stand, and how a moment is rounded to one.
 
 The marks are relative to the video, so a duration is an argument of every conversion and never guessed.
-Everything is computed in float64; scalars give Python scalars, lists and arrays give arrays, and torch
-tensors give tensors, though this room never imports torch.
+Everything is computed in float64; torch tensors are taken and given, though this room never imports torch.
 """
 
 import math
@@ -10,15 +9,12 @@ import reprlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args, overload
+from typing import Any, Literal, Self, TypeAlias, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from timetok.errors import ArgumentError, TimeRangeError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
 Numbers: TypeAlias = NDArray[Any] | Sequence[Any]
@@ -122,9 +118,14 @@ class TimeGrid:
         >>> TimeGrid.preset("vtimellm").encode(59.9, 60.0)
         99
         """
-        if name not in _PRESETS:
-            raise ArgumentError(f"name must be one of {', '.join(_PRESETS)}, got {name!r}")
-        return cls(**_PRESETS[name])
+        presets: dict[str, dict[str, Any]] = {
+            "lita": {}, "vila": {}, "vtimellm": {"marks": "starts"},
+            "grounded-videollm": {"num_tokens": 301, "rounding": "floor"}, "momentor": {"num_tokens": 300},
+            "llava-st": {},
+        }  # fmt: skip
+        if name not in presets:
+            raise ArgumentError(f"name must be one of {', '.join(presets)}, got {name!r}")
+        return cls(**presets[name])
 
     @property
     def _steps(self) -> int:
@@ -135,20 +136,15 @@ class TimeGrid:
         return 0.5 * (self.marks == "centres")
 
     @overload
-    def encode(self, seconds: Number, duration: Number) -> int: ...  # type: ignore[overload-overlap]
+    def encode(self, seconds: Number, duration: Number) -> int: ...
     @overload
-    def encode(self, seconds: "Tensor", duration: "Number | Numbers | Tensor") -> "Tensor": ...
-    @overload
-    def encode(self, seconds: Number | Numbers, duration: "Tensor") -> "Tensor": ...
-    @overload
-    def encode(self, seconds: Number | Numbers, duration: Number | Numbers) -> NDArray[np.int64]: ...
+    def encode(self, seconds: Any, duration: Any) -> Any: ...
     def encode(self, seconds: Any, duration: Any) -> Any:
         """Zero-based index of the mark of each timestamp.
 
-        Timestamps and durations are in seconds and broadcast: scalars, what numpy reads as an array of numbers, or
-        tensors. Back comes an ``int`` if both are scalars, an int64 tensor on the same device if either is a tensor,
-        else an int64 array. TimeRangeError: a value is not a finite number, ``out_of_range="raise"`` and it lies
-        outside ``[0, duration]``, or the shapes do not broadcast.
+        Timestamps and durations are in seconds and broadcast. Two scalars give an ``int``, a tensor on either side an
+        int64 tensor on its device, else it is an int64 array. TimeRangeError: a value is not a finite number,
+        ``out_of_range="raise"`` and it lies outside ``[0, duration]``, or the shapes do not broadcast.
         """
         times = _finite("seconds", seconds)
         length = _durations(duration, "seconds", times.shape)
@@ -163,19 +159,14 @@ class TimeGrid:
         return _as_given(marks.astype(np.int64), seconds, duration)
 
     @overload
-    def decode(self, index: int | np.integer[Any], duration: Number) -> float: ...  # type: ignore[overload-overlap]
+    def decode(self, index: int | np.integer[Any], duration: Number) -> float: ...
     @overload
-    def decode(self, index: "Tensor", duration: "Number | Numbers | Tensor") -> "Tensor": ...
-    @overload
-    def decode(self, index: int | np.integer[Any] | Numbers, duration: "Tensor") -> "Tensor": ...
-    @overload
-    def decode(self, index: int | np.integer[Any] | Numbers, duration: Number | Numbers) -> NDArray[np.float64]: ...
+    def decode(self, index: Any, duration: Any) -> Any: ...
     def decode(self, index: Any, duration: Any) -> Any:
         """Seconds at which each mark stands; with marks at edges the last is exactly the end of the video.
 
-        Zero-based indices come as timestamps do in `encode`, and seconds go as indices do there: as a ``float``, a
-        float64 tensor or a float64 array. TimeRangeError: an index is not an integer, ``out_of_range="raise"`` and it
-        lies outside ``[0, T)``, or the shapes do not broadcast.
+        Shapes and kinds are as in `encode`: a ``float``, a float64 tensor or a float64 array. TimeRangeError: an index
+        is not an integer, ``out_of_range="raise"`` and it lies outside ``[0, T)``, or the shapes do not broadcast.
         """
         marks = _numbers("index", index, "iu", "an integer or an array of integers")
         marks = marks if marks.size else marks.astype(np.int64)
@@ -199,8 +190,7 @@ class TimeGrid:
     def max_error(self, duration: Number | Numbers) -> Any:
         """Largest distance in seconds between a timestamp inside the video and its mark: a float, or float64 ``[...]``.
 
-        Half a step where moments go to the nearest mark and a whole step where they go to the one before, or
-        more at an end of the video that has no mark: ``"starts"`` is a whole step away from the last instant.
+        Half a step for the nearest mark, a whole one for the mark before; more where an end of the video has no mark.
         """
         between = 1.0 if self.rounding == "floor" else 0.5
         at_the_end = self._steps - (self.num_tokens - 1 + self._offset)
@@ -215,12 +205,6 @@ def _rounded(marks: NDArray[np.float64], rounding: Rounding) -> NDArray[np.float
         return np.asarray(whole + (marks - whole >= 0.5))  # adding 0.5 first would round 0.49999999999999994 up
     nearest = np.rint(marks)  # what misses a mark by nothing but rounding errors stands on it
     return np.where(np.abs(marks - nearest) <= 4 * np.spacing(np.maximum(nearest, 1)), nearest, whole)
-
-
-_PRESETS: dict[str, dict[str, Any]] = {
-    "lita": {}, "vila": {}, "vtimellm": {"marks": "starts"},
-    "grounded-videollm": {"num_tokens": 301, "rounding": "floor"}, "momentor": {"num_tokens": 300}, "llava-st": {},
-}  # fmt: skip
 
 
 def _as_given(result: NDArray[Any], *given: Any) -> Any:

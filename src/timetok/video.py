@@ -19,7 +19,6 @@ import av.error
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -57,7 +56,6 @@ class Frames:
             raise ArgumentError(f"times_seconds must never decrease and stay {bounds}, got {times.tolist()}")
 
     def __len__(self) -> int:
-        """Number of frames, t."""
         return len(self.data)
 
 
@@ -232,7 +230,7 @@ class _Walk:
             if packet.pts is not None:
                 self.position = max(self.position, packet.pts)
             try:
-                found = [] if packet.is_corrupt else _decode(self.stream, packet)
+                found = [] if packet.is_corrupt else self.stream.codec_context.decode(packet)
                 self.damaged |= packet.is_corrupt
             except av.error.InvalidDataError:
                 found, self.damaged = [], True
@@ -252,10 +250,6 @@ class _Walk:
             if frame.pts is not None and frame.pts >= tick:
                 return frame if frame.pts == tick else None
         return None
-
-
-def _decode(stream: VideoStream, packet: "Packet[VideoStream]") -> list[VideoFrame]:
-    return stream.codec_context.decode(packet)
 
 
 def _pictures(path: Path, shown: _Shown, num_frames: int, size: tuple[int, int] | None) -> torch.Tensor | None:

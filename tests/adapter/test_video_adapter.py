@@ -329,6 +329,8 @@ def test_settings_are_plain_json(tmp_path):
         "projector": "linear",
         "order": "project-first",
         "time_markers": False,
+        "temporal_rope": None,
+        "attention": "causal",
         "pooler": {"fast": True, "num_slow_frames": 2, "slow_pool": 2},
     }
 

@@ -142,7 +142,7 @@ def test_an_mp4_holds_the_frames_that_were_painted(tmp_path):
 
 def test_a_dataset_resumes_and_repeats_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "_draw_format", lambda rng, split: (4.0, 6, (128, 128)))
-    options = {"split": "test", "seed": 3, "progress": False}
+    options = {"split": "test", "seed": 3}
     shapes.write_dataset(tmp_path / "a", num_clips=3, **options)
     kept, lost = (tmp_path / "a" / "videos" / f"test_0000{k}.mp4" for k in (0, 1))
     before = kept.stat().st_mtime_ns
@@ -161,7 +161,7 @@ def test_a_dataset_resumes_and_repeats_itself(tmp_path, monkeypatch):
 
 def test_annotations_tell_what_the_scenes_show(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "write_clip", lambda scene, path: path.touch())
-    shapes.write_dataset(tmp_path, num_clips=12, split="shifted", seed=0, progress=False)
+    shapes.write_dataset(tmp_path, num_clips=12, split="shifted", seed=0)
     records = shapes.read_scenes(tmp_path)
     files = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("dvc", "rtl", "event_loc", "vidqa")}
     assert list(records) == list(files["dvc"]) == [entry["video"] for entry in files["vidqa"]]

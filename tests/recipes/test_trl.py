@@ -4,10 +4,11 @@ import pytest
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from trl.rewards import get_soft_overlong_punishment
 
 import tiny_lm
 from timetok import embeddings
-from timetok.recipes.rewards import short_enough, temporal_iou, well_formed
+from timetok.recipes.rewards import temporal_iou, well_formed
 
 pytestmark = pytest.mark.filterwarnings(  # transformers', about names that TRL uses
     "ignore:`(is_)?gradient_checkpointing(_disable|_enable)?` is deprecated:FutureWarning"
@@ -53,9 +54,9 @@ def test_trl_trains_on_them(tmp_path):
         output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=4, num_generations=4, report_to=[],
         max_completion_length=6, use_cpu=True, bf16=False, logging_steps=1, save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    rewards = [temporal_iou(tt), well_formed(tt), short_enough(6, allowance=2)]
+    rewards = [temporal_iou(tt), well_formed(tt), get_soft_overlong_punishment(6, 2)]
     trainer = GRPOTrainer(lm, rewards, args=arguments, train_dataset=rows, processing_class=tt.tokenizer)
     trainer.train()
     logged = trainer.state.log_history[0]
-    assert {f"rewards/{name}/mean" for name in ("temporal_iou", "well_formed", "short_enough")} <= set(logged)
-    assert 0 <= logged["rewards/temporal_iou/mean"] <= 1 and logged["rewards/short_enough/mean"] <= 0
+    assert {f"rewards/{name}/mean" for name in ("temporal_iou", "well_formed")} <= set(logged)
+    assert 0 <= logged["rewards/temporal_iou/mean"] <= 1

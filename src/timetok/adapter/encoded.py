@@ -20,9 +20,7 @@ _STEPWISE = {"jamba", "prophetnet", "recurrent_gemma", "reformer", "zamba"}  # g
 
 @dataclass(frozen=True, eq=False)
 class EncodedVideo:
-    """A video as a language model reads it; made by ``encode_video``.
-
-    Pass it wherever features are passed.
+    """A video as a language model reads it, to be passed wherever features are; made by ``encode_video``.
 
     Attributes:
         tokens: ``[n d]``.
@@ -54,8 +52,7 @@ def remember(model: Any, tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVi
 def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Tensor, options: Any) -> Tensor:
     """Prompts ``[b s]`` about one video, continued by a ``VideoLM``: prompt and new ids, filled up on the right.
 
-    Rows that begin as the encoded prefix go on from a copy of its cache, those of one length together; others start
-    afresh.
+    Rows that begin as the encoded prefix go on from a copy of its cache, those of one length together.
     """
     if options.get("return_dict_in_generate"):
         raise ArgumentError("return_dict_in_generate: not with an encoded video, whose prompts make several batches")

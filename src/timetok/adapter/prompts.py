@@ -3,6 +3,7 @@
 Shapes: b batch, m videos, t frames, c channels, p patches, h w patch grid or pixels, e vision width, s sequence.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -81,10 +82,9 @@ class VideoPrompts:
         """
         if not rows:
             raise ArgumentError("rows: expected at least one, got none")
-        encoded = [self._encode_row(index, row) for index, row in enumerate(rows)]
-        batch = self._padded([ids for ids, _ in encoded], "right")
-        targets = [torch.tensor(labels) for _, labels in encoded]
-        batch["labels"] = pad_sequence(targets, batch_first=True, padding_value=-100)
+        ids, labels = zip(*(self._encode_row(index, row) for index, row in enumerate(rows)), strict=True)
+        batch = self._padded(ids, "right")
+        batch["labels"] = pad_sequence([torch.tensor(row) for row in labels], batch_first=True, padding_value=-100)
         for name in (FEATURES, PIXELS):
             batch |= _stacked(name, [video for row in rows for video in _listed(row.get(name))])
         if FEATURES in batch and PIXELS in batch:
@@ -106,8 +106,7 @@ class VideoPrompts:
         labels: list[int] = []
         for prompt, answer in turns:
             asked = self.tt(_expand(prompt, remaining), duration, add_special_tokens=not ids)["input_ids"]
-            reply = self.tt(answer, duration, add_special_tokens=False)["input_ids"]
-            reply = [*reply, self.tt.tokenizer.eos_token_id]
+            reply = [*self.tt(answer, duration, add_special_tokens=False)["input_ids"], self.tt.tokenizer.eos_token_id]
             ids += [*asked, *reply]
             labels += [-100] * len(asked) + reply
         return ids, labels
@@ -168,8 +167,7 @@ def _listed(found: Tensor | EncodedVideo | Sequence[Tensor | EncodedVideo] | Non
 
 
 def _expand(prompt: str, counts: Iterator[int]) -> str:
-    first, *others = prompt.split(VIDEO_TOKEN)
-    return first + "".join(VIDEO_TOKEN * next(counts) + part for part in others)
+    return re.sub(VIDEO_TOKEN, lambda found: found[0] * next(counts), prompt)
 
 
 def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -177,10 +175,8 @@ def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     try:
         tokenizer.add_special_tokens({"extra_special_tokens": [VIDEO_TOKEN]}, replace_extra_special_tokens=False)
     except NotImplementedError as error:
-        raise ArgumentError(
-            f"tokenizer: {type(tokenizer).__name__} takes no new tokens, so it cannot hold {VIDEO_TOKEN}; "
-            "load the same files with another class"
-        ) from error
+        found = f"{type(tokenizer).__name__} takes no new tokens, so it cannot hold {VIDEO_TOKEN}"
+        raise ArgumentError(f"tokenizer: {found}; load the same files with another class") from error
     return int(tokenizer.get_vocab()[VIDEO_TOKEN])
 
 

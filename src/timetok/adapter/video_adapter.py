@@ -21,6 +21,7 @@ from timetok.adapter.encoded import EncodedVideo
 from timetok.adapter.prompts import VideoPrompts
 from timetok.adapter.video_lm import Order, ProjectorName, VideoLM
 from timetok.atomic import write_json
+from timetok.attention import FrameMask
 from timetok.embeddings import tables
 from timetok.errors import ArgumentError, ModelFolderError
 from timetok.pooling import SlowFastPooler
@@ -58,18 +59,19 @@ class VideoAdapter(VideoLM):
         order: Order = "pool-first",
         time_markers: bool = False,
         vision: nn.Module | None = None,
+        temporal_rope: Sequence[float] | None = None,
+        attention: FrameMask = "causal",
     ) -> None:
         pooler = pooler or SlowFastPooler()
         processor = VideoPrompts(tt, pooler.plan, grid=getattr(vision, "grid", None))
         ids: dict[str, Any] = {"video_token_id": processor.video_token_id, "time_token_ids": tt.time_token_ids}
         options: dict[str, Any] = {"vision_dim": vision_dim, "order": order, "time_markers": time_markers}
+        options |= {"temporal_rope": temporal_rope, "attention": attention}
         super().__init__(lm, pooler=pooler, projector=projector, vision=vision, **ids, **options)
         rows, last = len(tables(lm)[0]), max(tt.time_token_ids, default=-1)
         if last >= rows:
-            raise ArgumentError(
-                f"lm: its embedding has {rows} rows, but time tokens reach id {last}; "
-                "call timetok.embeddings.resize(lm, tt.time_token_ids) first"
-            )
+            remedy = "call timetok.embeddings.resize(lm, tt.time_token_ids) first"
+            raise ArgumentError(f"lm: its embedding has {rows} rows, but time tokens reach id {last}; {remedy}")
         self.prepare = self.processor = processor
         name = projector if isinstance(projector, str) else None
         self._settings = {**options, "projector": name, "pooler": pooler.to_dict()}
@@ -84,21 +86,16 @@ class VideoAdapter(VideoLM):
 
         Files take their names only when all are complete, the settings last; a card that is there is kept. The encoder
         of ``vision`` is frozen and not written. ``adapter_only=False`` writes the language model too, into
-        ``folder/lm``, or raises ArgumentError where peft has changed its layers; so does ``adapter_only=True`` where
-        an earlier one lies, which would be read in place of the model that belongs to the adapter.
+        ``folder/lm``, or raises ArgumentError where peft has changed its layers; so does True where one lies there.
         """
         if hasattr(self, "peft_config"):
             raise ArgumentError("adapter: peft wraps it; save the peft model, or merge first (merge_and_unload)")
         if not adapter_only and hasattr(self.lm, "peft_config"):
-            raise ArgumentError(
-                "adapter_only: False writes the language model, which holds peft layers; merge them first "
-                "(merge_and_unload), or keep adapter_only=True and save the peft model beside it"
-            )
+            remedy = "merge them first (merge_and_unload), or keep True and save the peft model beside it"
+            raise ArgumentError(f"adapter_only: False writes the language model, which holds peft layers; {remedy}")
         path = Path(folder)
         if adapter_only and (path / "lm").exists():
-            raise ArgumentError(
-                f"folder: {str(path)!r} holds an earlier language model in lm/; remove it, or choose another"
-            )
+            raise ArgumentError(f"folder: '{path}' holds an earlier language model in lm/; remove it or choose another")
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path, prefix=".part-") as name:
             part = Path(name)
@@ -121,20 +118,17 @@ class VideoAdapter(VideoLM):
 
     def _card(self, adapter_only: bool) -> str:
         base = self.lm.config.name_or_path or type(self.lm).__name__
-        alone = (
-            f'lm = AutoModelForCausalLM.from_pretrained("{base}")\n'
-            'embeddings.resize(lm, TimeTokenizer.from_pretrained("FOLDER").time_token_ids)\n'
-            'adapter = VideoAdapter.from_pretrained("FOLDER", lm=lm)'
-        )
-        told: dict[str, Any] = {"what": "Projector and time rows", "load": alone}
-        if not adapter_only:
-            told = {
-                "what": "A language model and its adapter",
-                "load": 'adapter = VideoAdapter.from_pretrained("FOLDER")',
-            }
-        told |= {"base_model": base, "version": __version__, "num_time_tokens": len(self.time_token_ids)}
+        what = "Projector and time rows" if adapter_only else "A language model and its adapter"
+        load = 'adapter = VideoAdapter.from_pretrained("FOLDER")'
+        if adapter_only:
+            load = (
+                f'lm = AutoModelForCausalLM.from_pretrained("{base}")\n'
+                'embeddings.resize(lm, TimeTokenizer.from_pretrained("FOLDER").time_token_ids)\n'
+                'adapter = VideoAdapter.from_pretrained("FOLDER", lm=lm)'
+            )
+        told = {"what": what, "load": load, "base_model": base, "num_time_tokens": len(self.time_token_ids)}
         text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
-        return text.format(**{**self._settings, **told})
+        return text.format(**self._settings, **told, version=__version__)
 
     @classmethod
     def from_pretrained(
@@ -192,9 +186,7 @@ def _load_rows(lm: PreTrainedModel, ids: Sequence[int], tensors: Mapping[str, Te
         if not isinstance(weight, nn.Parameter):
             raise ArgumentError("lm: its embedding is wrapped by peft; load the adapter first, then wrap the LM")
         if name not in tensors or tensors[name].shape != (len(ids), weight.shape[1]):
-            came = list(tensors[name].shape) if name in tensors else "none"
-            raise ArgumentError(
-                f"lm: it needs {name} of shape {[len(ids), weight.shape[1]]}, the folder has {came}; "
-                "pass a language model of the width and with the tied or untied head the adapter was saved with"
-            )
+            came, wanted = list(tensors[name].shape) if name in tensors else "none", [len(ids), weight.shape[1]]
+            remedy = "pass a language model of the width and with the tied or untied head the adapter was saved with"
+            raise ArgumentError(f"lm: it needs {name} of shape {wanted}, the folder has {came}; {remedy}")
         weight[list(ids)] = tensors[name].to(weight)

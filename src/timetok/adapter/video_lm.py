@@ -15,6 +15,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from timetok.adapter.encoded import EncodedVideo, generate_about, remember
 from timetok.adapter.splice import splice
+from timetok.adapter.temporal import check, placed
+from timetok.attention import FrameMask
 from timetok.embeddings import tables
 from timetok.errors import ArgumentError, PromptError
 from timetok.losses import SoftTimeLoss
@@ -51,8 +53,11 @@ class VideoLM(nn.Module):
         time_markers: Add the embedding of a frame's time token to its fast token. Not LITA's; see Source.
         vision: A frame encoder, ``[m t c h w]`` → ``[m t p e]``, such as `timetok.vision.FrameEncoder`, where pixels
             come in. It is frozen and stays in evaluation mode; a tower that is to be trained gives features instead.
+        temporal_rope: a and b of positions ``a * n + b * t`` as `temporal_position_ids` has them, of a model with RoPE.
+        attention: What visual tokens see of each other, as `frame_mask` has it; anything but ``"causal"`` needs a model
+            without recurrent layers whose attention is ``"eager"`` or ``"sdpa"``.
 
-    Source: arXiv 2403.19046 §3.3; markers as in LLaVA-ST (arXiv 2501.08282).
+    Source: arXiv 2403.19046 §3.3; markers: LLaVA-ST (arXiv 2501.08282); the last two: TC-LLaVA (arXiv 2409.03206).
     """
 
     def __init__(
@@ -67,6 +72,8 @@ class VideoLM(nn.Module):
         order: Order = "pool-first",
         time_markers: bool = False,
         vision: nn.Module | None = None,
+        temporal_rope: Sequence[float] | None = None,
+        attention: FrameMask = "causal",
     ) -> None:
         super().__init__()
         table = getattr(lm.get_input_embeddings(), "weight", None)
@@ -85,6 +92,8 @@ class VideoLM(nn.Module):
         self.time_token_ids, self.time_markers = tuple(time_token_ids), time_markers
         if time_markers and not (self.pooler.plan.fast and self.time_token_ids):
             raise ArgumentError("time_markers: markers need fast tokens and time_token_ids")
+        self.temporal_rope, self.attention = None if temporal_rope is None else tuple(temporal_rope), attention
+        check(lm, self.temporal_rope, attention)
         self.vision = vision
         if vision is not None:
             vision.requires_grad_(False).eval()
@@ -207,7 +216,8 @@ class VideoLM(nn.Module):
         num_items = lm_kwargs.pop("num_items_in_batch", None)
         if labels is not None:
             lm_kwargs["return_dict"] = True  # the loss takes its place in front
-        with self.spliced(input_ids, video_features, pixel_values_videos):
+        placement = placed(self, input_ids, attention_mask, video_features, pixel_values_videos, lm_kwargs)
+        with self.spliced(input_ids, video_features, pixel_values_videos), placement:
             outputs = self.lm(input_ids=input_ids, attention_mask=attention_mask, **lm_kwargs)
         if labels is None:
             return outputs
@@ -242,7 +252,8 @@ class VideoLM(nn.Module):
             return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
         options = self._without_placeholder(generate_kwargs)
         generate: Any = self.lm.generate
-        with self.spliced(input_ids, video_features, pixel_values_videos):
+        placement = placed(self, input_ids, attention_mask, video_features, pixel_values_videos, options)
+        with self.spliced(input_ids, video_features, pixel_values_videos), placement:
             return generate(input_ids=input_ids, attention_mask=attention_mask, **options)
 
     @torch.no_grad()

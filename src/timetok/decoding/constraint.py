@@ -61,8 +61,7 @@ class SpanConstraint:
                 self._plain.add(token, text)
             elif free_text or longest.alphabet.issuperset(text):
                 self._with_moments.add(token, text)
-        self._below, self._kinds = lru_cache(1 << 14)(self._find_below), lru_cache(None)(self._find_kinds)
-        self.mask = lru_cache(256)(self._mask)
+        self._kinds, self.mask = lru_cache(None)(self._find_kinds), lru_cache(256)(self._mask)
 
     def processor(
         self, durations: Sequence[float] | float | None = None, *, prompt_length: int | None = None
@@ -89,40 +88,27 @@ class SpanConstraint:
 
     def _mask(self, duration: float | None, state: State, size: int, device: torch.device) -> Tensor:
         """Which tokens may come next: bool ``[v]``."""
-        stops = sorted(self.stop_ids) if self.grammar(duration).accepts(state) else []
-        parts = [torch.tensor([*self._find_below(self._with_moments, duration, state), *stops], dtype=torch.long)]
-        allowed = torch.cat(parts + self._find_plain(self._plain, duration, state))
+        stops = torch.tensor(sorted(self.stop_ids) if self.grammar(duration).accepts(state) else [], dtype=torch.long)
+        found = self._find(self._with_moments, duration, state, False) + self._find(self._plain, duration, state, True)
+        allowed = torch.cat([stops, *found])
         if not len(allowed):
             raise TokenizerError(f"tt: no token of its vocabulary may follow {state.written!r} in {state.place!r}")
         mask = torch.zeros(size, dtype=torch.bool)
         mask[allowed] = True
         return mask.to(device)
 
-    def _find_below(self, node: "_Node", duration: float | None, state: State) -> tuple[int, ...]:
-        """Ids of the tokens below a node that may be written on."""
-        step, found = self.grammar(duration).step, []
-        for character, child in node.children.items():
-            reached = step(state, character)
-            if reached is not None:
-                found += child.ids
-                if child.children:
-                    found += self._below(child, duration, reached)
-        return tuple(found)
-
-    def _find_plain(self, node: "_Node", duration: float | None, state: State) -> list[Tensor]:
-        """The same where no token begins a moment: by kinds of characters, for there are many tokens."""
+    def _find(self, node: "_Node", duration: float | None, state: State, plain: bool) -> list[Tensor]:
+        """Ids below a node that may be written on, by kinds of characters; in a plain tree no token begins a moment."""
         grammar, found = self.grammar(duration), []
-        if grammar.rests(state):
+        if plain and grammar.rests(state):
             return [node.below]
-        if state.place == "end" and not state.written:
-            return []
         for characters, all_ids in self._kinds(node):
             reached = grammar.step(state, characters[0])
-            if reached is not None and grammar.rests(reached):
+            if reached is not None and plain and grammar.rests(reached):
                 found.append(all_ids)
             elif reached is not None:
                 for child in map(node.children.__getitem__, characters):
-                    found += [torch.tensor(child.ids, dtype=torch.long), *self._find_plain(child, duration, reached)]
+                    found += [torch.tensor(child.ids, dtype=torch.long), *self._find(child, duration, reached, plain)]
         return found
 
     def _find_kinds(self, node: "_Node") -> list[tuple[list[str], Tensor]]:
@@ -145,8 +131,7 @@ class SpanLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Set the scores ``[b v]`` of what may not come next to ``-inf``.
 
-        Raises ArgumentError where the rows do not divide among the durations, MalformedAnswerError where no row is a
-        well-formed answer so far: perhaps ``prompt_length`` is wrong.
+        ArgumentError: rows do not divide among the durations; MalformedAnswerError: no row is well-formed so far.
         """
         if self._prompt_length is None:
             self._prompt_length = input_ids.shape[1]
@@ -154,31 +139,24 @@ class SpanLogitsProcessor(LogitsProcessor):
         if len(rows) % len(each):
             raise ArgumentError(f"durations: expected one for each prompt, got {len(each)} for {len(rows)} rows")
         states: dict[tuple[float | None, tuple[int, ...]], State | None] = {}
-        masks = []
+        allowed = torch.ones_like(scores, dtype=torch.bool)
         for k, row in enumerate(rows):
             duration, answer = each[k * len(each) // len(rows)], tuple(row)
-            if not self._constraint.stop_ids.isdisjoint(answer):
-                masks.append(torch.ones_like(scores[k], dtype=torch.bool))  # it has ended: padding follows
-                continue
-            state = states[duration, answer] = self._state(duration, answer)
-            masks.append(
-                torch.zeros_like(scores[k], dtype=torch.bool)  # a beam that fills up a search with too few others
-                if state is None
-                else self._constraint.mask(duration, state, scores.shape[1], scores.device)
-            )
+            if self._constraint.stop_ids.isdisjoint(answer):  # else it has ended, and padding follows
+                state = states[duration, answer] = self._state(duration, answer)
+                # a beam that is no answer fills up a search with too few others
+                allowed[k] = self._constraint.mask(duration, state, scores.shape[1], scores.device) if state else False
         if states and not any(states.values()):
             where = f"from id {self._prompt_length} on; is prompt_length right?"
             raise MalformedAnswerError(f"input_ids: no row is a well-formed answer {where}")
         self._states = states
-        return scores.masked_fill(~torch.stack(masks), -torch.inf)
+        return scores.masked_fill(~allowed, -torch.inf)
 
     def _state(self, duration: float | None, answer: tuple[int, ...]) -> State | None:
-        follow = self._constraint.follow
-        if answer and (duration, answer[:-1]) in self._states:
-            return follow(duration, self._states[duration, answer[:-1]], answer[-1])
-        state: State | None = self._constraint.grammar(duration).start
-        for token in answer:
-            state = follow(duration, state, token)
+        known = (duration, answer[:-1]) in self._states
+        state = self._states[duration, answer[:-1]] if known else self._constraint.grammar(duration).start
+        for token in answer[-1:] if known else answer:
+            state = self._constraint.follow(duration, state, token)
         return state
 
 

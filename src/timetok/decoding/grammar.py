@@ -1,12 +1,11 @@
-"""Which characters may come next in an answer made of spans.
+"""Which characters may come next in an answer made of spans, for any codec: `format` and `parse` tell its moments.
 
-Any codec will do: its moments are explored through `format` and `parse` alone. A token of a codec counts as one
-character, from Unicode's private use area.
+A token of a codec counts as one character, from Unicode's private use area.
 """
 
 import math
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from timetok.codecs import MomentCodec, check_num_spans
@@ -86,10 +85,7 @@ class Moments:
 
     def _first_and_last(self) -> list[tuple[str, str]]:
         """The first and the last text of each length: 0.0 and 9.9, 10.0 and 99.9, and so on."""
-
-        def write(seconds: float) -> str:
-            return self._write(seconds, _BEYOND_SECONDS)
-
+        write = partial(self._write, duration=_BEYOND_SECONDS)
         shapes, first = [], write(0.0)
         while len(first) < len(write(_BEYOND_SECONDS)):
             low, high = 0.0, _BEYOND_SECONDS

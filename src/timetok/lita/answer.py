@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import BatchEncoding
 
 from timetok.atomic import read_json
-from timetok.decoding import SpanPosterior, span_distribution
 from timetok.errors import ModelFolderError, PromptError
 from timetok.lita.configuration import LitaConfig
 from timetok.lita.modeling import LitaForConditionalGeneration
@@ -24,20 +24,11 @@ TINY_MODEL = Path(__file__).parent / "tiny"
 """The bundled model: it knows coloured shapes and nothing else."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An mp4, what to ask about it, and the true answer in seconds."""
-
-    path: Path
-    question: str
-    span: Span
-
-
-def load_sample() -> Sample:
-    """The clip that ships with timetok, which ``recipes.shapes`` wrote; DataError if this installation has none."""
+def load_sample() -> tuple[Path, str, Span]:
+    """The mp4 that ships with timetok, a question about it and the true answer; DataError if it is not there."""
     folder = TINY_MODEL.with_name("sample")
     entry = read_json(folder / "sample.json", dict, "the bundled clip's question and answer")
-    return Sample(folder / "clip.mp4", entry["question"], Span(*entry["span"]))
+    return folder / "clip.mp4", entry["question"], Span(*entry["span"])
 
 
 @dataclass(frozen=True)
@@ -60,6 +51,17 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+def find_folder(model: str | os.PathLike[str] | None) -> Path:
+    """A folder with a model, or where the one of a name was downloaded to, or the bundled one; ModelFolderError."""
+    if model is None or (Path(model) / "config.json").is_file():
+        return Path(TINY_MODEL if model is None else model).resolve()
+    try:
+        return Path(snapshot_download(os.fspath(model), local_files_only=True))
+    except (OSError, ValueError) as error:
+        wanted = "a folder with a config.json, or a name fetched by `hf download NAME`"
+        raise ModelFolderError(f"model: expected {wanted}, got {os.fspath(model)!r}") from error
 
 
 @contextmanager
@@ -98,21 +100,14 @@ class Localizer:
         model.train(False)
 
     @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str] | None = None, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
-    ) -> Self:
-        """Load a LITA folder, or the bundled model if None; ModelFolderError where it is missing or holds no LITA.
-
-        ``dtype`` is that of the weights in memory, whatever the file holds.
-        """
-        path = Path(folder) if folder is not None else TINY_MODEL
-        if not (path / "config.json").is_file():
-            raise ModelFolderError(f"model: expected a folder with a config.json, got {str(path)!r}")
+    def load(cls, folder: str | os.PathLike[str] | None = None, *, device: str = "cpu") -> Self:
+        """Load a LITA folder in float32, the bundled model if None; ModelFolderError if it is missing or no LITA."""
+        path = find_folder(folder)
         with telling_which(path):
             kind = LitaConfig.get_config_dict(path)[0].get("model_type")
             if kind != LitaConfig.model_type:
                 raise ModelFolderError(f"it holds a {kind!r}, expected a {LitaConfig.model_type!r}")
-            model = load_weights(LitaForConditionalGeneration, path, dtype=dtype)
+            model = load_weights(LitaForConditionalGeneration, path, dtype=torch.float32)
             return cls(model.to(device), LitaProcessor.from_pretrained(path, local_files_only=True))
 
     def read(self, video: Video) -> Frames:
@@ -151,22 +146,6 @@ class Localizer:
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
         rows = zip(new.tolist(), chosen.tolist(), durations, strict=True)
         return [self._answer(*row) for row in rows]
-
-    @torch.inference_mode()
-    def posteriors(
-        self, features: Sequence[Tensor], questions: Sequence[str], durations: Sequence[float], *, top_starts: int = 40
-    ) -> list[SpanPosterior]:
-        """What the model believes about when, for questions with one span as their answer; otherwise as in `ask`.
-
-        ``posterior.best()`` is the span of the highest expected IoU and that IoU; ``top_starts`` as in
-        ``decoding.span_distribution``. TokenizerError is raised where the model writes moments without time tokens.
-        """
-        tt = self.processor.tt
-        space = tt.tokenizer.encode(" ", add_special_tokens=False)
-        layout: Any = {"lead_ids": space, "between_ids": space}  # as LITA's answers are written: " <t1> <t2>"
-        marks: Any = {"grid": tt.grid, "time_token_ids": tt.time_token_ids, "durations": durations}
-        batch = self._batch(questions, durations, 4, features)
-        return span_distribution(self.model, batch, **marks, **layout, top_starts=top_starts)
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, features: Sequence[Tensor] = ()

@@ -98,16 +98,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.model(input_ids, attention_mask=attention_mask, labels=labels, **videos, **lm_kwargs)
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]  # what it adds is keyword-only
-        self,
-        input_ids: Tensor,
-        *,
-        attention_mask: Tensor | None = None,
-        pixel_values_videos: Tensor | None = None,
-        video_features: Tensor | None = None,
-        **generate_kwargs: Any,
-    ) -> Any:
-        """Prompt and new ids; arguments as in ``forward``, the rest as in transformers' ``generate``."""
+    def generate(self, input_ids: Tensor, **generate_kwargs: Any) -> Any:  # type: ignore[override]
+        """Prompt and new ids; videos and mask as in ``forward``, the rest as in transformers' ``generate``."""
         self.model.lm.generation_config = self.generation_config  # from_pretrained puts it on the outer model only
-        videos: dict[str, Any] = {"pixel_values_videos": pixel_values_videos, "video_features": video_features}
-        return self.model.generate(input_ids, attention_mask=attention_mask, **videos, **generate_kwargs)
+        return self.model.generate(input_ids, **generate_kwargs)

@@ -57,10 +57,7 @@ class SampleScore:
 
 @dataclass(frozen=True)
 class Score:
-    """Averages over a set of answers: mean IoU, the share whose IoU reaches 0.5 (P@0.5), the share that held a span.
-
-    All are in [0, 1]; the last is always over samples.
-    """
+    """Averages in [0, 1]: mean IoU, the share whose IoU reaches 0.5 (P@0.5), the share of samples that held a span."""
 
     miou: float
     p_at_05: float
@@ -71,11 +68,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Report(Score):
-    """Outcome of `timetok.metrics.evaluate`; ``str(report)`` is an aligned table.
-
-    It adds the name of the protocol that made the numbers, one score per reference, in the order of the references,
-    and the same averages for each task by itself.
-    """
+    """What `evaluate` found: one score a reference, in their order, and averages by task; ``str`` is a table."""
 
     protocol: str
     per_sample: tuple[SampleScore, ...]
@@ -107,12 +100,10 @@ All protocols read the first two timestamps, clamp and sort them, and average pe
 def iou(a: Span, b: Span) -> float:
     """Intersection over union of two spans, in [0, 1]; 0 where the union has no length.
 
-    Spans that meet have their hull as union, and the others an intersection of 0, so the hull serves for both.
-
     >>> iou(Span(0, 2), Span(1, 4))
     0.25
     """
-    union = max(a.end, b.end) - min(a.start, b.start)
+    union = max(a.end, b.end) - min(a.start, b.start)  # their hull, which differs only where nothing is shared
     intersection = max(0.0, min(a.end, b.end) - max(a.start, b.start))
     return intersection / union if union > 0 else 0.0
 
@@ -120,7 +111,6 @@ def iou(a: Span, b: Span) -> float:
 def union_iou(a: Sequence[Span], b: Sequence[Span]) -> float:
     """IoU of what some spans cover together and what others do, in [0, 1]; 0 where nothing has length.
 
-    >>> from timetok.timegrid import Span
     >>> union_iou([Span(0, 2), Span(1, 3)], [Span(2, 4)])
     0.25
     """

@@ -37,15 +37,13 @@ def pool(
 
 def choose(plan: PoolingPlan, device: str, backend: str = "auto") -> Name:
     """The backend that will carry out a plan on a kind of device; ArgumentError as in `pool`."""
-    names: tuple[Name, ...] = get_args(Name)
     if backend not in get_args(Wanted):
         raise ArgumentError(f"backend: expected one of {', '.join(get_args(Wanted))}, got {backend!r}")
-    reason = ""
+    on_device: tuple[Name, ...] = get_args(Name) if device == "cuda" else ("torch",)
+    names = on_device if backend == "auto" else [name for name in BACKENDS if name == backend]
     for name in names:
-        if backend == name or (backend == "auto" and (device == "cuda" or name == "torch")):
-            reason = BACKENDS[name].why_not(plan, device)
-            if not reason:
-                return name
+        if not (reason := BACKENDS[name].why_not(plan, device)):
+            return name
     raise ArgumentError(f"backend: {backend!r} cannot pool here: {reason}")
 
 

@@ -131,18 +131,13 @@ def _tokens(grid: Tensor, num_slow: int, even: bool, high: int, wide: int) -> Te
 @torch.library.custom_op("timetok::slow_fast_backward", mutates_args=())
 def slow_fast_backward(gradient: Tensor, shape: list[int], num_slow: int, even: bool, high: int, wide: int) -> Tensor:
     """Gradient ``[b n e]`` of the tokens → ``[b t h w e]``, that of features of ``shape``."""
-    out = _features(gradient, shape, num_slow, even, high, wide)
+    out = gradient.new_empty(shape)
     b, t, h, w, e = shape
     if out.numel():
         layout, blocks = _layout(out, num_slow, even, high, wide)
         programs = (b * t * triton.cdiv(h, high) * blocks,)
         _backward[programs](gradient.contiguous(), out, t, h, w, e, **layout)  # an expanded gradient has strides of 0
     return out
-
-
-@slow_fast_backward.register_fake
-def _features(gradient: Tensor, shape: list[int], num_slow: int, even: bool, high: int, wide: int) -> Tensor:
-    return gradient.new_empty(shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -154,6 +149,7 @@ def _of_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return slow_fast_backward(gradient, list(ctx.shape), *ctx.layout), None, None, None, None
 
 
+slow_fast_backward.register_fake(lambda gradient, shape, *_: gradient.new_empty(shape))
 slow_fast.register_autograd(_of_gradient, setup_context=_remember)
 
 

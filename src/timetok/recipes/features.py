@@ -2,7 +2,6 @@
 
 LITA freezes a CLIP tower; nothing of the kind can be shipped in 5 MB, so a small one is trained here on single frames.
 A cut is what a shorter file of the same recording would show: some of its frames, its own duration, its events clipped.
-A few thousand clips give more different cuts than a training run can use.
 """
 
 from collections.abc import Mapping, Sequence

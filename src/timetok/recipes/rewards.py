@@ -1,7 +1,7 @@
 """Verifiable rewards for answers in time: plain callables of TRL's signature, for `GRPOTrainer(reward_funcs=[…])`.
 
 Each takes ``completion_ids`` and columns of the data set, and gives one number a completion; moments are read as
-``TimeTokenizer.spans`` reads them, with or without tokens of their own.
+``TimeTokenizer.spans`` reads them. What overlong answers cost is TRL's ``get_soft_overlong_punishment``.
 """
 
 import re
@@ -48,16 +48,3 @@ def well_formed(tt: TimeTokenizer, *, min_spans: int = 1, max_spans: int | None 
         return [float(both) for both in map(all, zip(alone, paired, strict=True))]
 
     return well_formed
-
-
-def short_enough(longest: int, *, allowance: int) -> Reward:
-    """0 up to ``longest - allowance`` tokens, then falling to -1 at ``longest`` and beyond.
-
-    Source: the soft punishment of overlong answers of DAPO (arXiv 2503.14476, equation 13).
-    """
-
-    def short_enough(*, completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
-        over = [len(ids) - (longest - allowance) for ids in completion_ids]
-        return [-min(max(each, 0), allowance) / allowance for each in over]
-
-    return short_enough

@@ -1,8 +1,4 @@
-"""Synthetic videos: coloured shapes that appear, move, overlap and leave, before moving backgrounds.
-
-`draw_scene` decides everything from a seed, `render_frames` paints frames, `write_clip` and `write_dataset` make
-H.264 files with annotations in LITA's layouts, `read_scenes` and `cut` give them back to a training loop.
-"""
+"""Synthetic videos: coloured shapes that appear, move, overlap and leave, before moving backgrounds."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,8 +47,7 @@ class ClipRecord:
 class Scene:
     """Everything there is to know about one clip; equal seeds and options give equal scenes.
 
-    Frame i stands at ``i / fps`` seconds; events are sorted by start; tracks say how events and distractors move, in
-    drawing order.
+    Frame i stands at ``i / fps`` seconds. Events are sorted by start, tracks of events and distractors as drawn.
     """
 
     seed: int
@@ -111,8 +106,7 @@ def render_frames(scene: Scene, indices: Sequence[int] | NDArray[np.integer[Any]
     index = np.asarray(indices, dtype=np.int64)
     if index.size and not (index.min() >= 0 and index.max() < scene.num_frames):
         raise ArgumentError(f"indices reach from {index.min()} to {index.max()}; expected 0 .. {scene.num_frames - 1}")
-    size = scene.width, scene.height
-    return painting.paint_frames(scene.tracks, scene.background, index, fps=scene.fps, size=size)
+    return painting.paint_frames(scene.tracks, scene.background, index, fps=scene.fps, size=(scene.width, scene.height))
 
 
 def write_clip(scene: Scene, path: str | Path) -> None:
@@ -127,9 +121,7 @@ def write_clip(scene: Scene, path: str | Path) -> None:
         container.mux(stream.encode(None))
 
 
-def write_dataset(
-    folder: str | Path, *, num_clips: int, split: Split, seed: int, workers: int = 1, progress: bool = True
-) -> None:
+def write_dataset(folder: str | Path, *, num_clips: int, split: Split, seed: int, workers: int = 1) -> None:
     """Write clips and their annotations; an interrupted call continues where it stopped.
 
     First the JSON: ``scenes.json`` (what `read_scenes` reads) and, in LITA's layouts, ``dvc.json``, ``rtl.json`` and
@@ -153,8 +145,7 @@ def write_dataset(
     missing = [vid for vid, path in paths.items() if not path.exists()]
     with ThreadPoolExecutor(workers) as pool:
         written = pool.map(lambda vid: write_clip(scenes[vid], paths[vid]), missing)
-        done = num_clips - len(missing)
-        list(tqdm(written, total=num_clips, initial=done, desc="clips", disable=not progress))
+        list(tqdm(written, total=num_clips, initial=num_clips - len(missing), desc="clips"))
 
 
 def read_scenes(folder: str | Path) -> dict[str, ClipRecord]:

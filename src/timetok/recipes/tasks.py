@@ -204,19 +204,15 @@ def corpus(num_texts: int, *, seed: int = 0) -> Iterator[str]:
         yield texts.pop()
 
 
-# How a shape is described, the shape, and why it is that one.
-_Relation: TypeAlias = tuple[str, Event, str]
-
-
-def _relations(events: Sequence[Event]) -> dict[str, list[_Relation]]:
-    """What can be said about the order of shapes, by kind; only what is unambiguous."""
+def _relations(events: Sequence[Event]) -> dict[str, list[tuple[str, Event, str]]]:
+    """By kind of order, if unambiguous: how a shape is described, the shape, and why it is that one."""
     ordered = sorted(events, key=_start)
     if len(ordered) < 2 or len(_unique(events, "name")) < len(events):
         return {}
     tied = [b.span.start - a.span.start < _SAME_INSTANT_SECONDS for a, b in pairwise(ordered)]
     alone = [not (before or after) for before, after in zip([False, *tied], [*tied, False], strict=True)]
     pairs = [pair for pair, both in zip(pairwise(ordered), pairwise(alone), strict=True) if all(both)]
-    found: dict[str, list[_Relation]] = {
+    found = {
         "first": [("first", ordered[0], "first shape to appear")] * alone[0],
         "last": [("last", ordered[-1], "last shape to appear")] * alone[-1],
         "after": [(f"right after the {a.name}", b, f"next shape to appear after the {a.name}") for a, b in pairs],

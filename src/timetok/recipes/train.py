@@ -29,7 +29,6 @@ from timetok.recipes.tasks import SEEN_PAIRS, corpus
 from timetok.vision import FrameEncoder, FrameTransform
 
 Preset = Mapping[str, Any]
-_LIBRARIES = ("torch", "transformers", "timm", "accelerate")  # whose versions the card tells
 
 
 def build_tokenizer(*, seed: int = 0, vocab_size: int = 640) -> PreTrainedTokenizerFast:
@@ -177,11 +176,11 @@ def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], 
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
     steps, losses = zip(*points, strict=True)
     trainers = [stage["trainer"] for stage in preset["stages"]]
-    versions = {"timetok": __version__, **{name: version(name) for name in _LIBRARIES}}
-    versions["python"] = platform.python_version()
+    versions = {"timetok": __version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in ("torch", "transformers", "timm", "accelerate")}
     facts = {"steps": sum(trainer["max_steps"] for trainer in trainers), **facts, "versions": versions}
     write_json(folder / "training.json", {**facts, "preset": preset, "curve": points})
-    plots.save(plots.curve(steps, losses, ylabel="training loss"), folder / "curve.png")
+    plots.save(plots.curves(steps, {"loss": losses}, xlabel="step", ylabel="training loss"), folder / "curve.png")
     told = facts | {"num_pairs": len(SEEN_PAIRS), "first": losses[0], "last": losses[-1]}
     told["steps"] = ", then ".join(f"{one['max_steps']} x {one['per_device_train_batch_size']}" for one in trainers)
     told["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())

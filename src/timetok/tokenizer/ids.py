@@ -1,14 +1,12 @@
 """Ids and texts in the shapes in which callers hold them, without importing torch to recognise a tensor."""
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from timetok.errors import ArgumentError, TimeRangeError
-from timetok.timegrid import Number, Numbers
 
 
 def as_integers(ids: Any) -> NDArray[np.int64]:
@@ -34,20 +32,15 @@ def is_nested(ids: Any) -> bool:
     return any(np.ndim(part) > 0 for part in ids[:1])
 
 
-def with_durations(rows: Sequence[Any], duration: Number | Numbers | None) -> Iterator[tuple[Any, Any]]:
+def with_durations(rows: Sequence[Any], duration: Any) -> Iterator[tuple[Any, Any]]:
     """Each row with its duration, where there is one for all or one for each; else a TimeRangeError."""
-    if duration is None or np.ndim(duration) == 0:
-        return zip(rows, repeat(duration), strict=False)
-    durations = list(duration)  # type: ignore[arg-type]
+    durations = [duration] * len(rows) if duration is None or np.ndim(duration) == 0 else list(duration)
     if len(durations) != len(rows):
         raise TimeRangeError(f"durations: expected one for all or one for each of {len(rows)}, got {len(durations)}")
     return zip(rows, durations, strict=True)
 
 
-def strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> list[str]:
     """Every string in a nest of lists."""
-    if isinstance(value, str):
-        yield value
-    elif value is not None:
-        for part in value:
-            yield from strings(part)
+    parts = () if value is None else value
+    return [value] if isinstance(value, str) else [text for part in parts for text in strings(part)]

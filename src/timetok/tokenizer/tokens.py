@@ -16,9 +16,7 @@ from timetok.errors import ArgumentError, TokenizerError
 from timetok.timegrid import TimeGrid
 
 CodecName: TypeAlias = Literal["index", "seconds", "clock"]
-_Codec: TypeAlias = IndexCodec | SecondsCodec | ClockCodec
-CODECS: dict[str, type[_Codec]] = {"index": IndexCodec, "seconds": SecondsCodec, "clock": ClockCodec}
-_DEFAULT_T = TimeGrid().num_tokens
+CODECS: dict[str, type[Any]] = {"index": IndexCodec, "seconds": SecondsCodec, "clock": ClockCodec}
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 
@@ -26,13 +24,12 @@ def choose_codec(codec: CodecName | MomentCodec, T: int) -> MomentCodec:
     """The codec a caller means; ArgumentError if there is none, or ``T`` is given to one that decides it."""
     if codec == "index":
         return IndexCodec(TimeGrid(T))
-    if isinstance(codec, str):
-        if codec not in CODECS:
-            raise ArgumentError(f"codec must be one of {', '.join(CODECS)} or a codec, got {codec!r}")
-        codec = CODECS[codec]()
-    if T not in (_DEFAULT_T, len(codec.tokens)):
-        raise ArgumentError(f"T counts the time tokens of codec='index': leave it out beside {codec!r}, got {T!r}")
-    return codec
+    if isinstance(codec, str) and codec not in CODECS:
+        raise ArgumentError(f"codec must be one of {', '.join(CODECS)} or a codec, got {codec!r}")
+    chosen: MomentCodec = CODECS[codec]() if isinstance(codec, str) else codec
+    if T not in (TimeGrid().num_tokens, len(chosen.tokens)):
+        raise ArgumentError(f"T counts the time tokens of codec='index': leave it out beside {chosen!r}, got {T!r}")
+    return chosen
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:
@@ -60,8 +57,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spac
 
 def drops_spaces(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
     """Whether a token was added so that the spaces beside it vanish."""
-    added = tokenizer.added_tokens_decoder.get(token_id)
-    return added is not None and bool(added.rstrip)
+    return bool(getattr(tokenizer.added_tokens_decoder.get(token_id), "rstrip", False))
 
 
 def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tuple[int, ...]) -> None:
@@ -83,10 +79,9 @@ def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tup
 
 
 class PlainCopies:
-    """Copies of a tokenizer whose time tokens have other names and the same ids.
+    """Copies of a tokenizer whose time tokens have other names, which no text at hand holds, and the same ids.
 
-    The names start with a private-use character that does not occur in the text at hand, so nothing in it can
-    be taken for one, and trusted parts of a text can still name them. The last copy is kept.
+    Trusted parts of a text can still name them. The last copy is kept.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
@@ -118,6 +113,3 @@ class PlainCopies:
         tokenizer = copy.copy(self.tokenizer)
         tokenizer._tokenizer = self._last[1]
         return tokenizer
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_last": None}  # rebuilt when needed

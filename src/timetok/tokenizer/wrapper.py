@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, get_args, overload
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +32,7 @@ class TimeTokenizer:
     before it was wrapped. Durations are lengths of videos in seconds; where there is a batch, one for all or one for
     each of its rows. More or fewer raise TimeRangeError, and so does one that is not positive and finite.
 
-    Attributes:
-        tokenizer: The wrapped tokenizer itself, which has the codec's tokens.
-        codec: How a moment is written.
-        time_token_ids: Ids of the codec's tokens, contiguous and in its order; empty where it has none.
+    ``time_token_ids`` are those of the codec's tokens, contiguous and in its order; empty where it has none.
 
     Raises:
         TokenizerError: A token of the codec is missing, ids are not contiguous, or the tokenizer does not find
@@ -155,11 +152,7 @@ class TimeTokenizer:
         written = " ".join(self.codec.format(moment, float(duration)) for moment in moments)
         return list(self.tokenizer.encode(written, add_special_tokens=False))
 
-    @overload
-    def decode_time(self, ids: int | np.integer[Any], duration: Number) -> float: ...
-    @overload
-    def decode_time(self, ids: Any, duration: Number | Numbers) -> NDArray[np.float64]: ...
-    def decode_time(self, ids: Any, duration: Number | Numbers) -> float | NDArray[np.float64]:
+    def decode_time(self, ids: Any, duration: Number | Numbers) -> Any:
         """Seconds at which time tokens stand; ids that also hold text are for `times` and `spans`.
 
         A float for one id, a float64 array of the same shape for ids of any; for other codecs than ``"index"`` ids are
@@ -174,10 +167,7 @@ class TimeTokenizer:
         return self.grid.decode(numbers - first, duration)
 
     def to_tokens(self, text: str, duration: Any) -> str:
-        """Write every ``<12.3>`` of a trusted text, a moment in seconds, as the codec does: ``<t20>`` or ``12.3``.
-
-        Without a duration the text comes back as it is.
-        """
+        """Write ``<12.3>`` of a trusted text, seconds, as the codec does: ``<t20>``; without a duration leave it."""
         if duration is None:
             return text
         length = float(TimeGrid(2).decode(1, duration))
@@ -195,9 +185,8 @@ class TimeTokenizer:
         if duration is None or not marks.size:
             return text
         if not isinstance(self.codec, IndexCodec):
-            length = float(TimeGrid(2).decode(1, duration))
-            runs = re.compile(f"(?:{self._written.pattern})+")
-            return runs.sub(lambda run: "".join(f"<{t:.2f}>" for t in self.codec.parse(run[0], length)), text)
+            length, runs = float(TimeGrid(2).decode(1, duration)), f"(?:{self._written.pattern})+"
+            return re.sub(runs, lambda run: "".join(f"<{t:.2f}>" for t in self.codec.parse(run[0], length)), text)
         written = iter([f"<{moment:.2f}>" for moment in self.decode_time(marks, duration)])
         pattern = self._written
         if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
@@ -214,9 +203,9 @@ class TimeTokenizer:
         return [self.decode(row, each, skip_special_tokens=skip_special_tokens) for row, each in rows]
 
     def times(self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0) -> list[float]:
-        """Every moment of one sequence of ids in seconds, in the order in which it is written; arguments as in `spans`.
+        """Every moment of one sequence of ids in seconds, as it is written: neither sorted nor paired; see `spans`.
 
-        Neither sorted nor paired. Moments written as tokens lie within the video; in plain text they are what it says.
+        Moments written as tokens lie within the video; in plain text they are what it says.
         """
         if prompt_length < 0:
             raise ArgumentError(f"prompt_length must not be negative, got {prompt_length!r}")
@@ -233,12 +222,10 @@ class TimeTokenizer:
     ) -> list[Any]:
         """Spans of generated ids: the first moment with the second, the third with the fourth, and so on.
 
-        Nested ids give lists nested in the same way.
-
         Args:
-            ids: Ids of one sequence or, nested, of a batch: lists, numpy arrays or torch tensors of integers, else
-                ArgumentError is raised. Negative ids (-100) are left out.
-            duration: Length of the video in seconds, one for all or one for each row of a batch.
+            ids: Ids of one sequence or, nested, of a batch, which gives nested lists: lists, numpy arrays or torch
+                tensors of integers, else ArgumentError is raised. Negative ids (-100) are left out.
+            duration: In seconds, one for all or one for each row.
             prompt_length: Ids to skip at the front of each row: a prompt's own time tokens are not answers.
             malformed: A pair that ends before it starts is dropped, raises MalformedAnswerError, or is sorted; a last
                 moment without a partner is dropped by ``"drop"`` and ``"sort"``.
@@ -263,8 +250,7 @@ class TimeTokenizer:
         self.tokenizer.save_pretrained(folder)
         name = next((name for name, kind in CODECS.items() if type(self.codec) is kind), None)
         options: Any = asdict(self.codec) if name else None  # type: ignore[call-overload]
-        settings = {"codec": name, "options": options, "lita_spacing": self.lita_spacing}
-        write_json(Path(folder) / SETTINGS_FILE, settings)
+        write_json(Path(folder) / SETTINGS_FILE, {"codec": name, "options": options, "lita_spacing": self.lita_spacing})
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, codec: MomentCodec | None = None) -> Self:

@@ -1,0 +1,105 @@
+"""Temporal position ids and frame-wise attention masks, for language models that read frames.
+
+Both take ``frame_index`` ``[b s]``, the frame of each token: counted from 0 through all videos of a row, -1 for text;
+and an attention mask ``[b s]`` that is 0 at padding, or None where there is none.
+
+Shapes: b batch, s sequence.
+"""
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from timetok.errors import ArgumentError
+
+FrameMask: TypeAlias = Literal["causal", "full-visual", "frame-block", "frame-block-causal"]
+
+
+def temporal_position_ids(
+    frame_index: Tensor, attention_mask: Tensor | None = None, *, a: float = 1.0, b: float = 1.0
+) -> Tensor:
+    """Positions ``a * n + b * t`` of the dual RoPE ``[b s]``: int64 where a and b are whole numbers, else float32.
+
+    n counts tokens. t counts text tokens and frames: the tokens of a frame share one, wherever they stand, and text
+    after a video goes on one after its last frame. Rotations add up, so rotating by n and by t is one RoPE at these
+    positions. A token generated next is ``a + b`` further on. Padding is not counted, and has position 0.
+
+    Raises:
+        ArgumentError: Shapes differ, or a or b is not finite.
+
+    Source: TC-LLaVA (arXiv 2409.03206). Which of the two its gamma scales could not be verified, so both are arguments;
+    1 and 1 are those of the public re-implementation.
+
+    >>> temporal_position_ids(torch.tensor([[-1, 0, 0, 1, 1, -1]])).tolist()  # text, two frames of two tokens, text
+    [[0, 2, 3, 5, 6, 8]]
+    """
+    valid = _valid(frame_index, attention_mask)
+    if not (isfinite(a) and isfinite(b)):
+        raise ArgumentError(f"a, b: expected finite numbers, got {a} and {b}")
+    frame = frame_index.long().masked_fill(~valid, -1)
+    text = (valid & (frame < 0)).long()
+    n = valid.cumsum(1) - 1
+    t = text.cumsum(1) - text + frame.where(frame >= 0, frame.cummax(1).values + 1)
+    whole = float(a).is_integer() and float(b).is_integer()  # integers survive trainers that cast floats to bfloat16
+    positions = int(a) * n + int(b) * t if whole else (a * n.double() + b * t.double()).float()
+    return positions.masked_fill(~valid, 0)
+
+
+def frame_mask(frame_index: Tensor, attention_mask: Tensor | None = None, kind: FrameMask = "causal") -> Tensor:
+    """Which keys each query, a row, sees: bool ``[b 1 s s]``.
+
+    Everything sees the text before it, and text the visual tokens before it. Of visual tokens, visual tokens see those
+    before (``"causal"``), all (``"full-visual"``), those of their own frame (``"frame-block"``), or these and those
+    before, as TC-LLaVA proposes (``"frame-block-causal"``). Nothing sees padding but that itself: a row of no key at
+    all is NaN in some kernels.
+
+    Raises:
+        ArgumentError: Shapes differ, or there is no such kind.
+
+    Source: TC-LLaVA (arXiv 2409.03206) Fig. 3. That ``"frame-block"`` hides earlier frames too could not be verified.
+
+    >>> frame_mask(torch.tensor([[-1, 0, 0, 1]]), kind="frame-block-causal").int().tolist()
+    [[[[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]]]]
+    """
+    batch, place = (torch.arange(size, device=frame_index.device) for size in frame_index.shape)
+    batch = batch.view(-1, 1, 1, 1)
+    return frame_mask_mod(frame_index, attention_mask, kind)(batch, batch, place[:, None], place)
+
+
+def frame_mask_mod(
+    frame_index: Tensor, attention_mask: Tensor | None = None, kind: FrameMask = "causal"
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """`frame_mask`, with its errors, as a ``mask_mod`` of FlexAttention: batch, head, query, key → seen or not.
+
+    >>> sees = frame_mask_mod(torch.tensor([[0, 0, 1]]), kind="frame-block-causal")
+    >>> zero, one, two = torch.arange(3)
+    >>> bool(sees(zero, zero, zero, one)), bool(sees(zero, zero, zero, two))
+    (True, False)
+    """
+    valid = _valid(frame_index, attention_mask)
+    if kind not in get_args(FrameMask):
+        raise ArgumentError(f"kind: expected one of {', '.join(get_args(FrameMask))}, got {kind!r}")
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        of_query, of_key = frame_index[batch, query], frame_index[batch, key]
+        visual, seen = (of_query >= 0) & (of_key >= 0), query >= key
+        if kind == "full-visual":
+            seen = seen | visual
+        elif kind != "causal":
+            earlier = seen & ~visual if kind == "frame-block" else seen
+            seen = earlier | (visual & (of_query == of_key))
+        return (seen & valid[batch, key]) | (query == key)
+
+    return sees
+
+
+def _valid(frame_index: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Where there is no padding, bool ``[b s]``."""
+    valid = torch.ones_like(frame_index) if attention_mask is None else attention_mask
+    if frame_index.ndim != 2 or valid.shape != frame_index.shape:
+        shapes = f"{tuple(frame_index.shape)} and {tuple(valid.shape)}"
+        raise ArgumentError(f"frame_index, attention_mask: expected both of shape [b s], got {shapes}")
+    return valid.bool()
