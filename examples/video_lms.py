@@ -65,15 +65,14 @@ def main(name, steps, folder):
     model = hf.AutoModelForImageTextToText.from_pretrained(name, local_files_only=True)  # downloads nothing
     processor = hf.AutoProcessor.from_pretrained(name, local_files_only=True)
     tt, model = with_time_tokens(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor, num=100)
-    sample, frames = load_sample(), read_frames(load_sample().path, 8)
+    video, question, truth = load_sample()
+    frames = read_frames(video, 8)
     duration = frames.duration_seconds
-    answer = tt.to_tokens(f"<{sample.span.start}> <{sample.span.end}>", duration) + tt.tokenizer.eos_token
-    losses = list(
-        train(model, tt, prepare(processor, frames, sample.question, answer, like=model), answer, steps=steps)
-    )
+    answer = tt.to_tokens(f"<{truth.start}> <{truth.end}>", duration) + tt.tokenizer.eos_token
+    losses = list(train(model, tt, prepare(processor, frames, question, answer, like=model), answer, steps=steps))
     print(f"{answer}: a loss of {losses[0]:.2f}, after {steps} steps {losses[-1]:.2f}")
-    span = ask(model.eval(), tt, prepare(processor, frames, sample.question, like=model), duration)
-    print(f"{span.start:.2f} s to {span.end:.2f} s (true: {sample.span.start:.2f} s to {sample.span.end:.2f} s)")
+    span = ask(model.eval(), tt, prepare(processor, frames, question, like=model), duration)
+    print(f"{span.start:.2f} s to {span.end:.2f} s (true: {truth.start:.2f} s to {truth.end:.2f} s)")
     embeddings.merge_and_export(model, folder)  # a plain checkpoint, with its processor
     processor.save_pretrained(folder)
 
