@@ -1,6 +1,7 @@
 """What every benchmark shares: provenance, CSV files that are never half-written, paired times, tables in Markdown."""
 
 import csv
+import gc
 import platform
 import subprocess
 import time
@@ -70,15 +71,22 @@ def paired(
 ) -> dict[str, float]:
     """Two calls timed one after the other, ``rounds`` times after a warm-up.
 
+    Python's garbage is collected between rounds, not within, as timeit has it: a collection falls into either call.
+
     Returns:
         ``seconds`` and ``baseline_seconds``, the medians, and ``ratio``, the median of the paired ratios, with
         ``ratio_p20`` and ``ratio_p80``. A baseline may tell its own time.
     """
     ours(), baseline()
     pairs = []
-    for _ in range(rounds):
-        mine, theirs = seconds(ours), seconds(baseline)
-        pairs.append((mine, baseline_seconds() if baseline_seconds else theirs))
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            gc.collect()
+            mine, theirs = seconds(ours), seconds(baseline)
+            pairs.append((mine, baseline_seconds() if baseline_seconds else theirs))
+    finally:
+        gc.enable()
     ratios = [mine / theirs for mine, theirs in pairs]
     fifths = quantiles(ratios, n=5)
     return {
