@@ -118,7 +118,6 @@ def test_flex_attention_materialises_the_same_mask():
         assert torch.equal(flex, frame_mask(frames, valid, kind))
 
 
-@pytest.mark.slow  # it compiles
 @pytest.mark.filterwarnings("ignore")  # the compiler's
 def test_the_flex_attention_example_answers_as_sdpa_does_uncached():
     if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
