@@ -80,18 +80,18 @@ def qwen3_vl() -> tuple[Any, Any]:
 VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
+def _seen_by_llava(tokenizer: Any) -> dict[str, Any]:
+    image, video = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
+    ids = {"image_token_index": image, "video_token_index": video, "image_token_id": image, "video_token_id": video}
+    return ids | {"image_grid_pinpoints": [[28, 28]], "vision_feature_layer": -1}
+
+
 def llava_onevision() -> tuple[Any, Any]:
     tokenizer = _tokenizer("<|im_end|>", "<image>", "<video>")
-    image, video = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
     config = hf.LlavaOnevisionConfig(
         vision_config=VISION | {"model_type": "siglip_vision_model", "image_size": 28, "patch_size": 7},
         text_config=TEXT | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
-        image_token_index=image,
-        video_token_index=video,
-        image_token_id=image,
-        video_token_id=video,
-        image_grid_pinpoints=[[28, 28]],
-        vision_feature_layer=-1,
+        **_seen_by_llava(tokenizer),
         vision_feature_select_strategy="full",
     )
     size = {"height": 28, "width": 28}
@@ -108,16 +108,10 @@ def llava_onevision() -> tuple[Any, Any]:
 
 def llava_next_video() -> tuple[Any, Any]:
     tokenizer = _tokenizer("</s>", "<image>", "<video>")
-    image, video = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
     config = hf.LlavaNextVideoConfig(
         vision_config=VISION | {"model_type": "clip_vision_model", "image_size": 28, "patch_size": 7},
         text_config=TEXT | {"model_type": "llama", "vocab_size": len(tokenizer)},
-        image_token_index=image,
-        video_token_index=video,
-        image_token_id=image,
-        video_token_id=video,
-        image_grid_pinpoints=[[28, 28]],
-        vision_feature_layer=-1,
+        **_seen_by_llava(tokenizer),
     )
     size = {"height": 28, "width": 28}
     processor = hf.LlavaNextVideoProcessor(
