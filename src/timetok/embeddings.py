@@ -97,7 +97,7 @@ def merge_and_export(model: Any, folder: str | os.PathLike[str]) -> None:
 
 
 def tables(model: PreTrainedModel) -> list[Tensor]:
-    """Matrices ``[v d]`` of both embeddings, peft's trained rows in place; one where tied, which peft makes two equal."""
+    """Matrices ``[v d]`` of both embeddings, peft's rows in place; one where tied, which peft makes two equal."""
     return [module.weight for module in _embeddings(model)]
 
 
