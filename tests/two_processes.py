@@ -25,7 +25,7 @@ from tiny_training import arguments, gradients, model_of, rows
 
 GLOBAL_BATCH, STEP = 4, 0.05
 DDP = ["tied", "untied", "tied-lora", "untied-lora"]  # models, and folders of what was found
-FSDP2 = ["tied", "untied", "tied-accelerate", "untied-accelerate", "untied-lora"]
+FSDP2 = ["tied", "untied", "tied-accelerate", "untied-accelerate", "tied-lora", "untied-lora"]
 
 
 def ddp(folder, name):
@@ -113,7 +113,9 @@ def fsdp2(folder, name):
     dcp.load(state, checkpoint_id=str(folder / "shards"))
     set_model_state_dict(other, state["model"])
     assert torch.equal(other(**prompt).logits, adapter(**prompt).logits)
-    assert (other.lm.lm_head.weight is other.lm.model.embed_tokens.weight) == name.startswith("tied")
+    first, last = (other.lm.get_submodule(path) for path in ("model.embed_tokens", "lm_head"))
+    first, last = (getattr(module, "original_module", module) for module in (first, last))  # within peft's wrapper
+    assert (last.weight is first.weight) == name.startswith("tied")
 
 
 if __name__ == "__main__":

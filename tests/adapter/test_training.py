@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from timetok import SlowFastPooler, VideoAdapter
 from timetok.adapter import VideoLM
 from tiny_training import CHECKPOINTING, arguments, assert_same, gradients, rows, trainer
 
+SPAWNED = {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"}
 TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 
 
@@ -67,8 +69,7 @@ def test_everything_at_once_stops_and_goes_on_as_if_it_had_not_stopped(tied, tmp
     assert len(ask.ids) == 2
 
     again = tiny_lm.adapter(tied=tied, seed=1)  # other weights, and rows that come from another process
-    workers = {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"}
-    resumed = trainer(again, arguments(tmp_path / "again", **options, **workers))
+    resumed = trainer(again, arguments(tmp_path / "again", **options, **SPAWNED))
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert [entry["step"] for entry in resumed.state.log_history if "loss" in entry] == [1, 2, 3, 4]
     assert_same(weights(again), weights(whole), rtol=0, atol=0)
@@ -188,16 +189,18 @@ def test_evaluation_by_trainer_is_the_loss_of_the_rows(tmp_path):
     torch.testing.assert_close(torch.from_numpy(predicted.predictions), outputs.logits, rtol=1e-4, atol=1e-4)
 
 
-def test_the_generating_trainer_generates(tmp_path):
+def prompts(processor, given):
+    return processor([row["prompt"] for row in given], videos=[row["video_features"] for row in given])
+
+
+@pytest.mark.parametrize("workers", [{}, SPAWNED], ids=["", "spawned workers"])
+def test_the_generating_trainer_generates(workers, tmp_path):
     adapter = tiny_lm.adapter()
-    args = arguments(tmp_path, kind=Seq2SeqTrainingArguments, predict_with_generate=True)
-
-    def prompts(given):
-        return adapter.prepare([row["prompt"] for row in given], videos=[row["video_features"] for row in given])
-
-    run = trainer(adapter, args, kind=Seq2SeqTrainer, collate=prompts)
+    args = arguments(tmp_path, kind=Seq2SeqTrainingArguments, predict_with_generate=True, **workers)
+    collate = partial(prompts, adapter.processor)
+    run = trainer(adapter, args, kind=Seq2SeqTrainer, collate=collate)
     found = run.predict(rows(2), max_new_tokens=4, do_sample=False).predictions
-    expected = adapter.generate(**prompts(rows(2)), max_new_tokens=4, do_sample=False)
+    expected = adapter.generate(**collate(rows(2)), max_new_tokens=4, do_sample=False)
     assert torch.equal(torch.from_numpy(found)[:, : expected.shape[1]], expected)
 
 
