@@ -10,13 +10,18 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from timetok import __version__
-from timetok.errors import ArgumentError, TimetokError
+from timetok.errors import ArgumentError, DataError, TimetokError
+from timetok.timegrid import Span
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,10 +68,13 @@ def _parser() -> argparse.ArgumentParser:
 
     localize = commands.add_parser("localize", help="ask when something happens in a video")
     localize.add_argument("video", nargs="?", metavar="VIDEO", help="a video file")
-    localize.add_argument("question", nargs="?", metavar="QUESTION", help='such as "When is the red circle visible?"')
+    localize.add_argument("questions", nargs="*", metavar="QUESTION", help='such as "When is the red circle visible?"')
     localize.add_argument("--sample", action="store_true", help="use the bundled clip and its question")
+    localize.add_argument("--input", metavar="FILE", help='instead: JSON lines of {"video", "question"}; - is stdin')
     localize.add_argument("--model", metavar="NAME|DIR", help="a downloaded video LM (default: one of shapes)")
-    localize.add_argument("--json", action="store_true", help="print JSON")
+    localize.add_argument("--json", action="store_true", help="print JSON lines")
+    localize.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="questions put at once")
+    localize.add_argument("--stream", action="store_true", help="print the answer's words as they come")
     localize.add_argument("--plot", type=_picture, metavar="FILE", help="draw the answer under frames (png, svg, pdf)")
     localize.set_defaults(run=_localize)
 
@@ -98,40 +106,82 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _localize(options: argparse.Namespace) -> None:
-    if options.sample == bool(options.video or options.question):
-        raise ArgumentError("VIDEO, QUESTION: give both, or --sample alone")
-    if options.video and options.question is None:
+    from timetok.hub import localize_all, read_ahead
+
+    asked, truth = _asked(options)
+    if (options.plot or options.stream) and [len(questions) for _, questions in asked] != [1]:
+        raise ArgumentError("--plot, --stream: show the answer to one question, got several")
+    localizer, failed = _localizer(options.model, options), 0
+    for question in (question for _, questions in asked for question in questions):
+        localizer.check_question(question)
+    for (video, questions), coming in zip(asked, read_ahead(localizer, [video for video, _ in asked]), strict=True):
+        streamer = None
+        try:
+            frames = coming.result()
+            if options.stream:
+                from transformers import TextStreamer
+
+                print(f"{'question:':9s} {questions[0]}\n{'answer:':9s} ", end="")
+                decoder: Any = SimpleNamespace(decode=partial(localizer.tt.decode, duration=frames.duration_seconds))
+                streamer = TextStreamer(decoder, skip_prompt=True)
+            answers = localize_all(frames, questions, localizer, batch_size=options.batch_size, streamer=streamer)
+        except TimetokError as error:
+            if not options.input:
+                raise
+            failed += len(questions)
+            for question in questions:
+                print(json.dumps({"video": video, "question": question, "error": str(error)}), flush=True)
+            continue
+        for question, answer in zip(questions, answers, strict=True):
+            if options.json or options.input:
+                print(json.dumps({"video": str(video), "question": question, **answer.to_dict()}), flush=True)
+            else:
+                print("" if options.stream else f"question: {question}\nanswer:   {answer.text}\n", end="")
+                _print_spans(answer)
+        if options.plot:
+            from timetok.plots import save, timeline
+
+            shown = frames.data.numpy(), frames.times_seconds.numpy(), frames.duration_seconds, answers[0].spans
+            told: Any = {"question": questions[0], "answer": answers[0].text, "truth": [truth] if truth else None}
+            save(timeline(*shown, **told), options.plot)
+    if failed:
+        raise DataError(f"--input: {failed} questions have no answer; their lines say why")
+    if truth and not options.json:
+        print(f"truth:    {truth.start:.2f} s to {truth.end:.2f} s")
+    if options.plot and not options.json:
+        print(f"timeline: {options.plot}")
+    if truth and not options.json:
+        print('next:     timetok localize YOUR.mp4 "When is the red circle visible? Give only the times."')
+        print("          (it knows shapes only)   timetok train shapes   # how it was trained")
+
+
+def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Span | None]:
+    """Videos with the questions about each, and the true answer if it is known."""
+    if options.sample + bool(options.video) + bool(options.input) != 1:
+        raise ArgumentError("VIDEO, QUESTION: give both, or --input FILE alone, or --sample alone")
+    if options.video and not options.questions:
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
-    from timetok.hub import localize
-    from timetok.lita.answer import load_sample
+    if options.sample:
+        from timetok.lita.answer import load_sample
 
-    video, question, truth = load_sample() if options.sample else (options.video, options.question, None)
-    localizer = _localizer(options.model, options)
-    localizer.check_question(question)
-    frames = localizer.read(video)
-    answer = localize(frames, question, localizer)
-    if options.plot:
-        from timetok.plots import save, timeline
+        video, question, truth = load_sample()
+        return [(video, [question])], truth
+    if options.video:
+        return [(options.video, options.questions)], None
+    lines = (sys.stdin if options.input == "-" else Path(options.input).open(encoding="utf-8")).readlines()
+    try:
+        pairs = [(entry["video"], str(entry["question"])) for entry in map(json.loads, filter(str.strip, lines))]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f'--input: expected JSON lines of {{"video", "question"}}, got {error!r}') from error
+    return [(video, [text for _, text in group]) for video, group in groupby(pairs, itemgetter(0))], None
 
-        shown = frames.data.numpy(), frames.times_seconds.numpy(), frames.duration_seconds, answer.spans
-        told: Any = {"question": question, "answer": answer.text, "truth": [truth] if truth else None}
-        save(timeline(*shown, **told), options.plot)
-    if options.json:
-        print(json.dumps({"video": str(video), "question": question, **answer.to_dict()}))
-        return
-    print(f"question: {question}\nanswer:   {answer.text}")
+
+def _print_spans(answer: Any) -> None:
     for span, confidence in zip(answer.spans, answer.confidences or [None] * len(answer.spans), strict=True):
         likely = "" if confidence is None else f"   (probability of these two marks: {confidence:.2f})"
         print(f"span:     {span.start:.2f} s to {span.end:.2f} s of {answer.duration_seconds:.2f} s{likely}")
     if not answer.spans:
         print("span:     none; the answer holds no well-formed span")
-    if truth:
-        print(f"truth:    {truth.start:.2f} s to {truth.end:.2f} s")
-    if options.plot:
-        print(f"timeline: {options.plot}")
-    if truth:
-        print('next:     timetok localize YOUR.mp4 "When is the red circle visible? Give only the times."')
-        print("          (it knows shapes only)   timetok train shapes   # how it was trained")
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -1,12 +1,14 @@
 """Video language models of the Hugging Face Hub, untrained and through their own processors; who answers a question."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+from transformers.generation.streamers import BaseStreamer
 
 from timetok.adapter import check_typed
 from timetok.codecs import SecondsCodec
@@ -57,7 +59,13 @@ class HubLocalizer:
 
     @torch.inference_mode()
     def ask(
-        self, clips: Sequence[Frames], questions: Sequence[str], durations: Sequence[float], *, max_new_tokens: int = 96
+        self,
+        clips: Sequence[Frames],
+        questions: Sequence[str],
+        durations: Sequence[float],
+        *,
+        max_new_tokens: int = 96,
+        streamer: BaseStreamer | None = None,
     ) -> list[Answer]:
         """Answer questions greedily, with what `encode` gave and the duration in seconds for each; as `Localizer.ask`.
 
@@ -65,6 +73,7 @@ class HubLocalizer:
         """
         answers, stops = [], sorted(self._constraint.stop_ids)
         options: Any = {"eos_token_id": stops, "pad_token_id": stops[0], "max_new_tokens": max_new_tokens}
+        options["streamer"] = streamer
         options |= {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}  # digits may repeat
         for frames, question, duration in zip(clips, questions, durations, strict=True):
             inputs = self.prepare(frames, question, duration).to(self.model.device)
@@ -95,6 +104,7 @@ class HubLocalizer:
 
 
 AnyLocalizer = Localizer | HubLocalizer
+Model: TypeAlias = str | os.PathLike[str] | AnyLocalizer | None
 
 
 def _prompt(processor: Any, question: str, times: Sequence[float], duration: float) -> str:
@@ -133,9 +143,7 @@ def load_localizer(
 _loaded = lru_cache(1)(lambda folder, _changed: load_localizer(folder))
 
 
-def localize(
-    video: Video, question: str, model: str | os.PathLike[str] | AnyLocalizer | None = None, *, max_new_tokens: int = 96
-) -> Answer:
+def localize(video: Video, question: str, model: Model = None, *, max_new_tokens: int = 96) -> Answer:
     """Ask a model when something happens in a video; ``spans`` is empty where it gave no well-formed span.
 
     Args:
@@ -147,10 +155,43 @@ def localize(
     >>> localize("clip.mp4", "When is the red circle visible?").spans  # doctest: +SKIP
     (Span(start=3.2, end=7.9),)
     """
+    return localize_all(video, [question], model, max_new_tokens=max_new_tokens)[0]
+
+
+def localize_all(
+    video: Video,
+    questions: Sequence[str],
+    model: Model = None,
+    *,
+    max_new_tokens: int = 96,
+    batch_size: int = 8,
+    streamer: BaseStreamer | None = None,
+) -> list[Answer]:
+    """As `localize`, several questions about a video that is read and encoded once, ``batch_size`` put at a time.
+
+    ``streamer`` is as `Localizer.ask` has it.
+    """
     if not isinstance(model, AnyLocalizer):
         config = find_folder(model) / "config.json"
         model = _loaded(config.parent, config.stat().st_mtime if config.exists() else 0.0)
-    model.check_question(question)
-    frames = model.read(video)
+    for question in questions:
+        model.check_question(question)
+    frames, answers = model.read(video), []
     encoded: Any = model.encode(frames)
-    return model.ask([encoded], [question], [frames.duration_seconds], max_new_tokens=max_new_tokens)[0]
+    for group in (questions[k : k + batch_size] for k in range(0, len(questions), batch_size)):
+        shown = [encoded] * len(group), group, [frames.duration_seconds] * len(group)
+        answers += model.ask(*shown, max_new_tokens=max_new_tokens, streamer=streamer)
+    return answers
+
+
+def read_ahead(localizer: AnyLocalizer, videos: Iterable[Video]) -> Iterator[Future[Frames]]:
+    """Frames of video after video, each read while the one before is in use; an error comes from ``result()``."""
+    with ThreadPoolExecutor(1) as pool:
+        before: Future[Frames] | None = None
+        for video in videos:
+            coming = pool.submit(localizer.read, video)
+            if before:
+                yield before
+            before = coming
+        if before:
+            yield before

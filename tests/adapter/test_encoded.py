@@ -82,8 +82,20 @@ def test_two_videos_in_one_prompt_start_afresh():
     assert torch.equal(found, expected)
 
 
+def test_scores_come_with_answers_to_questions_of_any_length():
+    adapter = tiny_lm.adapter()
+    encoded = adapter.encode_video(video(), PREFIX)
+    batch = adapter.prepare(PROMPTS[:3], videos=[encoded] * 3)
+    assert not batch["attention_mask"].all()
+    told = {"return_dict_in_generate": True, "output_logits": True, **GREEDY}
+    found = adapter.generate(**batch, **told)
+    expected = adapter.generate(**adapter.prepare(PROMPTS[:3], videos=[video()] * 3), **told)
+    assert torch.equal(found.sequences, expected.sequences)
+    torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), rtol=1e-4, atol=1e-5)
+
+
 def test_what_belongs_to_one_batch_is_refused():
     adapter = tiny_lm.adapter()
-    batch = adapter.prepare(PROMPTS[:1], videos=[adapter.encode_video(video(), PREFIX)])
-    with pytest.raises(ArgumentError, match="return_dict_in_generate: not with an encoded video"):
-        adapter.generate(**batch, return_dict_in_generate=True)
+    batch = adapter.prepare(PROMPTS, videos=[adapter.encode_video(video(), PREFIX)] * len(PROMPTS))
+    with pytest.raises(ArgumentError, match="return_dict_in_generate: these prompts make 2 batches"):
+        adapter.generate(**batch, return_dict_in_generate=True, **GREEDY)

@@ -122,7 +122,7 @@ def test_features_stand_for_pixels() -> None:
     model, processor = build()
     inputs = batch_for(processor, PROMPT)
     pixels = inputs.pop("pixel_values_videos")
-    features = model.encode_video(pixels)
+    features = model.features(pixels)
     assert features.shape == (1, NUM_FRAMES, 16, model.vision.width)
     with torch.no_grad():
         expected = model(**inputs, pixel_values_videos=pixels).logits

@@ -4,11 +4,13 @@ The LM stays itself: a hook on its *current* input embedding swaps the rows at p
 tokens while a call lasts. Nothing is subclassed, and masks, caches and generation are the LM's own.
 """
 
+from timetok.adapter.encoded import EncodedVideo, remember
 from timetok.adapter.prompts import VIDEO_TOKEN, VideoPrompts, as_prompts, check_typed, video_token_id
 from timetok.adapter.splice import splice
 from timetok.adapter.video_adapter import VideoAdapter
 from timetok.adapter.video_lm import VideoLM
 
 __all__ = [
-    "VIDEO_TOKEN", "VideoAdapter", "VideoLM", "VideoPrompts", "as_prompts", "check_typed", "splice", "video_token_id",
+    "VIDEO_TOKEN", "EncodedVideo", "VideoAdapter", "VideoLM", "VideoPrompts", "as_prompts", "check_typed", "remember",
+    "splice", "video_token_id",
 ]  # fmt: skip

@@ -7,15 +7,18 @@ import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers.cache_utils import DynamicLayer
 
 from timetok.errors import ArgumentError
 
 _STEPWISE = {"jamba", "prophetnet", "recurrent_gemma", "reformer", "zamba"}  # go on from a cache by single tokens
+_COUNTS_SLOTS = {"git", "moss_transcribe_diarize"}  # their positions do not come from the mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,34 +52,55 @@ def remember(model: Any, tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVi
 
 
 @torch.no_grad()
-def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Tensor, options: Any) -> Tensor:
+def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Tensor, options: Any) -> Any:
     """Prompts ``[b s]`` about one video, continued by a ``VideoLM``: prompt and new ids, filled up on the right.
 
-    Rows that begin as the encoded prefix go on from a copy of its cache, those of one length together.
+    Rows that begin as the encoded prefix go on from a copy of its cache: together, the padding moved behind the prefix,
+    or, in models that do not leave a hole out of account exactly, those of one length together.
     """
-    if options.get("return_dict_in_generate"):
-        raise ArgumentError("return_dict_in_generate: not with an encoded video, whose prompts make several batches")
     config = options.get("generation_config") or model.lm.generation_config
     copies = max(options.get(name) or getattr(config, name) or 1 for name in ("num_beams", "num_return_sequences"))
     # a penalty looks at the ids of the prefix, which are not there to be looked at when its cache is
     penalised = (options.get("repetition_penalty") or config.repetition_penalty or 1.0) != 1.0
-    known = 0 if penalised else len(video.prefix_ids)
-    rows = [ids[keep.bool()] for ids, keep in zip(input_ids, mask, strict=True)]
+    known, width = 0 if penalised else len(video.prefix_ids), input_ids.shape[1]
+    lengths = mask.sum(1).tolist()
     groups: dict[tuple[bool, int], list[int]] = defaultdict(list)
-    for k, row in enumerate(rows):
-        begins = 0 < known < len(row) and torch.equal(row[:known], video.prefix_ids)
-        groups[begins and not (row[known:] == model.video_token_id).any(), len(row)].append(k)
+    for k, (row, length) in enumerate(zip(input_ids, lengths, strict=True)):
+        rest = row[width - length + known :]
+        begins = torch.equal(row[width - length :][:known], video.prefix_ids) if 0 < known < length else False
+        begins = begins and not (rest == model.video_token_id).any()
+        groups[begins, 0 if begins and _skips_holes(model.lm, video.cache) else length].append(k)
+    if options.get("return_dict_in_generate") and len(groups) > 1:
+        raise ArgumentError(f"return_dict_in_generate: these prompts make {len(groups)} batches; put them one by one")
     answers: dict[int, Tensor] = {}
-    for (begins, length), members in groups.items():
-        ids = torch.stack([rows[k] for k in members])
+    for (begins, _), members in groups.items():
+        longest = max(lengths[k] for k in members)
+        ids, seen = input_ids[members, width - longest :], mask[members, width - longest :]
         more: dict[str, Any] = {"video_features": [video.tokens] * len(members)}
         if begins:
             cache = copy.deepcopy(video.cache)
             cache.reorder_cache(ids.new_zeros(len(members) * copies))
-            ids, more = ids.masked_fill(ids == model.video_token_id, 0), {"past_key_values": cache}
-        found = model.generate(ids, **more, **options)[:, length:]
-        answers |= dict(zip(members, found.unflatten(0, (len(members), -1)), strict=True))
-    new = [answer for k in range(len(rows)) for answer in answers[k]]
+            hole = (longest - seen.sum(1, keepdim=True)) + known
+            place = torch.arange(longest, device=ids.device)
+            seen = ((place < known) | (place >= hole)).to(mask)
+            ids, more = (
+                ids.masked_fill(place < hole, 0),
+                {"past_key_values": cache},
+            )  # 0: read from the cache, or unseen
+        output = model.generate(ids, attention_mask=seen, **more, **options)
+        found = output if isinstance(output, Tensor) else output.sequences
+        answers |= dict(zip(members, found[:, longest:].unflatten(0, (len(members), -1)), strict=True))
+    new = [answer for k in range(len(input_ids)) for answer in answers[k]]
     pad = options.get("pad_token_id", config.pad_token_id) or 0
-    repeated = input_ids.repeat_interleave(len(new) // len(rows), 0)
-    return torch.cat([repeated, pad_sequence(new, batch_first=True, padding_value=pad)], 1)
+    repeated = input_ids.repeat_interleave(len(new) // len(input_ids), 0)
+    whole = torch.cat([repeated, pad_sequence(new, batch_first=True, padding_value=pad)], 1)
+    if isinstance(output, Tensor):
+        return whole
+    output.sequences = whole
+    return output
+
+
+def _skips_holes(lm: Any, cache: Any) -> bool:
+    """Whether masked padding amid a row changes nothing: positions come from the mask, and no window slides over it."""
+    plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+    return plain and "position_ids" in signature(lm.forward).parameters and lm.config.model_type not in _COUNTS_SLOTS

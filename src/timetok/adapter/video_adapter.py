@@ -76,10 +76,15 @@ class VideoAdapter(VideoLM):
         name = projector if isinstance(projector, str) else None
         self._settings = {**options, "projector": name, "pooler": pooler.to_dict()}
 
-    def encode_video(self, features: Tensor, prefix: str | Sequence[int] = ()) -> EncodedVideo:
+    def encode_video(
+        self, features: Tensor | None = None, prefix: str | Sequence[int] = (), *, pixels: Tensor | None = None
+    ) -> EncodedVideo:
         r"""As ``VideoLM.encode_video``; ``prefix`` may be trusted text, such as ``"USER: <video>\n"``."""
-        ids = self.processor([prefix], videos=[features])["input_ids"][0] if isinstance(prefix, str) else prefix
-        return super().encode_video(features, list(map(int, ids)))
+        ids: Sequence[int] = () if isinstance(prefix, str) else prefix
+        if isinstance(prefix, str):
+            given: Any = {"videos": [features]} if pixels is None else {"pixels": [pixels]}
+            ids = self.processor([prefix], **given)["input_ids"][0].tolist()
+        return super().encode_video(features, ids, pixels=pixels)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, adapter_only: bool = True) -> None:
         """Write the adapter: projector, learned separators, time rows (safetensors), settings, tokenizer, a card.

@@ -5,9 +5,10 @@ n visual tokens, s sequence.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Self, get_args
+from functools import partial
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -139,27 +140,50 @@ class VideoLM(nn.Module):
 
     def visual_tokens(self, features: Tensor) -> Tensor:
         """Pool and project: ``[m t p e]`` or ``[m t h w e]`` → ``[m n d]``."""
-        dtype, tokens = next(self.projector.parameters(), features).dtype, features  # halves are pooled as halves
-        for step in (self.pooler, self.projector) if self.order == "pool-first" else (self.projector, self.pooler):
-            tokens = step(tokens.to(dtype) if step is self.projector else tokens)
+        return self._through(self.pooler, features, features.shape[1])
+
+    @torch.no_grad()
+    def pixel_tokens(self, pixels: Tensor) -> Tensor:
+        """Encode, pool and project frames ``[t c h w]``, a chunk of ``vision`` after the other, to ``[n d]``."""
+        encode: Any = getattr(self.vision, "chunks", None)
+        if encode is None:
+            return self.visual_tokens(self.features(pixels.unsqueeze(0)))[0]
+        stream = partial(self.pooler.stream, num_frames=len(pixels))
+        chunks = encode(pixels.to(self.lm.device))
+        return self._through(lambda pieces: torch.cat(list(stream(pieces))).unsqueeze(0), chunks, len(pixels))[0]
+
+    def _through(self, pool: Callable[[Any], Tensor], features: Any, num_frames: int) -> Tensor:
+        """Features, all or in pieces, through ``pool`` and projector in their order, marked where asked for."""
+        dtype = next(self.projector.parameters(), torch.empty(0)).dtype  # halves are pooled as halves
+        if self.order == "pool-first":
+            tokens = self.projector(pool(features).to(dtype))
+        elif isinstance(features, Tensor):
+            tokens = pool(self.projector(features.to(dtype)))
+        else:
+            tokens = pool(self.projector(piece.to(dtype)) for piece in features)
         if not self.time_markers:
-            return tokens
+            return cast(Tensor, tokens)
         # By the rank of a frame: the last gets the last mark, though it stands one frame before the end.
-        num_frames = features.shape[1]
         marks = TimeGrid(len(self.time_token_ids)).encode(list(range(num_frames)), max(num_frames - 1, 1))
         ids = torch.tensor([self.time_token_ids[k] for k in marks], device=tokens.device)
         fast, slow = tokens.split([num_frames, tokens.shape[1] - num_frames], dim=1)
         return torch.cat([fast + self.lm.get_input_embeddings()(ids), slow], dim=1)
 
-    def encode_video(self, features: Tensor, prefix: Sequence[int] = ()) -> EncodedVideo:
-        """A video ``[t p e]`` or ``[t h w e]`` that many questions are about, to be passed in place of its features.
+    @torch.no_grad()
+    def encode_video(
+        self, features: Tensor | None = None, prefix: Sequence[int] = (), *, pixels: Tensor | None = None
+    ) -> EncodedVideo:
+        """A video that many questions are about, to be passed in place of its features ``[t p e]`` or ``[t h w e]``.
 
         Pooled and projected once; and where the model has a key-value cache, the ids of ``prefix``, with which those
-        prompts begin and which hold the video, are run once, too.
+        prompts begin and which hold the video, are run once, too. Of ``pixels`` ``[t c h w]``, in place of features,
+        each chunk is pooled before the next is encoded.
         """
-        with torch.no_grad():
-            tokens = self.visual_tokens(features.unsqueeze(0).to(self.lm.device))[0]
-        return remember(self, tokens, prefix)
+        if features is not None and pixels is None:
+            return remember(self, self.visual_tokens(features.unsqueeze(0).to(self.lm.device))[0], prefix)
+        if pixels is None or features is not None:
+            raise ArgumentError("features, pixels: pass one of the two")
+        return remember(self, self.pixel_tokens(pixels), prefix)
 
     @contextmanager
     def spliced(

@@ -11,7 +11,9 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import BatchEncoding
+from transformers.generation.streamers import BaseStreamer
 
+from timetok.adapter import VIDEO_TOKEN, EncodedVideo, remember
 from timetok.atomic import read_json
 from timetok.errors import ModelFolderError, PromptError
 from timetok.lita.configuration import LitaConfig
@@ -96,51 +98,59 @@ class Localizer:
     """A LITA model, put in evaluation mode, with the processor saved with it: ready to be asked."""
 
     def __init__(self, model: LitaForConditionalGeneration, processor: LitaProcessor) -> None:
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.tt = model, processor, processor.tt
         model.train(False)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str] | None = None, *, device: str = "cpu") -> Self:
-        """Load a LITA folder in float32, the bundled model if None; ModelFolderError if it is missing or no LITA."""
+        """Load a LITA folder, the bundled model if None; ModelFolderError if it is missing or no LITA.
+
+        On the CPU it computes in float32, on other devices in the folder's own dtype.
+        """
         path = find_folder(folder)
         with telling_which(path):
             kind = LitaConfig.get_config_dict(path)[0].get("model_type")
             if kind != LitaConfig.model_type:
                 raise ModelFolderError(f"it holds a {kind!r}, expected a {LitaConfig.model_type!r}")
-            model = load_weights(LitaForConditionalGeneration, path, dtype=torch.float32)
+            dtype: Any = torch.float32 if torch.device(device).type == "cpu" else "auto"
+            model = load_weights(LitaForConditionalGeneration, path, dtype=dtype)
             return cls(model.to(device), LitaProcessor.from_pretrained(path, local_files_only=True))
 
     def read(self, video: Video) -> Frames:
         """As many frames of a file or of ``Frames`` as the model is shown, spread evenly, both ends included."""
         return self.processor.read(video)
 
-    @torch.inference_mode()
-    def encode(self, frames: Frames) -> Tensor:
-        """Features of one video, to be asked about any number of times: ``[t p e]``."""
-        pixels = self.processor.frame_transform(frames.data).to(self.model.device)
-        return self.model.encode_video(pixels.unsqueeze(0))[0]
+    def encode(self, frames: Frames) -> EncodedVideo:
+        """One video as the language model reads it, to be asked about any number of times."""
+        return self.model.encode_video(self.processor.frame_transform(frames.data).to(self.model.device))
 
     def check_question(self, question: str, *, max_new_tokens: int = 96) -> None:
         """Refuse, before any decoding, a question that `ask` would refuse."""
         self._batch([question], [1.0], max_new_tokens)
 
-    @torch.inference_mode()
     def ask(
         self,
-        features: Sequence[Tensor],
+        videos: Sequence[EncodedVideo | Tensor],
         questions: Sequence[str],
         durations: Sequence[float],
         *,
         max_new_tokens: int = 96,
+        streamer: BaseStreamer | None = None,
     ) -> list[Answer]:
-        """Answer a batch of questions, greedily: features ``[t p e]`` and the duration in seconds for each.
+        """Answer a batch of questions, greedily: what `encode` gave, or features ``[t p e]``, and seconds for each.
 
         Questions are untrusted text: a literal ``<t12>`` stays plain characters. PromptError is raised where one is
-        empty, holds ``<video>``, or does not fit the context beside ``max_new_tokens``, the bound on each answer.
+        empty, holds ``<video>``, or does not fit the context beside ``max_new_tokens``, the bound on each answer. Where
+        all are about one video, what they begin with is read once. ``streamer``, for one question alone, is as
+        transformers has it.
         """
-        batch = self._batch(questions, durations, max_new_tokens, features)
+        batch = self._batch(questions, durations, max_new_tokens, videos)
+        first = videos[0]
+        if len(videos) > 1 and isinstance(first, EncodedVideo) and all(video is first for video in videos):
+            begins = self.processor.prompts([f"USER: {VIDEO_TOKEN}"], videos=[first])["input_ids"][0]
+            batch["video_features"] = [remember(self.model.model, first.tokens, begins.tolist())] * len(videos)
         greedy: Any = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_logits": True}
-        output = self.model.generate(**batch, max_new_tokens=max_new_tokens, **greedy)
+        output = self.model.generate(**batch, max_new_tokens=max_new_tokens, streamer=streamer, **greedy)
         new = output.sequences[:, batch["input_ids"].shape[1] :]
         steps = zip(output.logits, new.T, strict=True)
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
@@ -148,18 +158,18 @@ class Localizer:
         return [self._answer(*row) for row in rows]
 
     def _batch(
-        self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, features: Sequence[Tensor] = ()
+        self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, videos: Sequence[Any] = ()
     ) -> BatchEncoding:
         asked = zip(questions, durations, strict=True)
         texts = [self.processor.prompt(question, duration_seconds=duration) for question, duration in asked]
         counts = [self.processor.num_video_tokens] * len(texts)
-        batch = self.processor.prompts(texts, videos=features, counts=counts, trusted=False)
+        batch = self.processor.prompts(texts, videos=videos, counts=counts, trusted=False)
         check_length(self.model, batch["input_ids"].shape[1], max_new_tokens)
         return batch.to(self.model.device)
 
     def _answer(self, ids: list[int], probabilities: list[float], duration: float) -> Answer:
         """The answer in some new ids, which go on after its end as padding, and the probability of each."""
-        tt, end = self.processor.tt, self.processor.tokenizer.eos_token_id
+        tt, end = self.tt, self.processor.tokenizer.eos_token_id
         ids = ids[: ids.index(end) + 1] if end in ids else ids
         marks = [pair for pair in zip(ids, probabilities, strict=False) if pair[0] in tt.time_token_ids]
         pairs = zip(marks[::2], marks[1::2], strict=False)

@@ -3,13 +3,14 @@
 Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame, p patches, e vision width.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
-from timetok.adapter import VideoLM
+from timetok.adapter import EncodedVideo, VideoLM
 from timetok.lita.configuration import LitaConfig
 from timetok.pooling import SlowFastPooler
 from timetok.vision import FrameEncoder
@@ -75,9 +76,13 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The frozen frame encoder."""
         return cast(FrameEncoder, self.model.vision)
 
-    def encode_video(self, pixel_values_videos: Tensor) -> Tensor:
+    def features(self, pixel_values_videos: Tensor) -> Tensor:
         """Frames → patch features, ``[m t c s s]`` → ``[m t p e]``."""
         return cast(Tensor, self.model.features(pixel_values_videos))
+
+    def encode_video(self, pixels: Tensor, prefix: Sequence[int] = ()) -> EncodedVideo:
+        """Frames ``[t c s s]`` of a video that many questions are about, as ``VideoLM.encode_video``."""
+        return cast(EncodedVideo, self.model.encode_video(prefix=prefix, pixels=pixels))
 
     def forward(
         self,
@@ -91,7 +96,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model's forward with the videos in place, as in ``VideoLM``.
 
         ``input_ids`` ``[b s]`` hold one placeholder per visual token. The videos come as ``pixel_values_videos``
-        ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]`` from ``encode_video``,
+        ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]`` from ``features``,
         but not as both (ArgumentError).
         """
         videos: dict[str, Any] = {"pixel_values_videos": pixel_values_videos, "video_features": video_features}

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from timetok.atomic import read_json
 from timetok.errors import DataError
-from timetok.hub import AnyLocalizer
+from timetok.hub import AnyLocalizer, read_ahead
 from timetok.lita.answer import Answer
 from timetok.metrics import Prediction, Reference, Report, evaluate
 from timetok.timegrid import Span
@@ -71,10 +71,11 @@ def _read_entry(path: Path, index: int, entry: Any) -> Question:
 
 
 def encode_videos(localizer: AnyLocalizer, questions: Sequence[Question]) -> Encoded:
-    """What the localizer encodes, features ``[t p e]`` or frames, and seconds of every video asked about, each once."""
-    videos = {}
-    for path in tqdm(dict.fromkeys(question.path for question in questions), desc="videos", leave=False):
-        frames = localizer.read(path)
+    """What the localizer encodes and the seconds of every video asked about, each once."""
+    paths = list(dict.fromkeys(question.path for question in questions))
+    videos: Encoded = {}
+    for path, coming in zip(tqdm(paths, desc="videos", leave=False), read_ahead(localizer, paths), strict=True):
+        frames = coming.result()
         videos[path] = localizer.encode(frames), frames.duration_seconds
     return videos
 
