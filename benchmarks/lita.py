@@ -8,7 +8,6 @@ answer is generated alone. Both decode with the same decoder. Target: 3 times th
 """
 
 import argparse
-import copy
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,8 +20,7 @@ import av
 import numpy as np
 import torch
 from einops import rearrange, reduce
-from harness import add_rows, markdown, provenance, write_between
-from torch import Tensor
+from harness import add_rows, provenance
 
 from timetok.hub import localize_all, read_ahead
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
@@ -159,8 +157,15 @@ def main() -> None:
             runs = [stages(localizer, paths[0], num) for _ in range(options.rounds)]
             spent = {name: median(run[name] for run in runs) for name in runs[0]}
             shares = {name: f"{seconds / sum(spent.values()):.3f}" for name, seconds in spent.items()}
-            rows = [{"questions": num, "stage": name, "seconds": f"{value:.3f}", "share": shares[name]} for name, value in spent.items()]
-            add_rows("stages", [row | {"device_kind": device} | provenance() for row in rows], key=["questions", "stage", "device_kind"])
+            rows = [
+                {"questions": num, "stage": name, "seconds": f"{value:.3f}", "share": shares[name]}
+                for name, value in spent.items()
+            ]
+            add_rows(
+                "stages",
+                [row | {"device_kind": device} | provenance() for row in rows],
+                key=["questions", "stage", "device_kind"],
+            )
             print(num, {name: round(value, 3) for name, value in spent.items()})
 
         times, said = [], []

@@ -1,5 +1,6 @@
 """The command line: what it prints, and that every mistake of a user is one line and exit status 2."""
 
+import io
 import json
 import os
 import re
@@ -106,6 +107,51 @@ def test_json_is_one_line(
     assert picture.is_file() == bool(plot)
 
 
+def test_several_questions_get_a_line_each(model: str, clip: str, capfd: pytest.CaptureFixture[str]) -> None:
+    questions = [QUESTION, "When is the blue square visible?", "When?"]
+    assert main(["localize", clip, *questions, "--model", model, "--json", "--batch-size", "2"]) == 0
+    together = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [answer["question"] for answer in together] == questions
+    for answer in together:
+        assert main(["localize", clip, answer["question"], "--model", model, "--json"]) == 0
+        assert json.loads(capfd.readouterr().out)["text"] == answer["text"]
+    assert main(["localize", clip, *questions, "--model", model]) == 0
+    out = capfd.readouterr().out
+    assert [line.removeprefix("question: ") for line in out.splitlines() if line.startswith("question")] == questions
+
+
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_questions_come_in_lines_and_a_bad_video_costs_only_its_own(
+    source: str, model: str, clip: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    asked = [(clip, QUESTION), (clip, "When?"), ("gone.mp4", QUESTION), (clip, QUESTION)]
+    lines = "\n".join(json.dumps({"video": video, "question": question}) for video, question in asked) + "\n\n"
+    (tmp_path / "asked.jsonl").write_text(lines)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    given = str(tmp_path / "asked.jsonl") if source == "file" else "-"
+    assert main(["localize", "--input", given, "--model", model]) == 2
+    out, err = capfd.readouterr()
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [(answer["video"], answer["question"]) for answer in found] == asked
+    assert ["error" in answer for answer in found] == [False, False, True, False] and "gone.mp4" in found[2]["error"]
+    assert found[0] == found[3] and err.count("\n") == 1 and "1 questions" in err
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"video": "a.mp4"}', '{"question": "When?"}', '"text"'])
+def test_a_bad_line_is_refused_before_any_video_is_read(
+    line: str, model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "asked.jsonl").write_text(f'{{"video": "gone.mp4", "question": "When?"}}\n{line}\n')
+    assert "--input" in refused(capfd, "localize", "--input", str(tmp_path / "asked.jsonl"), "--model", model)
+
+
+def test_a_streamed_answer_is_the_answer(model: str, clip: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["localize", clip, QUESTION, "--model", model]) == 0
+    whole = capfd.readouterr().out
+    assert main(["localize", clip, QUESTION, "--model", model, "--stream"]) == 0
+    assert capfd.readouterr().out.split() == whole.split()
+
+
 def test_a_time_token_in_a_question_is_plain_text(model: str, clip: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["localize", clip, "What is <t12>?", "--model", model, "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["question"] == "What is <t12>?"
@@ -192,6 +238,10 @@ def test_a_bad_question_is_one_line(question: str, model: str, clip: str, capfd:
         (["localize"], "VIDEO"),
         (["localize", "clip.mp4"], "QUESTION"),
         (["localize", "clip.mp4", QUESTION, "--sample"], "--sample"),
+        (["localize", "clip.mp4", QUESTION, "--input", "asked.jsonl"], "--input"),
+        (["localize", "--input", "missing.jsonl"], "missing.jsonl"),
+        (["localize", "clip.mp4", QUESTION, "When?", "--plot", "x.png"], "--plot"),
+        (["localize", "clip.mp4", QUESTION, "When?", "--stream"], "--stream"),
         (["localize", "clip.mp4", QUESTION, "--plots", "x.png"], "--plots"),
         (["train"], "PRESET"),
         (["train", "circles"], "circles"),

@@ -106,11 +106,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _localize(options: argparse.Namespace) -> None:
-    from timetok.hub import localize_all, read_ahead
-
     asked, truth = _asked(options)
     if (options.plot or options.stream) and [len(questions) for _, questions in asked] != [1]:
         raise ArgumentError("--plot, --stream: show the answer to one question, got several")
+    from timetok.hub import localize_all, read_ahead
+
     localizer, failed = _localizer(options.model, options), 0
     for question in (question for _, questions in asked for question in questions):
         localizer.check_question(question)
@@ -144,13 +144,12 @@ def _localize(options: argparse.Namespace) -> None:
             shown = frames.data.numpy(), frames.times_seconds.numpy(), frames.duration_seconds, answers[0].spans
             told: Any = {"question": questions[0], "answer": answers[0].text, "truth": [truth] if truth else None}
             save(timeline(*shown, **told), options.plot)
+            if not options.json:
+                print(f"timeline: {options.plot}")
     if failed:
         raise DataError(f"--input: {failed} questions have no answer; their lines say why")
     if truth and not options.json:
         print(f"truth:    {truth.start:.2f} s to {truth.end:.2f} s")
-    if options.plot and not options.json:
-        print(f"timeline: {options.plot}")
-    if truth and not options.json:
         print('next:     timetok localize YOUR.mp4 "When is the red circle visible? Give only the times."')
         print("          (it knows shapes only)   timetok train shapes   # how it was trained")
 
@@ -168,7 +167,7 @@ def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Sp
         return [(video, [question])], truth
     if options.video:
         return [(options.video, options.questions)], None
-    lines = (sys.stdin if options.input == "-" else Path(options.input).open(encoding="utf-8")).readlines()
+    lines = (sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")).split("\n")
     try:
         pairs = [(entry["video"], str(entry["question"])) for entry in map(json.loads, filter(str.strip, lines))]
     except (ValueError, TypeError, KeyError) as error:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import timetok
 from timetok.errors import ModelFolderError, PromptError, VideoNotFoundError
-from timetok.hub import localize
+from timetok.hub import localize, localize_all, read_ahead
 from timetok.lita.answer import TINY_MODEL, Localizer, load_sample
 from timetok.metrics import iou
 from timetok.timegrid import Span
@@ -112,6 +112,39 @@ def test_a_batch_is_answered_as_its_questions(localizer: Localizer, clip: Path) 
     for question, duration, answer in zip(questions, [2.0, 5.0, 60.0], together, strict=True):
         (alone,) = localizer.ask([features], [question], [duration])
         assert (alone.text, alone.spans) == (answer.text, answer.spans)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_several_questions_are_answered_as_each_alone(batch_size: int, localizer: Localizer, clip: Path) -> None:
+    localizer.model.double()
+    questions = [QUESTION, "When is the small blue square visible for the second time?", "When?"]
+    found = localize_all(clip, questions, localizer, batch_size=batch_size)
+    alone = [localize(clip, question, localizer) for question in questions]
+    assert [(answer.text, answer.spans) for answer in found] == [(answer.text, answer.spans) for answer in alone]
+    for answer, expected in zip(found, alone, strict=True):
+        assert answer.confidences == pytest.approx(expected.confidences)
+
+
+def test_what_all_prompts_begin_with_is_read_once(localizer: Localizer, clip: Path) -> None:
+    lengths: list[int] = []
+    embedding = localizer.model.get_input_embeddings()
+    with embedding.register_forward_hook(lambda _, args, output: lengths.append(output.shape[0] * output.shape[1])):
+        localize_all(clip, [QUESTION] * 4, localizer, max_new_tokens=1)
+    begins = NUM_VIDEO_TOKENS + len(localizer.processor.tokenizer("USER: ")["input_ids"])
+    asked = localizer.processor.prompts(localizer.processor.prompt(QUESTION), counts=[NUM_VIDEO_TOKENS])
+    assert lengths == [begins, 4 * (asked["input_ids"].shape[1] - begins)]
+
+
+def test_videos_are_read_while_others_are_in_use(localizer: Localizer, clip: Path, tmp_path: Path) -> None:
+    videos = [clip, tmp_path / "missing.mp4", clip]
+    first, missing, last = read_ahead(localizer, videos)
+    assert torch.equal(first.result().data, last.result().data)
+    with pytest.raises(VideoNotFoundError):
+        missing.result()
+    running = read_ahead(localizer, iter([clip, clip]))
+    next(running).result()
+    running.close()  # whoever stops early leaves no thread behind
+    assert list(read_ahead(localizer, [])) == []
 
 
 def test_a_bad_question_is_refused_before_the_video_is_opened(localizer: Localizer) -> None:

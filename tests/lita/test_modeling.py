@@ -187,7 +187,7 @@ def test_half_precision(tmp_path: Path) -> None:
     halves.append(LitaForConditionalGeneration.from_pretrained(tmp_path / "half"))
     for half in halves:
         assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
-        features = half.encode_video(inputs["pixel_values_videos"])
+        features = half.features(inputs["pixel_values_videos"])
         assert features.dtype == torch.bfloat16
         with torch.no_grad():
             logits = half(**inputs).logits[0, -1]
