@@ -20,7 +20,7 @@ import av
 import numpy as np
 import torch
 from einops import rearrange, reduce
-from harness import add_rows, provenance
+from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
 
 from timetok.hub import localize_all, read_ahead
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
@@ -141,6 +141,21 @@ def stages(localizer: Localizer, path: Path, num: int) -> dict[str, float]:
     return found
 
 
+def tabulate(device: str) -> None:
+    """The stages as a table in docs/ask.md."""
+    rows = [row for row in read_rows("stages") if row["device_kind"] == device]
+    numbers = list(dict.fromkeys(row["questions"] for row in rows))
+    spent = {
+        (row["stage"], row["questions"]): f"{float(row['seconds']):.2f} s, {float(row['share']):.0%}" for row in rows
+    }
+    lines = [
+        [stage, *(spent[stage, number] for number in numbers)] for stage in dict.fromkeys(row["stage"] for row in rows)
+    ]
+    write_between(
+        ROOT / "docs" / "ask.md", f"stages on {device}", markdown(["", *(f"{n} questions" for n in numbers)], lines)
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=int, default=10)
@@ -186,6 +201,7 @@ def main() -> None:
         }
         add_rows("lita", [row | provenance()], key=["case", "device_kind"])
         print(row)
+    tabulate(device)
 
 
 if __name__ == "__main__":
