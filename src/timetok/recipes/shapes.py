@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import ArgumentError, DataError
-from timetok.recipes import painting
-from timetok.recipes.painting import RGB, Scene, Track, render_frames
+from timetok.recipes.painting import RGB, Scene, Track, draw_background, draw_distractor, draw_motion, render_frames
 from timetok.recipes.tasks import HELD_OUT, SHAPES, TASKS, Event, sample_turns
 from timetok.timegrid import Span
 
@@ -48,8 +47,8 @@ def draw_scene(seed: int, split: Split = "train") -> Scene:
     num_frames = round(seconds * fps)
     shown = _draw_events(rng, num_frames, fps, hidden_pairs=split == "shifted")
     tracks = _draw_tracks(rng, shown, fps, size)
-    distractors = [painting.draw_distractor(rng, num_frames, min(size)) for _ in range(rng.integers(4))]
-    background = painting.draw_background(rng, size)
+    distractors = [draw_distractor(rng, num_frames, min(size)) for _ in range(rng.integers(4))]
+    background = draw_background(rng, size)
     events = tuple(Event(*pair, Span(start / fps, stop / fps)) for pair, start, stop in shown)
     return Scene(seed, size, fps, num_frames, events, (*distractors, *tracks), background)
 
@@ -103,8 +102,8 @@ def cut(events: Sequence[Event], start_seconds: float, stop_seconds: float) -> t
     Span(start=0.0, end=3.0)
     """
     seen = [(max(each.span.start, start_seconds), min(each.span.end, stop_seconds), each) for each in events]
-    kept = [(Span(a - start_seconds, b - start_seconds), event) for a, b, event in seen if b - a > 1e-6]
-    return tuple(replace(event, span=span) for span, event in kept)
+    kept = [(Span(a - start_seconds, b - start_seconds), each) for a, b, each in seen if b - a > 1e-6]
+    return tuple(replace(each, span=span) for span, each in kept)
 
 
 def _draw_format(rng: np.random.Generator, split: Split) -> tuple[float, int, tuple[int, int]]:
@@ -147,7 +146,7 @@ def _draw_tracks(rng: np.random.Generator, shown: Sequence[_Shown], fps: int, si
         for (colour, shape), start, stop in shown:
             radius, angle = rng.uniform(0.11, 0.2) * min(size), rng.uniform(-0.4, 0.4)
             for _ in range(40):
-                track = Track(shape, COLOURS[colour], radius, angle, start, stop, painting.draw_motion(rng))
+                track = Track(shape, COLOURS[colour], radius, angle, start, stop, draw_motion(rng))
                 if all(_covered(track, other, fps, size) <= _MOST_COVERED for other in tracks):
                     tracks.append(track)
                     break

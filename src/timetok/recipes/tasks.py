@@ -127,7 +127,7 @@ def vidqa(events: Sequence[Event], rng: Generator) -> Turn | None:
     relations = _relations(events)
     ends = [end for end in ("first", "last") if end in relations]
     coloured = _unique(events, "shape")
-    possible = (True, shown and absent, coloured, ends)
+    possible = (len(events) < len(_NUMBERS), shown and absent, coloured, ends)
     kind = next(kind for kind in rng.permutation(len(possible)) if possible[kind])
     if kind == 0:
         question, answer = "How many shapes appear?", _NUMBERS[len(events)]
@@ -168,8 +168,7 @@ def sample_turns(events: Sequence[Event], rng: Generator, num_turns: int, rates:
     """
     names, weights = list(rates), np.array(list(rates.values()), dtype=np.float64)
     if not TASKS.keys() >= rates.keys() or (weights < 0).any() or not 0 < weights.sum() < np.inf:
-        wanted = f"some of {sorted(TASKS)} with non-negative numbers, at least one above zero"
-        raise ArgumentError(f"rates: expected {wanted}, got {dict(rates)}")
+        raise ArgumentError(f"rates: expected numbers from 0, one above it, for some of {[*TASKS]}, got {dict(rates)}")
     turns: list[Turn] = []
     for _ in range(8 * num_turns):
         if len(turns) == num_turns:
