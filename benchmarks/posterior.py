@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
 from torch import nn
-from transformers import set_seed
 
 from timetok import Span
 from timetok.atomic import replacing
@@ -25,9 +24,8 @@ from timetok.metrics import iou
 from timetok.recipes.evaluate import ask_all, encode_videos, read_questions
 from timetok.recipes.features import cache_features
 from timetok.recipes.preset import load_preset
-from timetok.recipes.shapes import read_scenes, write_dataset
-from timetok.recipes.train import build_model, build_processor, train_stages, training_arguments, whiten
-from timetok.vision import FrameEncoder, FrameTransform
+from timetok.recipes.shapes import write_dataset
+from timetok.recipes.train import build_model, train_stages, whiten
 
 CLIPS_SEED = 2026  # of `make bench`
 TOP_STARTS = 100  # all of them: 40 cover .89 to .94 of what models this small believe at T = 100
@@ -50,20 +48,13 @@ def trained(run: Path, out: Path, marks: int, seed: int) -> Path:
         return out / "model"
     preset = load_preset("shapes", [*CHANGES, f"model.num_time_tokens={marks}", f"data.seed={seed}"])
     preset["stages"] = preset["stages"][:2]
-    encoder, transform = FrameEncoder(**preset["vision"]), FrameTransform(**preset["transform"])
-    encoder.load_state_dict(Localizer.load().model.vision.state_dict())
-    records = list(read_scenes(run / "clips").values())
-    frames = preset["features"]["frames_per_clip"]
-    clips = cache_features(records, encoder, transform, run / "features.safetensors", frames_per_clip=frames)
-    set_seed(seed)
-    processor = build_processor(preset, encoder.grid)
-    model = build_model(preset, processor)
-    model.vision.load_state_dict(encoder.state_dict())
+    model, processor = build_model(preset)
+    data = load_preset("shapes")["data"]
+    scenes = write_dataset(run / "clips", num_clips=data["num_clips"], split="train", seed=data["seed"], workers=2)
+    features, frames = run / "features.safetensors", preset["features"]["frames_per_clip"]
+    clips = cache_features(scenes, model.vision, processor.frame_transform, features, frames_per_clip=frames)
     whiten(model.model.projector, clips)
-    stages = [
-        training_arguments(out / f"stage-{k}", preset, stage["trainer"]) for k, stage in enumerate(preset["stages"])
-    ]
-    train_stages(preset, model, processor, clips, stages)
+    train_stages(preset, model, processor, clips, out)
     with replacing(out / "model") as folder:
         nn.Module.half(model).save_pretrained(folder)
         processor.save_pretrained(folder)

@@ -20,7 +20,7 @@ from timetok.lita.answer import Localizer
 from timetok.recipes.evaluate import evaluate_model, read_questions
 from timetok.recipes.features import cache_features, draw_cut
 from timetok.recipes.rewards import temporal_iou, well_formed
-from timetok.recipes.shapes import read_scenes, write_dataset
+from timetok.recipes.shapes import write_dataset
 from timetok.recipes.tasks import TASKS
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,11 +39,10 @@ localizer = Localizer.load()
 model, processor = localizer.model, localizer.processor
 tt, eos = processor.tt, processor.tokenizer.eos_token_id
 
-for split, clips in (("train", options.train), ("test", options.test)):
-    write_dataset(options.out / split, num_clips=clips, split=split, seed=77, workers=2)
-records = list(read_scenes(options.out / "train").values())
+scenes = write_dataset(options.out / "train", num_clips=options.train, split="train", seed=77, workers=2)
+write_dataset(options.out / "test", num_clips=options.test, split="test", seed=77, workers=2)
 file = options.out / f"features-{options.train}.safetensors"
-clips = cache_features(records, model.vision, processor.frame_transform, file, frames_per_clip=200)
+clips = cache_features(scenes, model.vision, processor.frame_transform, file, frames_per_clip=200)
 questions = read_questions(options.out / "test")
 before = evaluate_model(localizer, questions, protocol="lita-rtl-strict")
 

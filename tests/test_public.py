@@ -68,7 +68,10 @@ def test_docstring_examples_are_true(module: str) -> None:
     assert doctest.testmod(import_module(module)).failed == 0
 
 
-SHORT = {"grpo_shapes": ["--train=4", "--test=2", "--steps=2", "--questions=2", "--group=4"]}  # options of long ones
+SHORT = {  # options of long ones
+    "grpo_shapes": ["--train=4", "--test=2", "--steps=2", "--questions=2", "--group=4"],
+    "shapes_encoder": ["--clips=4", "--frames=12", "--steps=6", "--batch=16"],
+}
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # read by peft

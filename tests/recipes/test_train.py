@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,19 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from timetok.cli import main
 from timetok.errors import DataError
 from timetok.lita.answer import Localizer
 from timetok.recipes.evaluate import evaluate_model, read_questions
-from timetok.recipes.features import CachedClip, draw_cut, frame_targets
+from timetok.recipes.features import CachedClip, draw_cut
 from timetok.recipes.preset import load_preset
 from timetok.recipes.tasks import Event
-from timetok.recipes.train import build_processor, build_tokenizer, train
+from timetok.recipes.train import build_model, build_tokenizer, train
 from timetok.timegrid import Span
+from timetok.vision import FrameEncoder
 
 SMOKE = "smoke=true"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def command(out: Path, *changes: str) -> list[str]:
@@ -69,13 +72,11 @@ def test_the_trained_folder_answers_and_is_scored(whole_run: Path) -> None:
     assert 0 <= report.miou <= 1
 
 
-@pytest.mark.parametrize(("stage", "step"), [("encoder", 4), ("stage-0", 4), ("stage-1", 2)])
+@pytest.mark.parametrize(("stage", "step"), [("stage-0", 4), ("stage-1", 2)])
 def test_a_killed_run_resumes_to_the_same_weights(whole_run: Path, tmp_path: Path, stage: str, step: int) -> None:
-    clips = f"data.folder={str(whole_run / 'clips')!r}"
-    cache = () if stage == "encoder" else (f"data.cache={str(whole_run)!r}",)
-    arguments = command(tmp_path, SMOKE, clips, *cache)
+    arguments = command(tmp_path, SMOKE, f"data.folder={str(whole_run)!r}")  # its clips and features
     run_killed_at(tmp_path / stage / f"checkpoint-{step}", arguments)
-    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "model").exists() and not (tmp_path / "clips").exists()
     subprocess.run(arguments, check=True, capture_output=True)
     weights = Path("stage-1") / "checkpoint-4" / "model.safetensors"  # float32, before they are stored as float16
     expected, found = load_file(whole_run / weights), load_file(tmp_path / weights)
@@ -86,6 +87,11 @@ def test_a_killed_run_resumes_to_the_same_weights(whole_run: Path, tmp_path: Pat
 def test_another_preset_in_the_same_folder_is_refused(whole_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(whole_run, SMOKE, "loss.sigma=2.0")[3:]) == 2
     assert "other settings" in capsys.readouterr().err
+
+
+def test_features_of_another_preset_are_refused(whole_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"other settings \(cache.json\)"):
+        train(load_preset("shapes", [SMOKE, "features.frames_per_clip=60", f"data.folder={whole_run}"]), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +106,13 @@ def test_another_preset_in_the_same_folder_is_refused(whole_run: Path, capsys: p
         ("shapes", ("stages.1.turns=0",), "turns"),
         ("shapes", ("data.num_clips=ten",), "num_clips"),
         ("shapes", ("=1",), "key=value"),
-        ("shapes", ("lm=1",), "is a table"),
-        ("shapes", ("stages=1",), "stages"),
+        ("shapes", ("lm=1",), "lm: expected dict"),
+        ("shapes", ("data=1",), "data: expected dict"),
+        ("shapes", ("data.seed=-1",), "seed: expected int"),
+        ("shapes", ("model.time_markers=1",), "time_markers: expected bool"),
+        ("shapes", ("stages=1",), "stages: expected list"),
+        ("shapes", ("stages=[]",), "stages: expected list"),
+        ("shapes", ("stages=[{turns=1}]",), r"stages.0: missing \['matrix_learning_rate'"),
         ("shapes", ("stages.7.num_samples=1",), "stages"),
         ("shapes", ("stages.0.num_frames=none",), "num_frames"),
         ("shapes", ("smoke=maybe",), "smoke"),
@@ -114,14 +125,33 @@ def test_bad_presets_are_refused(name: str, changes: tuple[str, ...], message: s
 
 @pytest.mark.parametrize(
     "change",
-    ["stages.0.trainer.max_stepz=3", "stages.1.trainer.max_steps=ten", "encoder.trainer.nosuch=1", "loss.sigma=-1",
-     "model.codec=nosuch", "lm.num_attention_heads=3", "vision.name=nosuch", "transform.crop=nosuch",
-     "model.pooler={fast=1,nosuch=2}"],
+    ["stages.0.trainer.max_stepz=3", "stages.1.trainer.max_steps=ten", "loss.sigma=-1", "model.codec=nosuch",
+     "lm.num_attention_heads=3", "vision.name=nosuch", "vision.name=resnet18", "transform.crop=nosuch",
+     "data.tower=nosuch", "model.pooler={fast=1,nosuch=2}"],
 )  # fmt: skip
 def test_a_bad_setting_is_refused_before_any_work(tmp_path: Path, change: str) -> None:
     with pytest.raises(DataError, match=r"trainer|cannot be built"):
         train(load_preset("shapes", [change]), tmp_path)
     assert not (tmp_path / "clips").exists()
+
+
+def same(found: torch.nn.Module, expected: torch.nn.Module) -> bool:
+    return all(
+        torch.equal(a, b) for a, b in zip(found.state_dict().values(), expected.state_dict().values(), strict=True)
+    )
+
+
+def test_the_tower_is_the_bundled_one_or_that_of_a_file_or_timms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = Localizer.load().model.vision
+    torch.manual_seed(3)
+    other = FrameEncoder(**load_preset("shapes")["vision"])
+    save_file(other.state_dict(), tmp_path / "encoder.safetensors")
+    assert same(build_model(load_preset("shapes"))[0].vision, bundled)
+    assert same(build_model(load_preset("shapes", [f"data.tower={tmp_path / 'encoder.safetensors'}"]))[0].vision, other)
+    monkeypatch.setattr("timetok.recipes.train.FrameEncoder", lambda **_: other)  # in place of timm's download
+    assert same(build_model(load_preset("shapes", ["vision.pretrained=true"]))[0].vision, other)
 
 
 def test_changes_are_toml_values_and_bare_words() -> None:
@@ -134,7 +164,7 @@ def test_changes_are_toml_values_and_bare_words() -> None:
 
 
 def test_only_answers_are_learned_and_prompts_keep_their_ids() -> None:
-    processor = build_processor(load_preset("shapes"), (4, 4))
+    processor = build_model(load_preset("shapes"))[1]
     turns = [("When is the red circle visible?", "<1.00> <4.00>"), ("How many shapes appear?", "two")]
     row = {"turns": processor.conversation(turns, 10.0), "video_features": torch.zeros(100, 16, 1)}
     batch = processor.prompts.collate([{**row, "duration_seconds": 10.0}])
@@ -173,5 +203,6 @@ def test_a_cut_is_what_a_file_of_that_part_would_show() -> None:
 def test_targets_say_what_is_on_screen() -> None:
     events = (Event("red", "circle", Span(1.0, 2.0)), Event("blue", "ring", Span(1.5, 3.0)))
     times = np.array([0.5, 1.0, 1.5, 2.0, 3.0])
+    frame_targets = runpy.run_path(str(EXAMPLES / "shapes_encoder.py"))["frame_targets"]
     assert frame_targets(events, times).sum(1).tolist() == [0, 3, 6, 3, 0]
     assert frame_targets(events[:1], times).sum(1).tolist() == [0, 3, 3, 0, 0]

@@ -7,10 +7,12 @@ back is drawn from a cached mask; painting touches its bounding box only.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from timetok.recipes.tasks import Event
 
 RGB: TypeAlias = tuple[int, int, int]
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -65,22 +67,37 @@ class Background:
     noise: float
 
 
-def paint_frames(
-    tracks: Sequence[Track], background: Background, index: NDArray[np.int64], *, fps: int, size: tuple[int, int]
-) -> Pixels:
-    """Paint frames `index` [t] of a clip of `size` (width, height): uint8 [t h w 3], later tracks over earlier ones."""
-    width, height = size
-    seconds, texture = index / fps, _texture(background, height, width)
-    shifts = np.rint(background.motion.at(seconds) * _DRIFT_PIXELS).astype(int)
+@dataclass(frozen=True)
+class Scene:
+    """Everything there is to know about one clip of ``size`` (width, height) in pixels.
+
+    Frame i stands at ``i / fps`` seconds. Events are sorted by start, tracks of events and distractors as drawn.
+    """
+
+    seed: int
+    size: tuple[int, int]
+    fps: int
+    num_frames: int
+    events: tuple[Event, ...]
+    tracks: tuple[Track, ...]
+    background: Background
+
+
+def render_frames(scene: Scene, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
+    """Paint some frames, in any order: uint8 [t h w 3], later tracks over earlier ones."""
+    index, (width, height) = np.asarray(indices, dtype=np.int64), scene.size
+    seconds, texture = index / scene.fps, _texture(scene.background, height, width)
+    shifts = np.rint(scene.background.motion.at(seconds) * _DRIFT_PIXELS).astype(int)
     out = np.array([texture[y : y + height, x : x + width] for x, y in shifts], np.uint8).reshape(-1, height, width, 3)
-    for track in tracks:
+    for track in scene.tracks:
         visible = np.flatnonzero((index >= track.start_index) & (index < track.stop_index))
-        for at, (x, y) in zip(visible, np.rint(4 * track.centres(seconds[visible], size)).astype(int), strict=True):
+        quarters = np.rint(4 * track.centres(seconds[visible], scene.size)).astype(int)
+        for at, (x, y) in zip(visible, quarters, strict=True):
             keep, add = _mask(track.shape, track.colour, track.radius, track.angle, x % 4, y % 4)
             left, top, reach = x // 4, y // 4, len(keep) // 2
             box = out[at, top - reach : top + reach, left - reach : left + reach]
             box[:] = box * keep + add
-    noise = _noise(height, width, background.noise)
+    noise = _noise(height, width, scene.background.noise)
     for frame, i in zip(out, index, strict=True):
         x, y = 7 * i % _DRIFT_PIXELS, 11 * i % (_DRIFT_PIXELS - 1)
         frame += noise[y : y + height, x : x + width]  # negative values as uint8 wrap to the right sum
@@ -107,7 +124,7 @@ def draw_distractor(rng: np.random.Generator, num_frames: int, small_side: int) 
     """A thin line or a small dot, grey or brownish."""
     grey = int(rng.integers(70, 165))
     colour = (grey, grey, grey) if rng.random() < 0.6 else (grey, int(grey * 0.82), int(grey * 0.62))
-    shape, radius = ("line", rng.uniform(0.15, 0.3)) if rng.random() < 0.5 else ("dot", rng.uniform(0.02, 0.045))
+    shape, radius = ("line", rng.uniform(0.15, 0.3)) if rng.random() < 0.5 else ("circle", rng.uniform(0.02, 0.045))
     start, stop = np.sort(rng.integers(-num_frames // 2, num_frames * 3 // 2, 2))
     return Track(shape, colour, radius * small_side, rng.uniform(0.0, np.pi), start, stop, draw_motion(rng))
 
@@ -145,7 +162,6 @@ def _mask(
 # Signed distance to the outline of a shape of circumradius r, negative inside, at (u, v); a and b are |u| and |v|.
 _DISTANCES: dict[str, Callable[[Floats, Floats, Floats, Floats, float], Floats]] = {
     "circle": lambda u, v, a, b, r: np.hypot(u, v) - r,
-    "dot": lambda u, v, a, b, r: np.hypot(u, v) - r,
     "square": lambda u, v, a, b, r: np.maximum(a, b) - r / np.sqrt(2),
     "triangle": lambda u, v, a, b, r: np.maximum(v, a * np.sqrt(0.75) - v / 2) - r / 2,
     "cross": lambda u, v, a, b, r: np.maximum(np.minimum(a, b) - 0.28 * r, np.maximum(a, b) - 0.95 * r),

@@ -7,79 +7,63 @@ from typing import Any
 
 from timetok.errors import DataError
 
-_FOLDER = Path(__file__).parent / "presets"
+_SHAPES = Path(__file__).parent / "presets" / "shapes.toml"
 _ARGUMENTS = {"vision", "transform", "trainer", "pooler", "lm", "rates"}
-_COUNTS = {"num_clips", "num_samples", "num_frames", "turns"}
 
 
 def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     """Read a preset, by its shipped name or the path of a TOML file, and apply changes.
 
     Those are ``key=value`` with dotted keys and TOML values (a bare word is a string); ``smoke=true`` makes those of
-    the preset's ``[smoke]`` table. DataError: there is no such preset, it is no TOML, or a change names no key of it.
+    the preset's ``[smoke]`` table. DataError: there is no such preset, it is no TOML, or a key or a value does not fit.
 
     >>> load_preset("shapes", ["stages.0.trainer.max_steps=10"])["stages"][0]["trainer"]["max_steps"]
     10
     """
-    path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else _SHAPES.with_name(f"{name}.toml")
     try:
-        preset = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        names = sorted(path.stem for path in _FOLDER.glob("*.toml"))
-        raise DataError(f"preset: expected one of {names} or a .toml file, got {name!r}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"preset: {path.name} is not TOML: {error}") from error
-    smoke = preset.pop("smoke", {})
-    for change in sorted(changes, key=lambda change: not change.startswith("smoke=")):  # what is asked for outlasts it
-        key, sign, text = change.partition("=")
-        if not sign or not all(key.split(".")):
-            raise DataError(f"--set: expected key=value, got {change!r}")
+        preset, shipped = (tomllib.loads(file.read_text(encoding="utf-8")) for file in (path, _SHAPES))
+    except (OSError, ValueError) as error:
+        names = sorted(path.stem for path in _SHAPES.parent.glob("*.toml"))
+        raise DataError(f"preset: expected one of {names} or a TOML file, got {name!r}: {error}") from error
+    asked, smoke = dict(map(_read_change, changes)), preset.pop("smoke", {})
+    if asked.pop("smoke", False):
+        asked = smoke | asked  # what is asked for outlasts it
+    for key, value in asked.items():
+        *names, last = key.split(".")
+        table: Any = preset
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        if key == "smoke" and not isinstance(value, bool):
-            raise DataError(f"--set: expected smoke=true or smoke=false, got {change!r}")
-        assigned = {key: value} if key != "smoke" else smoke if value else {}
-        for each, new in assigned.items():
-            _assign(preset, each.split("."), new)
-    shipped = tomllib.loads((_FOLDER / "shapes.toml").read_text(encoding="utf-8"))
-    _check("preset", {key: value for key, value in shipped.items() if key != "smoke"}, preset)
+            for each in names:
+                table = table[int(each) if isinstance(table, list) else each]
+            table[last] = value
+        except (LookupError, TypeError, ValueError) as error:
+            raise DataError(f"--set: the preset has no {key!r}; its tables are {', '.join(sorted(preset))}") from error
+    del shipped["smoke"]
+    _check("preset", shipped, preset)
     return preset
 
 
-def _check(where: str, wanted: Any, found: Any) -> None:
-    """Every preset has the keys of shapes.toml; what goes to a library as arguments is checked there."""
-    name = where.rpartition(".")[2]
-    if isinstance(wanted, dict):
-        if not isinstance(found, dict):
-            raise DataError(f"{where}: expected a table, got {found!r}")
-        optional = {"folder", "cache"} if name == "data" else set()
-        missing, unknown = wanted.keys() - found.keys(), found.keys() - wanted.keys() - optional
+def _read_change(change: str) -> tuple[str, Any]:
+    key, sign, text = change.partition("=")
+    if not sign or not all(key.split(".")) or (key == "smoke" and text not in ("true", "false")):
+        raise DataError(f"--set: expected key=value, or smoke=true, got {change!r}")
+    try:
+        return key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, text
+
+
+def _check(key: str, like: Any, value: Any) -> None:
+    """Keys and kinds of values are those of shapes.toml; what goes to a library as arguments is checked there."""
+    kind = type(like)
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits or value == [] or (kind is int and value < min(like, 1)):  # of the whole numbers only the seed may be 0
+        raise DataError(f"{key}: expected {kind.__name__} (counts are at least 1, lists not empty), got {value!r}")
+    if kind is list:  # each of the stages as the first
+        like, value = dict.fromkeys(range(len(value)), like[0]), dict(enumerate(value))
+    if isinstance(like, dict) and key.rpartition(".")[2] not in _ARGUMENTS:
+        missing, unknown = sorted(like.keys() - value.keys()), sorted(value.keys() - like.keys())
         if missing or unknown:
-            raise DataError(f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}; compare shapes.toml")
-        for key, value in wanted.items():
-            if key not in _ARGUMENTS:
-                _check(f"{where}.{key}", value, found[key])
-    elif isinstance(wanted, list):
-        if not isinstance(found, list) or not found:
-            raise DataError(f"{where}: expected at least one, got {found!r}")
-        for number, each in enumerate(found):
-            _check(f"{where}.{number}", wanted[0], each)
-    elif name in _COUNTS and (not isinstance(found, int) or found < 1):
-        raise DataError(f"{where} must be a whole number of at least 1, got {found!r}")
-
-
-def _assign(preset: dict[str, Any], keys: list[str], value: Any) -> None:
-    """Tables are the preset's; what stands in them is checked by whatever takes it as arguments."""
-    table: Any = preset
-    for key in keys[:-1]:
-        if isinstance(table, list):
-            table = table[int(key)] if key.isdecimal() and int(key) < len(table) else None
-        else:
-            table = table.get(key) if isinstance(table, dict) else None
-    if not isinstance(table, dict) or (table is preset and keys[0] not in preset):
-        raise DataError(f"--set: the preset has no {'.'.join(keys)!r}; it has the tables {', '.join(sorted(preset))}")
-    if isinstance(table.get(keys[-1]), dict) and not isinstance(value, dict):
-        raise DataError(f"--set: {'.'.join(keys)!r} is a table; set one of {', '.join(table[keys[-1]])} in it")
-    table[keys[-1]] = value
+            raise DataError(f"{key}: missing {missing}, unknown {unknown}; compare shapes.toml")
+        for name in like:
+            _check(f"{key}.{name}", like[name], value[name])

@@ -5,7 +5,7 @@ unambiguous can be asked. Times in answers are seconds in trusted text, ``<12.34
 turns into time tokens. The wordings are few: a tiny language model learns them from scratch.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from operator import attrgetter
@@ -128,9 +128,7 @@ def vidqa(events: Sequence[Event], rng: Generator) -> Turn | None:
     ends = [end for end in ("first", "last") if end in relations]
     coloured = _unique(events, "shape")
     possible = (len(events) < len(_NUMBERS), shown and absent, coloured, ends)
-    kind = next((kind for kind in rng.permutation(len(possible)) if possible[kind]), None)
-    if kind is None:
-        return None
+    kind = next(kind for kind in rng.permutation(len(possible)) if possible[kind])
     if kind == 0:
         question, answer = "How many shapes appear?", _NUMBERS[len(events)]
     elif kind == 1:
@@ -168,11 +166,9 @@ def sample_turns(events: Sequence[Event], rng: Generator, num_turns: int, rates:
     answer can be copied from an earlier one. Few events may give fewer turns. ``rates`` say how often a task is drawn,
     relative to the others; ArgumentError if one is unknown, or they are negative or sum to zero.
     """
-    if unknown := sorted(set(rates) - set(TASKS)):
-        raise ArgumentError(f"rates names unknown tasks {unknown}; expected some of {sorted(TASKS)}")
     names, weights = list(rates), np.array(list(rates.values()), dtype=np.float64)
-    if (weights < 0).any() or not 0 < weights.sum() < np.inf:
-        raise ArgumentError(f"rates is {dict(rates)}; expected non-negative numbers, at least one above zero")
+    if not TASKS.keys() >= rates.keys() or (weights < 0).any() or not 0 < weights.sum() < np.inf:
+        raise ArgumentError(f"rates: expected numbers from 0, one above it, for some of {[*TASKS]}, got {dict(rates)}")
     turns: list[Turn] = []
     for _ in range(8 * num_turns):
         if len(turns) == num_turns:
@@ -183,25 +179,23 @@ def sample_turns(events: Sequence[Event], rng: Generator, num_turns: int, rates:
     return sorted(turns, key=lambda turn: turn.task in _EVERY_EVENT)
 
 
-def corpus(num_texts: int, *, seed: int = 0) -> Iterator[str]:
-    """Yield questions and answers (one text each) over all tasks, to train a tokenizer on; times stay in seconds.
+def corpus(num_texts: int, *, seed: int = 0) -> list[str]:
+    """Questions and answers (one text each) over all tasks, to train a tokenizer on; times stay in seconds.
 
-    >>> len(list(corpus(10)))
+    >>> len(corpus(10))
     10
     """
     rng = np.random.default_rng([seed, 0x7EC5])
     texts: list[str] = []
-    for _ in range(num_texts):
-        while not texts:
-            duration = rng.uniform(5.0, 180.0)
-            task = _pick(rng, list(TASKS.values()))
-            pairs = [SEEN_PAIRS[int(k)] for k in rng.choice(len(SEEN_PAIRS), size=rng.integers(2, 6), replace=False)]
-            starts = rng.uniform(0.0, 0.6, size=len(pairs)) * duration
-            ends = starts + rng.uniform(0.08, 0.4, size=len(pairs)) * duration
-            events = [Event(*pair, Span(a, b)) for pair, a, b in zip(pairs, starts, ends, strict=True)]
-            turn = task(events, rng)
-            texts = [turn.answer, turn.question] if turn else []
-        yield texts.pop()
+    while len(texts) < num_texts:
+        duration, task = rng.uniform(5.0, 180.0), _pick(rng, list(TASKS.values()))
+        pairs = [SEEN_PAIRS[int(k)] for k in rng.choice(len(SEEN_PAIRS), size=rng.integers(2, 6), replace=False)]
+        starts = rng.uniform(0.0, 0.6, size=len(pairs)) * duration
+        ends = starts + rng.uniform(0.08, 0.4, size=len(pairs)) * duration
+        events = [Event(*pair, Span(a, b)) for pair, a, b in zip(pairs, starts, ends, strict=True)]
+        if turn := task(events, rng):
+            texts += [turn.question, turn.answer]
+    return texts[:num_texts]
 
 
 def _relations(events: Sequence[Event]) -> dict[str, list[tuple[str, Event, str]]]:

@@ -1,7 +1,8 @@
-"""The recipe from an empty folder to a model: clips, tokenizer, frame encoder, features, language model.
+"""The recipe from an empty folder to a model: clips, their features by a frozen encoder, tokenizer, language model.
 
-Each stage leaves its result in the output folder and is skipped where that exists; the two training stages
-resume from their checkpoints. A run that was interrupted ends at the weights of one that was not.
+As LITA starts from CLIP's tower, this starts from the one in the bundled model. Each step leaves its result in the
+output folder and is skipped where that exists, and training resumes from its checkpoints: a run that was interrupted
+ends at the weights of one that was not.
 """
 
 import platform
@@ -9,24 +10,28 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file, load_model
+from timm.optim.muon import Muon
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
+from torch.optim import Optimizer
+from transformers import PreTrainedTokenizerFast, Trainer, TrainerState, TrainingArguments, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from timetok import __version__, plots
 from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import DataError
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
+from timetok.lita.answer import Localizer
 from timetok.losses import SoftTimeLoss
-from timetok.recipes.features import CachedClip, Conversations, FrameClassifier, cache_features, train_encoder
-from timetok.recipes.hf import fit, muon
-from timetok.recipes.shapes import read_scenes, write_dataset
+from timetok.recipes.features import CachedClip, Conversations, cache_features
+from timetok.recipes.shapes import write_dataset
 from timetok.recipes.tasks import SEEN_PAIRS, corpus
-from timetok.vision import FrameEncoder, FrameTransform
+from timetok.vision import FrameEncoder
 
 Preset = Mapping[str, Any]
 
@@ -42,33 +47,47 @@ def build_tokenizer(*, seed: int = 0, vocab_size: int = 640) -> PreTrainedTokeni
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
 
 
-def build_processor(preset: Preset, grid: tuple[int, int]) -> LitaProcessor:
-    """The processor of a preset, its tokenizer trained on the tasks' wordings."""
-    tokenizer = build_tokenizer(seed=preset["data"]["seed"])
-    told = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
-    return LitaProcessor(tokenizer, transform=preset["transform"], grid=grid, **told)
+def build_model(preset: Preset) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
+    """A LITA sized by the preset, random but for its frozen encoder, and its processor; DataError if that fails.
 
-
-def build_model(preset: Preset, processor: LitaProcessor) -> LitaForConditionalGeneration:
-    """A LITA with random weights, sized by the preset."""
-    tokenizer = processor.tokenizer
-    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = {"model_type": "llama", "vocab_size": len(tokenizer), "bos_token_id": None, **ids, **preset["lm"]}
-    ids |= {"time_token_ids": processor.tt.time_token_ids, "video_token_id": processor.video_token_id}
-    frames = {name: preset[name] for name in ("vision", "transform")}
-    return LitaForConditionalGeneration(LitaConfig(text_config=text, **frames, **preset["model"], **ids))
-
-
-def training_arguments(folder: Path, preset: Preset, settings: Mapping[str, Any]) -> TrainingArguments:
-    """``TrainingArguments`` of one stage, on the seed of the data; DataError if transformers refuses them."""
-    fixed: Any = {"output_dir": str(folder), "seed": preset["data"]["seed"], "report_to": [], "save_total_limit": 2}
+    The encoder's weights come from the file ``data.tower``, from timm where ``vision`` says ``pretrained``, or else
+    from the bundled model.
+    """
     try:
-        arguments = TrainingArguments(**fixed, remove_unused_columns=False, dataloader_pin_memory=False, **settings)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"trainer: transformers' TrainingArguments refuses {dict(settings)}: {error}") from error
-    if not isinstance(arguments.max_steps, int) or arguments.max_steps < 1:
-        raise DataError(f"trainer.max_steps: expected a whole number of at least 1, got {arguments.max_steps!r}")
-    return arguments
+        encoder = FrameEncoder(**preset["vision"])
+        if tower := preset["data"]["tower"]:
+            encoder.load_state_dict(load_file(tower))
+        elif not preset["vision"].get("pretrained"):
+            encoder.load_state_dict(Localizer.load().model.vision.state_dict())
+        set_seed(preset["data"]["seed"])
+        tokenizer, transform = build_tokenizer(seed=preset["data"]["seed"]), preset["transform"]
+        told = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
+        processor = LitaProcessor(tokenizer, transform=transform, grid=encoder.grid, **told)
+        ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+        text = {"model_type": "llama", "vocab_size": len(tokenizer), "bos_token_id": None, **ids, **preset["lm"]}
+        ids |= {"time_token_ids": processor.tt.time_token_ids, "video_token_id": processor.video_token_id}
+        parts = {"text_config": text, "vision": preset["vision"], "transform": transform, **preset["model"]}
+        model = LitaForConditionalGeneration(LitaConfig(**parts, **ids))
+        model.vision.load_state_dict(encoder.state_dict())
+        SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])  # refused now, not after an hour
+    except Exception as error:  # a setting can break a library anywhere; the cause stays attached
+        raise DataError(f"preset: cannot be built: {shorten(str(error), 400)}") from error
+    return model, processor
+
+
+def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
+    """``TrainingArguments`` of every stage, on the seed of the data; DataError if transformers refuses some."""
+    fixed: Any = {"seed": preset["data"]["seed"], "report_to": [], "save_total_limit": 2}
+    fixed |= {"remove_unused_columns": False, "dataloader_pin_memory": False}
+    found = []
+    for number, stage in enumerate(preset["stages"]):
+        try:
+            found.append(TrainingArguments(str(out / f"stage-{number}"), **fixed, **stage["trainer"]))
+            if not isinstance(steps := found[-1].max_steps, int) or steps < 1:
+                raise ValueError(f"max_steps is {steps!r}, expected a whole number of at least 1")
+        except (TypeError, ValueError) as error:
+            raise DataError(f"trainer: TrainingArguments of {stage['trainer']} are refused: {error}") from error
+    return found
 
 
 def train(preset: Preset, out: Path) -> Path:
@@ -77,39 +96,26 @@ def train(preset: Preset, out: Path) -> Path:
     The model comes into ``out/model``. DataError: the folder holds a run of another preset, or a setting is refused.
     """
     data = preset["data"]
-    clips, cache = Path(data.get("folder") or out / "clips"), Path(data.get("cache") or out)
-    for_encoder, *stages = _check(preset, cache, out)
-    recorded = {key: value for key, value in data.items() if key not in ("folder", "cache")}  # where is no setting
-    settings = {**preset, "data": recorded}
+    shared, settings = Path(data["folder"] or out), {**preset, "data": {**data, "folder": ""}}  # where is no setting
+    stage_arguments(preset, out)  # refused now, not after an hour
+    model, processor = build_model(preset)
     _claim(out / "preset.json", settings)
     if (out / "model").exists():
         return out / "model"
-    if "folder" not in data:
-        write_dataset(clips, num_clips=data["num_clips"], split="train", seed=data["seed"], workers=2)
-    records = list(read_scenes(clips).values())
-    _claim(cache / "cache.json", {key: settings[key] for key in ("data", "vision", "transform", "encoder", "features")})
-    set_seed(data["seed"])
-    encoder, transform = FrameEncoder(**preset["vision"]), FrameTransform(**preset["transform"])
-    frames, classifier = preset["encoder"]["frames_per_clip"], FrameClassifier(encoder, transform)
-    train_encoder(records, classifier, for_encoder, frames_per_clip=frames)
-    frames = preset["features"]["frames_per_clip"]
-    cached = cache_features(records, encoder, transform, cache / "features.safetensors", frames_per_clip=frames)
-
-    set_seed(data["seed"])
-    processor = build_processor(preset, encoder.grid)
-    model = build_model(preset, processor)
-    model.vision.load_state_dict(encoder.state_dict())
+    _claim(shared / "cache.json", {key: settings[key] for key in ("data", "vision", "transform", "features")})
+    scenes = write_dataset(shared / "clips", num_clips=data["num_clips"], split="train", seed=data["seed"], workers=2)
+    encoder, transform, path = model.vision, processor.frame_transform, shared / "features.safetensors"
+    cached = cache_features(scenes, encoder, transform, path, frames_per_clip=preset["features"]["frames_per_clip"])
     whiten(model.model.projector, cached)
     started = time.monotonic()
-    log = train_stages(preset, model, processor, cached, stages)
-    facts: dict[str, Any] = {"minutes": round((time.monotonic() - started) / 60, 1)}
-    facts["device"] = f"{stages[0].device} ({torch.get_num_threads()} CPU threads)"
-    facts["parameters"] = model.num_parameters()
+    log = train_stages(preset, model, processor, cached, out)
+    device = f"{model.device} ({torch.get_num_threads()} CPU threads)"
+    facts = {"minutes": round((time.monotonic() - started) / 60, 1), "device": device}
     nn.Module.half(model)  # which halves the file
     with replacing(out / "model") as partial_folder:
         model.save_pretrained(partial_folder)
         processor.save_pretrained(partial_folder)
-        _write_card(partial_folder, settings, log, facts)
+        _write_card(partial_folder, settings, log, facts | {"parameters": model.num_parameters()})
     return out / "model"
 
 
@@ -129,15 +135,11 @@ def whiten(projector: nn.Module, clips: Sequence[CachedClip]) -> None:
 
 
 def train_stages(
-    preset: Preset,
-    model: LitaForConditionalGeneration,
-    processor: LitaProcessor,
-    clips: Sequence[CachedClip],
-    stages: Sequence[TrainingArguments],
+    preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, clips: list[CachedClip], out: Path
 ) -> list[dict[str, Any]]:
     """Train stage after stage, reading a finished one back; the Trainers' logs together, with steps counted on."""
     log, before = [], 0
-    for number, (stage, arguments) in enumerate(zip(preset["stages"], stages, strict=True)):
+    for number, (stage, arguments) in enumerate(zip(preset["stages"], stage_arguments(preset, out), strict=True)):
         told = {key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates")}
         data = Conversations(clips=clips, processor=processor, seed=preset["data"]["seed"] + number, **told)
         loss = SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
@@ -149,18 +151,37 @@ def train_stages(
     return log
 
 
-def _check(preset: Preset, cache: Path, out: Path) -> list[TrainingArguments]:
-    """Build everything once, so that a bad setting is refused now and not after an hour."""
-    arguments = [training_arguments(cache / "encoder", preset, preset["encoder"]["trainer"])]
-    for number, stage in enumerate(preset["stages"]):
-        arguments.append(training_arguments(out / f"stage-{number}", preset, stage["trainer"]))
-    try:
-        processor = build_processor(preset, FrameEncoder(**preset["vision"]).grid)
-        build_model(preset, processor)
-        SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
-    except (TypeError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
-        raise DataError(f"preset: cannot be built: {error}") from error
-    return arguments
+def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -> list[dict[str, Any]]:
+    """Train with the HF Trainer, from the last checkpoint in ``arguments.output_dir`` if there is one; its log.
+
+    ``trainer_kwargs`` are handed to ``Trainer``; the schedule of ``arguments`` scales the learning rates of optimizers.
+    """
+    trainer, folder = Trainer(model, arguments, **trainer_kwargs), Path(str(arguments.output_dir))
+    # The Trainer writes trainer_state.json last, so a torn checkpoint lacks it.
+    states = map(TrainerState.load_from_json, map(str, folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")))
+    last = max(states, key=lambda state: state.global_step, default=None)
+    checkpoint = last and str(folder / f"{PREFIX_CHECKPOINT_DIR}-{last.global_step}")
+    if last and last.global_step >= arguments.max_steps:  # resumed there, the Trainer would take one step more
+        load_model(model, f"{checkpoint}/model.safetensors", strict=False)  # tied weights are stored once
+        return list(last.log_history)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return list(trainer.state.log_history)
+
+
+def muon(model: nn.Module, arguments: TrainingArguments, *, matrix_learning_rate: float) -> Optimizer:
+    """Muon for the matrices of whatever is named ``layers``, AdamW as ``arguments`` say for the rest that is trained.
+
+    Which frames match a name is found in about half the steps that AdamW alone needs.
+
+    Source: K. Jordan et al., Muon (2024), as timm has it.
+    """
+    trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    matrices = [weight for name, weight in trained if weight.ndim == 2 and ".layers." in name]
+    rest = [weight for name, weight in trained if weight.ndim != 2 or ".layers." not in name]
+    for_muon = {"params": matrices, "lr": matrix_learning_rate, "weight_decay": arguments.weight_decay}
+    for_adamw = {"params": rest, "lr": arguments.learning_rate, "use_fallback": True}
+    betas = arguments.adam_beta1, arguments.adam_beta2
+    return Muon([for_muon, for_adamw], betas=betas, nesterov=True, adjust_lr_fn="original")
 
 
 def _claim(path: Path, settings: Preset) -> None:
@@ -175,15 +196,12 @@ def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], 
     """How a model came to be, beside it: ``training.json``, ``curve.png`` and, filled into card.md, ``README.md``."""
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
     steps, losses = zip(*points, strict=True)
-    trainers = [stage["trainer"] for stage in preset["stages"]]
     versions = {"timetok": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("torch", "transformers", "timm", "accelerate")}
-    facts = {"steps": sum(trainer["max_steps"] for trainer in trainers), **facts, "versions": versions}
-    write_json(folder / "training.json", {**facts, "preset": preset, "curve": points})
+    total = sum(stage["trainer"]["max_steps"] for stage in preset["stages"])
+    facts = {"steps": total, **facts, "versions": versions, "preset": preset}
+    write_json(folder / "training.json", {**facts, "curve": points})
     plots.save(plots.curves(steps, {"loss": losses}, xlabel="step", ylabel="training loss"), folder / "curve.png")
-    told = facts | {"num_pairs": len(SEEN_PAIRS), "first": losses[0], "last": losses[-1]}
-    told["steps"] = ", then ".join(f"{one['max_steps']} x {one['per_device_train_batch_size']}" for one in trainers)
-    told["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
-    told["markers"] = "on" if preset["model"]["time_markers"] else "off"
-    text = Path(__file__).with_name("card.md").read_text(encoding="utf-8").format(preset=preset, **told)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    card = card.format(**facts, num_pairs=len(SEEN_PAIRS), first=losses[0], last=losses[-1])
+    (folder / "README.md").write_text(card, encoding="utf-8")
