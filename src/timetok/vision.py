@@ -163,13 +163,13 @@ class FrameEncoder(nn.Module):
             if known.fixed_input_size if known else "vit" in name:  # its weights depend on the size
                 args["img_size"] = image_size
             self.tower = timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
-            stages = list(self.tower.feature_info)
+            stages, prune = list(self.tower.feature_info), self.tower.prune_intermediate_layers
         except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
             raise ArgumentError(f"name, model_args: timm cannot build {name!r} with {args}: {error}") from error
         if not -len(stages) <= layer < len(stages):
             raise ArgumentError(f"layer: {name!r} has {len(stages)}, got {layer}")
         self._layer_index, self._whole = layer % len(stages), set(self.tower.state_dict())
-        self.tower.prune_intermediate_layers([self._layer_index], prune_norm=True)
+        prune([self._layer_index], prune_norm=True)
         self.layer, self.chunk_size, self.image_size, self.deduplicate = layer, chunk_size, image_size, deduplicate
         stride, self.width = int(stages[layer]["reduction"]), int(stages[layer]["num_chs"])
         if image_size % stride:
