@@ -22,10 +22,9 @@ def stream(
     paths = [_PathStream(path, separators, num_frames, max_kept) for path in plan.paths]
     waiting: list[_Pieces] = [[] for _ in paths]
     total = 0
-    for chunk in chunks:
+    for total, frame in enumerate(chain.from_iterable(chunks), 1):
         for pieces, path in zip(waiting, paths, strict=True):
-            pieces += path.take(chunk, total)
-        total += len(chunk)
+            pieces += path.take(total - 1, frame)
         if not plan.by_frame:  # what comes first need not wait
             yield from (tokens for _, tokens in waiting[0])
             waiting[0].clear()
@@ -50,39 +49,36 @@ class _PathStream:
         self._path, self._separators, self._max_kept = replace(path, separators=inner), separators, max_kept
         known = num_frames is not None or isinstance(path.frames, tuple)
         self._wanted = set(path.frame_indices(num_frames or 1 << 62)) if self._chooses and known else None
-        self._dtype = torch.float32
         self._kept: dict[int, Tensor] = {}  # tokens that may be chosen
         self._stride = 1  # between them
         self._open: list[tuple[int, Tensor]] = []  # frames of the group that is not complete
 
-    def take(self, chunk: Tensor, first: int) -> _Pieces:
-        """Tokens that are complete with a chunk whose first frame has the number ``first``."""
-        path, frames = self._path, list(enumerate(chunk, first))
+    def take(self, number: int, frame: Tensor) -> _Pieces:
+        """Tokens that are complete with a frame ``[h w e]`` and its number."""
+        path = self._path
         if self._chooses:
-            for number, frame in frames:
-                if number in self._wanted if self._wanted is not None else number % self._stride == 0:
-                    self._keep(number, frame)
-            self._open = frames[-1:]  # may prove to be the last
+            if number in self._wanted if self._wanted is not None else number % self._stride == 0:
+                self._keep(number, frame)
+            self._open = [(number, frame)]  # may prove to be the last
             return []
-        if path.frames != "all":
-            frames = [pair for pair in frames if (pair[0] % path.num == 0) == (path.frames == "every")]
-        self._open += frames
+        if path.frames != "all" and (number % path.num == 0) != (path.frames == "every"):
+            return []
         if not path.window[0]:  # one group of all frames, of which their sum is kept
-            both = torch.stack([frame for _, frame in self._open])
-            exact = torch.promote_types(chunk.dtype, torch.float32)
-            self._open = [(0, both.amax(0) if path.reduction == "max" else both.sum(0, dtype=exact))]
-            self._dtype = chunk.dtype
+            whole, self._dtype = frame.to(torch.promote_types(frame.dtype, torch.float32)), frame.dtype
+            if number:
+                whole = self._open[0][1].maximum(whole) if path.reduction == "max" else self._open[0][1] + whole
+            self._open = [(0, whole)]
             return []
-        whole = len(self._open) // path.window[0] * path.window[0]
-        ready, self._open = self._open[:whole], self._open[whole:]
-        return self._pooled(ready)
+        self._open.append((number, frame))
+        return self._pooled() if len(self._open) == path.window[0] else []
 
     def finish(self, total: int) -> _Pieces:
         """Tokens that are complete with the end of the video."""
         if not self._chooses:
-            if not self._path.window[0] and self._path.reduction != "max":
-                self._open = [(0, (self._open[0][1] / total).to(self._dtype))]
-            pieces = self._pooled(self._open)
+            if not self._path.window[0]:
+                whole = self._open[0][1] if self._path.reduction == "max" else self._open[0][1] / total
+                self._open = [(0, whole.to(self._dtype))]
+            pieces = self._pooled()
         else:
             if self._wanted is None:
                 self._keep(*self._open[0])
@@ -91,21 +87,22 @@ class _PathStream:
         return pieces if self._end is None else [*pieces, (total - 1, self._end)]
 
     def _keep(self, number: int, frame: Tensor) -> None:
-        self._kept[number] = self._tokens(frame[None])[0]
+        self._kept[number] = self._tokens(frame[None])
         if self._wanted is None and len(self._kept) > self._max_kept:
             self._stride *= 2
             self._kept = {k: tokens for k, tokens in self._kept.items() if k % self._stride == 0}
 
-    def _tokens(self, frames: Tensor) -> Tensor:
-        """``[t h w e]`` → ``[g n e]``."""
-        return separated(over_space(over_time(frames[None], self._path), self._path), self._path, self._separators)[0]
+    def _tokens(self, group: Tensor) -> Tensor:
+        """``[t h w e]`` → ``[n e]``."""
+        cells = over_space(over_time(group[None], self._path), self._path)
+        return separated(cells, self._path, self._separators)[0, 0]
 
-    def _pooled(self, frames: list[tuple[int, Tensor]]) -> _Pieces:
-        if not frames:
+    def _pooled(self) -> _Pieces:
+        if not self._open:
             return []
-        tokens = self._tokens(torch.stack([frame for _, frame in frames]))
-        first = [number for number, _ in frames[:: self._path.window[0] or None]]
-        return self._started(list(zip(first, tokens, strict=True)))
+        (first, *_), frames = zip(*self._open, strict=True)
+        self._open = []
+        return self._started([(first, self._tokens(torch.stack(frames)))])
 
     def _started(self, pieces: _Pieces) -> _Pieces:
         """With the path's own start in front of its first tokens."""
