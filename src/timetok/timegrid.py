@@ -55,6 +55,19 @@ class Span:
         yield self.end
 
 
+def iou(a: Span | NDArray[np.float64], b: Span | NDArray[np.float64]) -> Any:
+    """Intersection over union in [0, 1], 0 where it has no length: of two spans, or of ``[... 2]`` that broadcast.
+
+    >>> iou(Span(0, 2), Span(1, 4)), iou(np.array([[0.0, 2.0], [1.0, 5.0]]), np.array([1.0, 4.0])).tolist()
+    (0.25, [0.25, 0.75])
+    """
+    pairs = (tuple(each) if isinstance(each, Span) else each for each in (a, b))
+    (start, end), (other_start, other_end) = (np.moveaxis(np.asarray(pair), -1, 0) for pair in pairs)
+    both = np.minimum(end, other_end) - np.maximum(start, other_start)
+    hull = np.maximum(end, other_end) - np.minimum(start, other_start)  # differs from the union where both is 0
+    return _as_given(np.divide(np.maximum(both, 0), hull, out=np.zeros_like(hull), where=hull > 0))
+
+
 @dataclass(frozen=True)
 class TimeGrid:
     """T marks spread evenly over a video, by default LITA's: the first at 0 seconds, the last at its end.

@@ -1,6 +1,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,12 @@ def test_iou_with_itself_is_one(start, length):
 def test_iou_of_moments_is_zero():
     assert iou(Span(3, 3), Span(3, 3)) == 0.0
     assert iou(Span(0, 1), Span(1, 2)) == 0.0
+
+
+@given(st.lists(whole_spans, min_size=1, max_size=6))
+def test_iou_of_arrays_is_that_of_their_spans(rows):
+    pairs = np.array(rows, dtype=np.float64)
+    assert iou(pairs[:, None], pairs).tolist() == [[iou_by_counting(a, b) for b in rows] for a in rows]
 
 
 def one(seconds, span=(2, 6), duration=8.0, protocol="lita-rtl"):

@@ -4,14 +4,14 @@ Shapes: b batch, m videos, t frames, c channels, p patches, h w patch grid or pi
 n visual tokens, s sequence.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import LogitsProcessorList, PreTrainedModel, SuppressTokensLogitsProcessor
 
 from timetok.adapter.encoded import EncodedVideo, generate_about, remember
 from timetok.adapter.splice import splice
@@ -30,11 +30,11 @@ Pixels = Tensor | Sequence[Tensor]
 
 # What trainers, accelerate and peft ask of a model, and the LM answers. Not ``save_pretrained``: it would write half.
 _ASKED_OF_THE_LM = {
-    "config", "device", "dtype", "get_input_embeddings", "get_output_embeddings", "tie_weights", "can_generate",
-    "activation_checkpointing_enable", "activation_checkpointing_disable", "gradient_checkpointing_enable",
-    "gradient_checkpointing_disable", "enable_input_require_grads", "prepare_inputs_for_generation",
-    "_no_split_modules", "_keys_to_ignore_on_save", "is_loaded_in_4bit", "is_loaded_in_8bit", "hf_device_map",
-    "quantization_method",
+    "config", "generation_config", "device", "dtype", "get_input_embeddings", "get_output_embeddings",
+    "tie_weights", "can_generate", "activation_checkpointing_enable", "activation_checkpointing_disable",
+    "gradient_checkpointing_enable", "gradient_checkpointing_disable", "enable_input_require_grads",
+    "prepare_inputs_for_generation", "_no_split_modules", "_keys_to_ignore_on_save", "is_loaded_in_4bit",
+    "is_loaded_in_8bit", "hf_device_map", "quantization_method",
 }  # fmt: skip
 
 
@@ -105,20 +105,14 @@ class VideoLM(nn.Module):
         """A module's own, or what the language model answers for the whole."""
         return getattr(self.lm, name) if name in _ASKED_OF_THE_LM else super().__getattr__(name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A module's own, or what the language model generates with."""
+        return setattr(self.lm, name, value) if name == "generation_config" else super().__setattr__(name, value)
+
     @property
     def _tied_weights_keys(self) -> dict[str, str]:
         """Names of tied weights in the language model, and of what they are tied to."""
         return {f"lm.{name}": f"lm.{source}" for name, source in (self.lm._tied_weights_keys or {}).items()}
-
-    @property
-    def generation_config(self) -> GenerationConfig:
-        """The language model's own, which it generates with."""
-        return self.lm.generation_config
-
-    @generation_config.setter
-    def generation_config(self, config: GenerationConfig) -> None:
-        """Set the language model's own."""
-        self.lm.generation_config = config
 
     def train(self, mode: bool = True) -> Self:
         """As ``nn.Module.train``, except that the frozen encoder stays in evaluation mode."""
@@ -270,19 +264,19 @@ class VideoLM(nn.Module):
 
     def _without_placeholder(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options of ``generate`` under which no answer holds the placeholder, for which no video would be left."""
-        given = options.get("generation_config")
-        config = self.lm.generation_config if given is None else copy.deepcopy(given)
-        penalty = options.get("repetition_penalty", config.repetition_penalty)
-        if penalty not in (None, 1.0) and self.video_token_id >= len(tables(self.lm)[0]):
+        config = options.get("generation_config") or self.lm.generation_config
+        penalty, placeholder = options.get("repetition_penalty", config.repetition_penalty), self.video_token_id
+        if penalty not in (None, 1.0) and placeholder >= len(tables(self.lm)[0]):
             raise ArgumentError(
                 f"repetition_penalty: {penalty} scales the score of every prompt id, and the placeholder, "
-                f"id {self.video_token_id}, has none; call timetok.embeddings.resize(lm, [{self.video_token_id}]) first"
+                f"id {placeholder}, has none; call timetok.embeddings.resize(lm, [{placeholder}]) first"
             )
-        banned = [*(options.get("suppress_tokens", config.suppress_tokens) or []), self.video_token_id]
-        if given is None or "suppress_tokens" in options:
-            return options | {"suppress_tokens": banned}
-        config.suppress_tokens = banned  # transformers frowns on a config with options beside it
-        return options | {"generation_config": config}
+        never = _Never([placeholder], device=str(self.lm.device))
+        return options | {"logits_processor": LogitsProcessorList([never, *(options.get("logits_processor") or ())])}
+
+
+class _Never(SuppressTokensLogitsProcessor):
+    """Beside one that ``suppress_tokens`` makes, which a processor of the same class would replace."""
 
 
 def _shared(model: nn.Module) -> dict[str, str]:
@@ -320,19 +314,15 @@ def _projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) ->
     return first if kind == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(lm_dim, lm_dim))
 
 
-def _by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+def _by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> Sequence[Tensor]:
     """Deal videos out to prompts so that each prompt's placeholders are used up exactly."""
-    rows, rest = [], list(videos)
-    for row, count in enumerate(counts):
-        mine: list[Tensor] = [videos[0][:0]]
-        while sum(map(len, mine)) < count and rest:
-            mine.append(rest.pop(0))
-        if sum(map(len, mine)) != count:
-            raise PromptError(
-                f"input_ids: row {row} holds {count} placeholders, which whole videos do not fill; "
-                f"visual tokens by video: {[len(video) for video in videos]}"
-            )
-        rows.append(torch.cat(mine))
-    if rest:
-        raise PromptError(f"video_features: {len(videos)} videos given, {len(videos) - len(rest)} have placeholders")
+    ends, sizes = list(accumulate(counts)), [len(video) for video in videos]
+    whole = [0, *accumulate(sizes)]
+    for row, end in enumerate(ends):
+        if end not in whole:
+            held = f"row {row} holds {counts[row]} placeholders, which whole videos do not fill"
+            raise PromptError(f"input_ids: {held}; visual tokens by video: {sizes}")
+    if ends[-1] != whole[-1]:
+        raise PromptError(f"video_features: {len(videos)} videos given, {whole.index(ends[-1])} have placeholders")
+    rows: Sequence[Tensor] = torch.cat(list(videos)).split(list(counts))
     return rows

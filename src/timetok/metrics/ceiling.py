@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from timetok.codecs import IndexCodec, MomentCodec, format_span
 from timetok.errors import ArgumentError
-from timetok.timegrid import Span
+from timetok.timegrid import Span, iou
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,6 @@ def codec_ceiling(
     else:
         pairs = zip(truth.tolist(), lengths.tolist(), strict=True)
         read = np.array([codec.parse(format_span(codec, Span(*pair), length), length) for pair, length in pairs])
-    # `iou` for rows of starts and ends
-    both = np.minimum(read[:, 1], truth[:, 1]) - np.maximum(read[:, 0], truth[:, 0])
-    hull = np.maximum(read[:, 1], truth[:, 1]) - np.minimum(read[:, 0], truth[:, 0])
-    ious = np.divide(np.maximum(both, 0), hull, out=np.zeros(len(truth)), where=hull > 0)
+    ious = iou(read, truth)
     recall = {level: float((ious >= level).mean()) for level in thresholds}
     return Ceiling(float(ious.mean()), recall, float((read[:, 0] == read[:, 1]).mean()), len(truth))

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from timetok.errors import ArgumentError, DataError, TimeRangeError
-from timetok.timegrid import Span
+from timetok.timegrid import Span, iou
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,6 @@ PROTOCOLS: dict[str, Literal["whole-video", "zero"]] = {"lita-rtl": "whole-video
 
 All protocols read the first two timestamps, clamp and sort them, and average per video.
 """
-
-
-def iou(a: Span, b: Span) -> float:
-    """Intersection over union of two spans, in [0, 1]; 0 where the union has no length.
-
-    >>> iou(Span(0, 2), Span(1, 4))
-    0.25
-    """
-    union = max(a.end, b.end) - min(a.start, b.start)  # their hull, which differs only where nothing is shared
-    intersection = max(0.0, min(a.end, b.end) - max(a.start, b.start))
-    return intersection / union if union > 0 else 0.0
 
 
 def union_iou(a: Sequence[Span], b: Sequence[Span]) -> float:

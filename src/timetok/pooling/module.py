@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from timetok.errors import ArgumentError
 from timetok.pooling.backends import Wanted, choose, pool
 from timetok.pooling.plan import plan_of
-from timetok.pooling.stream import stream
+from timetok.pooling.reference import stream
 
 
 class SlowFastPooler(nn.Module):
