@@ -1,14 +1,27 @@
-"""One span per question: IoU, the named protocols that turn answers into averages, and the report of what they say."""
+"""Temporal grounding metrics. A number is reproducible only together with the name of its protocol.
+
+One span per question: IoU, the named protocols that turn answers into averages, the report of what they say. And what a
+way of writing moments costs before any model is involved: the best score its spans can reach.
+"""
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from timetok.codecs import IndexCodec, MomentCodec, format_span
 from timetok.errors import ArgumentError, DataError, TimeRangeError
 from timetok.timegrid import Span, iou
+
+__all__ = [
+    "PROTOCOLS", "Ceiling", "Prediction", "Reference", "Report", "Score", "codec_ceiling", "evaluate", "iou",
+    "union_iou",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -169,3 +182,49 @@ def _average(pairs: Sequence[tuple[Reference, SampleScore]]) -> Score:
     miou = fmean(fmean(ious) for ious in groups.values())
     p_at_05 = fmean(fmean(value >= 0.5 for value in ious) for ious in groups.values())
     return Score(miou, p_at_05, fmean(sample.parsed for _, sample in pairs), len(pairs), len(groups))
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Scores of the annotated spans themselves, written and read back: mean IoU of what is read with what was written.
+
+    ``recall`` is the share that reaches an IoU threshold, ``zero_length`` the share that comes back without length.
+    """
+
+    miou: float
+    recall: Mapping[float, float]
+    zero_length: float
+    num_spans: int
+
+
+def codec_ceiling(
+    codec: MomentCodec,
+    spans: Iterable[Iterable[float]],
+    durations: ArrayLike,
+    *,
+    thresholds: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
+) -> Ceiling:
+    """Best mIoU and recall a codec allows on annotated spans, each moment written as near as it can be.
+
+    Spans are ``Span``s or ``[n 2]`` in seconds, at least one; durations of their videos ``[n]`` in seconds, or one for
+    all; else ArgumentError is raised. ``thresholds`` are IoU levels of the recall.
+
+    >>> from timetok.timegrid import TimeGrid
+    >>> codec_ceiling(IndexCodec(TimeGrid(100)), [(10.0, 20.0)], 600.0).recall[0.7]
+    0.0
+    """
+    truth = np.array([tuple(span) for span in spans], dtype=np.float64).reshape(-1, 2)
+    if not len(truth):
+        raise ArgumentError("spans is empty: expected at least one annotated span")
+    try:
+        lengths = np.broadcast_to(np.asarray(durations, dtype=np.float64), len(truth))
+    except ValueError as error:
+        raise ArgumentError(f"durations must be one number or {len(truth)} of them: {error}") from error
+    if isinstance(codec, IndexCodec):
+        read = codec.grid.decode(codec.grid.encode(truth, lengths[:, None]), lengths[:, None])
+    else:
+        pairs = zip(truth.tolist(), lengths.tolist(), strict=True)
+        read = np.array([codec.parse(format_span(codec, Span(*pair), length), length) for pair, length in pairs])
+    ious = iou(read, truth)
+    recall = {level: float((ious >= level).mean()) for level in thresholds}
+    return Ceiling(float(ious.mean()), recall, float((read[:, 0] == read[:, 1]).mean()), len(truth))
