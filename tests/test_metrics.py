@@ -114,13 +114,7 @@ def test_ids_must_match():
     references = [Reference(i, "v", Span(0, 4), 8.0) for i in ("a", "b", "b")]
     with pytest.raises(DataError) as caught:
         evaluate([Prediction("c", ()), Prediction("d", ()), Prediction("d", ())], references)
-    for problem in (
-        "references repeat question_id 'b'",
-        "predictions repeat question_id 'd'",
-        "predictions lack question_id 'a', 'b'",
-        "references do not know question_id 'c', 'd'",
-    ):
-        assert problem in str(caught.value)
+    assert str(caught.value).endswith("'a' has 0 and 1, 'b' has 0 and 2, 'c' has 1 and 0, 'd' has 2 and 0")
     with pytest.raises(DataError, match="references is empty"):
         evaluate([], [])
 

@@ -152,17 +152,11 @@ def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference],
 def _match(predictions: Sequence[Prediction], references: Sequence[Reference]) -> dict[str | int, Prediction]:
     if not references:
         raise DataError("references is empty: expected at least one annotated answer")
-    given = Counter(prediction.question_id for prediction in predictions)
-    wanted = Counter(reference.question_id for reference in references)
-    problems = {
-        "references repeat": [key for key, count in wanted.items() if count > 1],
-        "predictions repeat": [key for key, count in given.items() if count > 1],
-        "predictions lack": [key for key in wanted if key not in given],
-        "references do not know": [key for key in given if key not in wanted],
-    }
-    found = [f"{what} question_id {', '.join(map(repr, keys))}" for what, keys in problems.items() if keys]
-    if found:
-        raise DataError("; ".join(found) + "; expected exactly one prediction for each reference")
+    given, wanted = (Counter(each.question_id for each in group) for group in (predictions, references))
+    wrong = [key for key in wanted | given if not given[key] == wanted[key] == 1]
+    if wrong:
+        told = ", ".join(f"{key!r} has {given[key]} and {wanted[key]}" for key in wrong)
+        raise DataError(f"question_id: expected one prediction and one reference for each, but {told}")
     return {prediction.question_id: prediction for prediction in predictions}
 
 

@@ -9,7 +9,7 @@ import reprlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias, get_args, overload
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,10 +148,6 @@ class TimeGrid:
     def _offset(self) -> float:
         return 0.5 * (self.marks == "centres")
 
-    @overload
-    def encode(self, seconds: Number, duration: Number) -> int: ...
-    @overload
-    def encode(self, seconds: Any, duration: Any) -> Any: ...
     def encode(self, seconds: Any, duration: Any) -> Any:
         """Zero-based index of the mark of each timestamp.
 
@@ -171,10 +167,6 @@ class TimeGrid:
         np.clip(marks, 0, self.num_tokens - 1, out=marks)
         return _as_given(marks.astype(np.int64), seconds, duration)
 
-    @overload
-    def decode(self, index: int | np.integer[Any], duration: Number) -> float: ...
-    @overload
-    def decode(self, index: Any, duration: Any) -> Any: ...
     def decode(self, index: Any, duration: Any) -> Any:
         """Seconds at which each mark stands; with marks at edges the last is exactly the end of the video.
 

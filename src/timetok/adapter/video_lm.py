@@ -79,10 +79,8 @@ class VideoLM(nn.Module):
         table = getattr(lm.get_input_embeddings(), "weight", None)
         if not (isinstance(table, Tensor) and table.is_floating_point()):
             kind = table.dtype if isinstance(table, Tensor) else type(lm.get_input_embeddings()).__name__
-            raise ArgumentError(
-                f"lm: its input embedding is quantised ({kind}), and visual tokens need its floating-point width; "
-                "quantise the other layers only, as bitsandbytes does unless told otherwise"
-            )
+            why = f"({kind}), and visual tokens need its floating-point width; quantise the other layers only"
+            raise ArgumentError(f"lm: its input embedding is quantised {why}, as bitsandbytes does by default")
         if order not in get_args(Order):
             raise ArgumentError(f"order: expected 'pool-first' or 'project-first', got {order!r}")
         self.lm = lm
@@ -125,9 +123,8 @@ class VideoLM(nn.Module):
     def features(self, pixels: Tensor) -> Tensor:
         """What ``vision`` sees in frames: ``[m t c h w]`` → ``[m t p e]``; ArgumentError where there is none."""
         if self.vision is None:
-            raise ArgumentError(
-                "pixel_values_videos: there is no encoder; make the adapter with vision=, or pass features"
-            )
+            remedy = "make the adapter with vision=, or pass features"
+            raise ArgumentError(f"pixel_values_videos: there is no encoder; {remedy}")
         found: Tensor = self.vision(pixels.to(next(self.vision.parameters(), pixels)))
         return found
 
@@ -172,10 +169,7 @@ class VideoLM(nn.Module):
         if pixel_values_videos is not None and len(pixel_values_videos):
             if video_features is not None:
                 raise ArgumentError("pixel_values_videos, video_features: pass one of the two, got both")
-            if isinstance(pixel_values_videos, Tensor):
-                video_features = self.features(pixel_values_videos)
-            else:
-                video_features = [self.features(pixels.unsqueeze(0))[0] for pixels in pixel_values_videos]
+            video_features = [self.features(pixels.unsqueeze(0))[0] for pixels in pixel_values_videos]
         counts = (input_ids == self.video_token_id).sum(1).tolist()
         if video_features is None or len(video_features) == 0:
             if any(counts):
@@ -267,10 +261,9 @@ class VideoLM(nn.Module):
         config = options.get("generation_config") or self.lm.generation_config
         penalty, placeholder = options.get("repetition_penalty", config.repetition_penalty), self.video_token_id
         if penalty not in (None, 1.0) and placeholder >= len(tables(self.lm)[0]):
-            raise ArgumentError(
-                f"repetition_penalty: {penalty} scales the score of every prompt id, and the placeholder, "
-                f"id {placeholder}, has none; call timetok.embeddings.resize(lm, [{placeholder}]) first"
-            )
+            why = f"scales the score of every prompt id, and the placeholder, id {placeholder}, has none"
+            remedy = f"call timetok.embeddings.resize(lm, [{placeholder}]) first"
+            raise ArgumentError(f"repetition_penalty: {penalty} {why}; {remedy}")
         never = _Never([placeholder], device=str(self.lm.device))
         return options | {"logits_processor": LogitsProcessorList([never, *(options.get("logits_processor") or ())])}
 
