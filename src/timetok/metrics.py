@@ -94,7 +94,7 @@ class Report(Score):
     def __str__(self) -> str:
         rows: list[tuple[str, Score]] = [("all", self)]
         if len(self.by_task) > 1:
-            rows += sorted(self.by_task.items())
+            rows += self.by_task.items()
         width = max(len(self.protocol), *(len(name) for name, _ in rows))
         lines = [f"{self.protocol:<{width}}  {'mIoU':>6}  {'P@0.5':>6}  {'parsed':>6}  {'samples':>7}  {'videos':>6}"]
         for name, score in rows:
@@ -139,17 +139,7 @@ def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference],
     """
     if protocol not in PROTOCOLS:
         raise ArgumentError(f"protocol must be one of {sorted(PROTOCOLS)}, got {protocol!r}")
-    references = list(references)
-    answers = _match(list(predictions), references)
-    pairs = [(one, _score_sample(answers[one.question_id], one, protocol)) for one in references]
-    by_task = defaultdict(list)
-    for pair in pairs:
-        by_task[pair[0].task].append(pair)
-    tasks = {task: _average(pairs) for task, pairs in by_task.items()}
-    return Report(**vars(_average(pairs)), protocol=protocol, per_sample=tuple(one for _, one in pairs), by_task=tasks)
-
-
-def _match(predictions: Sequence[Prediction], references: Sequence[Reference]) -> dict[str | int, Prediction]:
+    predictions, references = list(predictions), list(references)
     if not references:
         raise DataError("references is empty: expected at least one annotated answer")
     given, wanted = (Counter(each.question_id for each in group) for group in (predictions, references))
@@ -157,7 +147,11 @@ def _match(predictions: Sequence[Prediction], references: Sequence[Reference]) -
     if wrong:
         told = ", ".join(f"{key!r} has {given[key]} and {wanted[key]}" for key in wrong)
         raise DataError(f"question_id: expected one prediction and one reference for each, but {told}")
-    return {prediction.question_id: prediction for prediction in predictions}
+    answers = {prediction.question_id: prediction for prediction in predictions}
+    pairs = [(one, _score_sample(answers[one.question_id], one, protocol)) for one in references]
+    names = {reference.task for reference in references}
+    tasks = {name: _average([pair for pair in pairs if pair[0].task == name]) for name in sorted(names)}
+    return Report(**vars(_average(pairs)), protocol=protocol, per_sample=tuple(one for _, one in pairs), by_task=tasks)
 
 
 def _score_sample(prediction: Prediction, reference: Reference, protocol: str) -> SampleScore:

@@ -86,7 +86,7 @@ def timeline(
 
 
 def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, log: bool = False) -> Figure:
-    """Draw lines ``[n]`` over ``x`` ``[n]``, on a log axis or not: by name in a legend, or one with its last value.
+    """Draw lines ``[n]`` over ``x`` ``[n]``, on a log axis or not, by name in a legend.
 
     NaN leaves a gap; the labels tell the units. Raises ArgumentError where lengths differ or are 0.
     """
@@ -101,13 +101,7 @@ def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel:
         if at.ndim != 1 or at.shape != y.shape or len(at) == 0:
             raise ArgumentError(f"x and lines must be [n] with n >= 1, got {list(at.shape)} and {list(y.shape)}")
         axes.plot(at, y, linewidth=1.8, marker="o" if len(at) < 20 else None, markersize=4, label=name)
-        if len(lines) == 1:
-            axes.annotate(
-                f"{y[-1]:.3g}", (at[-1], y[-1]), (6, 0), textcoords="offset points", va="center", color=_ANSWER
-            )
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        else:
-            axes.legend(frameon=False)
+    axes.legend(frameon=False)
     return figure
 
 

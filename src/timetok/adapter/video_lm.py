@@ -215,7 +215,9 @@ class VideoLM(nn.Module):
         labels = labels.masked_fill(ignored, -100).to(outputs.logits.device)
         loss = SoftTimeLoss((), sigma=0)(outputs, labels, num_items)
         if getattr(outputs, "aux_loss", None) is not None:
-            loss = loss + _auxiliary_weight(self.lm) * outputs.aux_loss.to(loss.device)
+            owners, names = (self.lm, self.lm.config.get_text_config()), ("router_aux_loss_coef", "aux_loss_coef")
+            weight = next(float(getattr(owner, name)) for owner in owners for name in names if hasattr(owner, name))
+            loss = loss + weight * outputs.aux_loss.to(loss.device)  # as the LM weighs the load of its experts
         return type(outputs)(**{**outputs, "loss": loss})
 
     @torch.no_grad()
@@ -290,12 +292,6 @@ def _share_again(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) 
     for name, earlier in _shared(model).items():
         if prefix + earlier in state:
             state.setdefault(prefix + name, state[prefix + earlier])
-
-
-def _auxiliary_weight(lm: PreTrainedModel) -> float:
-    """What the LM itself multiplies its auxiliary loss (the load of its experts) by."""
-    owners, names = (lm, lm.config.get_text_config()), ("router_aux_loss_coef", "aux_loss_coef")
-    return next(float(getattr(owner, name)) for owner in owners for name in names if hasattr(owner, name))
 
 
 def _projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) -> nn.Module:

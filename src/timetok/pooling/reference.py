@@ -22,9 +22,9 @@ _SMALL = 1 << 15  # numbers; below, calls cost more than memory
 def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> Tensor:
     """``[b t h w e]`` → ``[b n e]``: see `timetok.pooling.pool`."""
     trained = grid.requires_grad and torch.is_grad_enabled() and grid.numel() and not torch.compiler.is_compiling()
-    if trained and not plan.by_frame and all(map(_is_mean, plan.paths)):
-        means: Tensor = _Means.apply(grid, plan)
-        return means
+    if trained and not plan.by_frame and all(path.plain for path in plan.paths):
+        tokens: Tensor = _Means.apply(grid, plan)
+        return tokens
     return _pool(grid, plan, separators)
 
 
@@ -115,11 +115,6 @@ def _turns(plan: PoolingPlan, num_frames: int, sizes: list[int], device: torch.d
     firsts = [torch.tensor([group[0] for group in path.groups(num_frames)], device=device) for path in plan.paths]
     keys = [frames.repeat_interleave(size) for frames, size in zip(firsts, sizes, strict=True)]
     return torch.cat(keys).argsort(stable=True)
-
-
-def _is_mean(path: Path) -> bool:
-    """Whether a path is plain means: of whole frames, of windows of some frames, or over time."""
-    return path.plain and (path.window[0] == 1 or (path.frames, path.window) == ("all", (0, 1, 1)))
 
 
 class _Means(torch.autograd.Function):
