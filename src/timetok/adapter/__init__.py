@@ -4,8 +4,8 @@ The LM stays itself: a hook on its *current* input embedding swaps the rows at p
 tokens while a call lasts. Nothing is subclassed, and masks, caches and generation are the LM's own.
 """
 
+from timetok.adapter.hooks import splice
 from timetok.adapter.prompts import VIDEO_TOKEN, VideoPrompts, as_prompts, check_typed, video_token_id
-from timetok.adapter.splice import splice
 from timetok.adapter.video_adapter import VideoAdapter
 from timetok.adapter.video_lm import VideoLM
 

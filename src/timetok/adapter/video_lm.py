@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList, PreTrainedModel, SuppressTokensLogitsProcessor
 
 from timetok.adapter.encoded import EncodedVideo, generate_about, remember
-from timetok.adapter.splice import splice
-from timetok.adapter.temporal import check, placed
+from timetok.adapter.hooks import check, placed, splice
 from timetok.attention import FrameMask
 from timetok.embeddings import tables
 from timetok.errors import ArgumentError, PromptError

@@ -35,8 +35,10 @@ def _pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> 
         parts.append([separated(torch.cat(cells, 1), path, separators)] if path.separators else cells)
     tokens = torch.cat([cells.flatten(1, -2) for part in parts for cells in part], 1)
     if plan.by_frame:
+        frames = [torch.tensor([group[0] for group in path.groups(grid.shape[1])]) for path in plan.paths]
         sizes = [part[0].flatten(2, -2).shape[2] for part in parts]
-        return tokens[:, _turns(plan, grid.shape[1], sizes, grid.device)]
+        turns = torch.cat([each.repeat_interleave(size) for each, size in zip(frames, sizes, strict=True)])
+        return tokens[:, turns.argsort(stable=True).to(grid.device)]
     return tokens
 
 
@@ -108,13 +110,6 @@ def _around(tokens: Tensor, start: Tensor | None, end: Tensor | None) -> Tensor:
     shape = *tokens.shape[:2], 1, tokens.shape[3]
     first, last = ([] if vector is None else [vector.expand(shape)] for vector in (start, end))
     return torch.cat([*first, tokens, *last], 2) if first or last else tokens
-
-
-def _turns(plan: PoolingPlan, num_frames: int, sizes: list[int], device: torch.device) -> Tensor:
-    """Places of the tokens, given path after path, in the order of their frames."""
-    firsts = [torch.tensor([group[0] for group in path.groups(num_frames)], device=device) for path in plan.paths]
-    keys = [frames.repeat_interleave(size) for frames, size in zip(firsts, sizes, strict=True)]
-    return torch.cat(keys).argsort(stable=True)
 
 
 class _Means(torch.autograd.Function):
