@@ -16,12 +16,8 @@ from numpy.typing import ArrayLike
 
 from timetok.codecs import IndexCodec, MomentCodec, format_span
 from timetok.errors import ArgumentError, DataError, TimeRangeError
-from timetok.timegrid import Span, iou
-
-__all__ = [
-    "PROTOCOLS", "Ceiling", "Prediction", "Reference", "Report", "Score", "codec_ceiling", "evaluate", "iou",
-    "union_iou",
-]  # fmt: skip
+from timetok.timegrid import Span
+from timetok.timegrid import iou as iou
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,11 @@ def _draw_rows(axes: Axes, groups: Mapping[str, Sequence[Span]]) -> int:
             if num_rows == len(spans):  # a label reaches from its bar towards the middle, where it has room
                 third = min(int(3 * (left + width / 2) / duration), 2)
                 place = left + width * third / 2, row + 0.4
-                axes.text(*place, _label(span, duration), ha=("left", "center", "right")[third])
+                ends = sorted({span.start, span.end})
+                label = " – ".join(f"{end:.{2 if duration < 10 else 1}f}" for end in ends) + " s"
+                if duration >= 120:
+                    label = " – ".join(_clock(end, duration) for end in ends) + f"  ({label})"
+                axes.text(*place, label, ha=("left", "center", "right")[third])
         middles.append(top + num_rows / 2)
         top += num_rows
         axes.axhline(top, color=_MUTED, linewidth=0.8, clip_on=False)
@@ -154,13 +158,6 @@ def _draw_rows(axes: Axes, groups: Mapping[str, Sequence[Span]]) -> int:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _clock(second, duration)))
     axes.set_xlabel(f"time in {unit}; the video lasts {length}", color=_MUTED)
     return top
-
-
-def _label(span: Span, duration_seconds: float) -> str:
-    ends = sorted({span.start, span.end})
-    seconds = " – ".join(f"{end:.{2 if duration_seconds < 10 else 1}f}" for end in ends) + " s"
-    clock = " – ".join(_clock(end, duration_seconds) for end in ends)
-    return seconds if duration_seconds < 120 else f"{clock}  ({seconds})"
 
 
 def _clock(seconds: float, duration_seconds: float) -> str:

@@ -141,15 +141,14 @@ class VideoLM(nn.Module):
         fast, slow = tokens.split([num_frames, tokens.shape[1] - num_frames], dim=1)
         return torch.cat([fast + self.lm.get_input_embeddings()(ids), slow], dim=1)
 
+    @torch.no_grad()
     def encode_video(self, features: Tensor, prefix: Sequence[int] = ()) -> EncodedVideo:
         """A video ``[t p e]`` or ``[t h w e]`` that many questions are about, to be passed in place of its features.
 
         Pooled and projected once; and where the model has a key-value cache, the ids of ``prefix``, with which those
         prompts begin and which hold the video, are run once, too.
         """
-        with torch.no_grad():
-            tokens = self.visual_tokens(features.unsqueeze(0).to(self.lm.device))[0]
-        return remember(self, tokens, prefix)
+        return remember(self, self.visual_tokens(features.unsqueeze(0).to(self.lm.device))[0], prefix)
 
     @contextmanager
     def spliced(
@@ -239,7 +238,16 @@ class VideoLM(nn.Module):
         first = video_features[0] if video_features is not None and len(video_features) == len(input_ids) else None
         if isinstance(first, EncodedVideo) and all(video is first for video in video_features or ()):
             return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
-        options = self._without_placeholder(generate_kwargs)
+        config = generate_kwargs.get("generation_config") or self.lm.generation_config
+        penalty, placeholder = generate_kwargs.get("repetition_penalty", config.repetition_penalty), self.video_token_id
+        if penalty not in (None, 1.0) and placeholder >= len(tables(self.lm)[0]):
+            why = f"scales the score of every prompt id, and the placeholder, id {placeholder}, has none"
+            remedy = f"call timetok.embeddings.resize(lm, [{placeholder}]) first"
+            raise ArgumentError(f"repetition_penalty: {penalty} {why}; {remedy}")
+        # no answer holds the placeholder, for which no video would be left
+        never = _Never([placeholder], device=str(self.lm.device))
+        processors = LogitsProcessorList([never, *(generate_kwargs.get("logits_processor") or ())])
+        options = generate_kwargs | {"logits_processor": processors}
         generate: Any = self.lm.generate
         placement = placed(self, input_ids, attention_mask, video_features, pixel_values_videos, options)
         with self.spliced(input_ids, video_features, pixel_values_videos), placement:
@@ -256,17 +264,6 @@ class VideoLM(nn.Module):
             embeds = self.lm.get_input_embeddings()(input_ids)
         keep = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return [row[mask.bool()] for row, mask in zip(embeds, keep, strict=True)]
-
-    def _without_placeholder(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Options of ``generate`` under which no answer holds the placeholder, for which no video would be left."""
-        config = options.get("generation_config") or self.lm.generation_config
-        penalty, placeholder = options.get("repetition_penalty", config.repetition_penalty), self.video_token_id
-        if penalty not in (None, 1.0) and placeholder >= len(tables(self.lm)[0]):
-            why = f"scales the score of every prompt id, and the placeholder, id {placeholder}, has none"
-            remedy = f"call timetok.embeddings.resize(lm, [{placeholder}]) first"
-            raise ArgumentError(f"repetition_penalty: {penalty} {why}; {remedy}")
-        never = _Never([placeholder], device=str(self.lm.device))
-        return options | {"logits_processor": LogitsProcessorList([never, *(options.get("logits_processor") or ())])}
 
 
 class _Never(SuppressTokensLogitsProcessor):

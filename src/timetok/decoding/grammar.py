@@ -72,13 +72,9 @@ class Moments:
         return found[0]
 
     def _reach(self, prefix: str) -> float:
-        reach = -1.0
-        if not self.alphabet.issuperset(prefix):
-            return reach
-        for first, last in self._shapes:
-            if len(first) >= len(prefix) and self.seconds(prefix + first[len(prefix) :]) is not None:
-                reach = max(reach, min(self._last, *self.parse(prefix + last[len(prefix) :])))
-        return reach
+        n, shapes = len(prefix), self._shapes if self.alphabet.issuperset(prefix) else []
+        lasts = [last for first, last in shapes if len(first) >= n and self.seconds(prefix + first[n:]) is not None]
+        return max((min(self._last, *self.parse(prefix + last[n:])) for last in lasts), default=-1.0)
 
     def _write(self, seconds: float, duration: float | None) -> str:
         return self._tokens.sub(lambda token: self._private[token[0]], self._codec.format(seconds, duration))

@@ -136,11 +136,9 @@ class _Means(torch.autograd.Function):
             total = part.new_zeros(ctx.shape) if total is None else total
             windows = total[:, :, : rows * high, : columns * wide].unflatten(3, (columns, wide))
             windows = windows.unflatten(2, (rows, high))
-            if path.frames == "all":
-                windows += cells
-                continue
-            for k, frame in enumerate(frames):
-                windows[:, frame] += cells[:, k]
+            each: Any = [(slice(None), cells)] if path.frames == "all" else zip(frames, cells.unbind(1), strict=True)
+            for frame, cell in each:
+                windows[:, frame] += cell
         assert total is not None
         return total, None
 
