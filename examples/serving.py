@@ -19,8 +19,8 @@ localizer = Localizer.load()
 adapter, tt = localizer.model.model, localizer.processor.tt
 video, question, truth = load_sample()
 frames = localizer.processor.read(video)
-features, duration = localizer.encode(frames)[None], frames.duration_seconds
-batch = localizer.processor.prompts([localizer.processor.prompt(question)], videos=features)
+encoded, duration = [localizer.encode(frames)], frames.duration_seconds
+batch = localizer.processor.prompts([localizer.processor.prompt(question)], videos=encoded)
 
 # To the server: the prompt with the video in it, in the encoding that vLLM's completions take.
 (embeds,) = adapter.prompt_embeds(**batch)

@@ -86,7 +86,7 @@ def timeline(
 
 
 def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, log: bool = False) -> Figure:
-    """Draw lines ``[n]`` over ``x`` ``[n]``, on a log axis or not: by name in a legend, or one with its last value.
+    """Draw lines ``[n]`` over ``x`` ``[n]``, on a log axis or not, by name in a legend.
 
     NaN leaves a gap; the labels tell the units. Raises ArgumentError where lengths differ or are 0.
     """
@@ -101,13 +101,7 @@ def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel:
         if at.ndim != 1 or at.shape != y.shape or len(at) == 0:
             raise ArgumentError(f"x and lines must be [n] with n >= 1, got {list(at.shape)} and {list(y.shape)}")
         axes.plot(at, y, linewidth=1.8, marker="o" if len(at) < 20 else None, markersize=4, label=name)
-        if len(lines) == 1:
-            axes.annotate(
-                f"{y[-1]:.3g}", (at[-1], y[-1]), (6, 0), textcoords="offset points", va="center", color=_ANSWER
-            )
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        else:
-            axes.legend(frameon=False)
+    axes.legend(frameon=False)
     return figure
 
 
@@ -145,7 +139,11 @@ def _draw_rows(axes: Axes, groups: Mapping[str, Sequence[Span]]) -> int:
             if num_rows == len(spans):  # a label reaches from its bar towards the middle, where it has room
                 third = min(int(3 * (left + width / 2) / duration), 2)
                 place = left + width * third / 2, row + 0.4
-                axes.text(*place, _label(span, duration), ha=("left", "center", "right")[third])
+                ends = sorted({span.start, span.end})
+                label = " – ".join(f"{end:.{2 if duration < 10 else 1}f}" for end in ends) + " s"
+                if duration >= 120:
+                    label = " – ".join(_clock(end, duration) for end in ends) + f"  ({label})"
+                axes.text(*place, label, ha=("left", "center", "right")[third])
         middles.append(top + num_rows / 2)
         top += num_rows
         axes.axhline(top, color=_MUTED, linewidth=0.8, clip_on=False)
@@ -160,13 +158,6 @@ def _draw_rows(axes: Axes, groups: Mapping[str, Sequence[Span]]) -> int:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _clock(second, duration)))
     axes.set_xlabel(f"time in {unit}; the video lasts {length}", color=_MUTED)
     return top
-
-
-def _label(span: Span, duration_seconds: float) -> str:
-    ends = sorted({span.start, span.end})
-    seconds = " – ".join(f"{end:.{2 if duration_seconds < 10 else 1}f}" for end in ends) + " s"
-    clock = " – ".join(_clock(end, duration_seconds) for end in ends)
-    return seconds if duration_seconds < 120 else f"{clock}  ({seconds})"
 
 
 def _clock(seconds: float, duration_seconds: float) -> str:

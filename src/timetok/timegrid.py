@@ -9,7 +9,7 @@ import reprlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias, get_args, overload
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,19 @@ class Span:
     def __iter__(self) -> Iterator[float]:
         yield self.start
         yield self.end
+
+
+def iou(a: Span | NDArray[np.float64], b: Span | NDArray[np.float64]) -> Any:
+    """Intersection over union in [0, 1], 0 where it has no length: of two spans, or of ``[... 2]`` that broadcast.
+
+    >>> iou(Span(0, 2), Span(1, 4)), iou(np.array([[0.0, 2.0], [1.0, 5.0]]), np.array([1.0, 4.0])).tolist()
+    (0.25, [0.25, 0.75])
+    """
+    pairs = (tuple(each) if isinstance(each, Span) else each for each in (a, b))
+    (start, end), (other_start, other_end) = (np.moveaxis(np.asarray(pair), -1, 0) for pair in pairs)
+    both = np.minimum(end, other_end) - np.maximum(start, other_start)
+    hull = np.maximum(end, other_end) - np.minimum(start, other_start)  # differs from the union where both is 0
+    return _as_given(np.divide(np.maximum(both, 0), hull, out=np.zeros_like(hull), where=hull > 0))
 
 
 @dataclass(frozen=True)
@@ -135,10 +148,6 @@ class TimeGrid:
     def _offset(self) -> float:
         return 0.5 * (self.marks == "centres")
 
-    @overload
-    def encode(self, seconds: Number, duration: Number) -> int: ...
-    @overload
-    def encode(self, seconds: Any, duration: Any) -> Any: ...
     def encode(self, seconds: Any, duration: Any) -> Any:
         """Zero-based index of the mark of each timestamp.
 
@@ -158,10 +167,6 @@ class TimeGrid:
         np.clip(marks, 0, self.num_tokens - 1, out=marks)
         return _as_given(marks.astype(np.int64), seconds, duration)
 
-    @overload
-    def decode(self, index: int | np.integer[Any], duration: Number) -> float: ...
-    @overload
-    def decode(self, index: Any, duration: Any) -> Any: ...
     def decode(self, index: Any, duration: Any) -> Any:
         """Seconds at which each mark stands; with marks at edges the last is exactly the end of the video.
 

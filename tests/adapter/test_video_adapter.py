@@ -174,7 +174,7 @@ def test_an_interrupted_save_leaves_nothing_half_written(step, whole, tmp_path, 
     elif step == "weights":
         monkeypatch.setattr(video_adapter, "save", lambda tensors: half(tmp_path / ".part-x" / "a"))
     else:
-        monkeypatch.setattr(video_adapter.json, "dumps", lambda *args, **kwargs: half(tmp_path / ".part-x" / "a"))
+        monkeypatch.setattr("json.dumps", lambda *args, **kwargs: half(tmp_path / ".part-x" / "a"))
     with pytest.raises(KeyboardInterrupt):
         adapter.save_pretrained(tmp_path, adapter_only=not whole)
     assert [name for name in os.listdir(tmp_path) if not name.startswith(".")] == []
@@ -240,7 +240,7 @@ def test_the_card_tells_how_to_load_and_is_never_overwritten(whole, tmp_path):
     card = ModelCard.load(tmp_path / "README.md")
     assert (card.data.library_name, card.data.base_model) == ("timetok", base)
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
-    assert ("lm=lm" in code) != whole
+    assert ('"FOLDER/lm"' in code) == whole
     names = {"features": tiny_lm.video()}
     exec(code.replace("FOLDER", str(tmp_path)), names)
     batch = adapter.prepare(["USER: <video>\nWhen does it happen? ASSISTANT:"], videos=[tiny_lm.video()])
@@ -281,15 +281,15 @@ def test_an_embedding_that_is_too_small_names_the_call(kind):
 def test_a_folder_that_lacks_a_file_says_which(name, tmp_path):
     trained().save_pretrained(tmp_path)
     (tmp_path / name).unlink()
-    with pytest.raises(ModelFolderError, match=f"is no saved adapter, it lacks {name}"):
+    with pytest.raises(ModelFolderError, match=f"holds no readable adapter.*{name}"):
         VideoAdapter.from_pretrained(tmp_path, lm=fresh_lm())
 
 
 def test_a_folder_without_an_lm_needs_one(tmp_path):
     trained().save_pretrained(tmp_path)
-    with pytest.raises(ModelFolderError, match=r"it lacks lm/ \(or pass lm=\)"):
+    with pytest.raises(ModelFolderError, match="lacks lm/, a saved language model; pass lm="):
         VideoAdapter.from_pretrained(tmp_path)
-    with pytest.raises(ModelFolderError, match="is no saved adapter"):
+    with pytest.raises(ModelFolderError, match="holds no readable adapter"):
         VideoAdapter.from_pretrained(tmp_path / "nowhere", lm=fresh_lm())
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from timetok.decoding import SpanPosterior, pairwise_iou, span_distribution
+from timetok.decoding import SpanPosterior, span_distribution
 from timetok.errors import ArgumentError
 from timetok.metrics import iou
 from timetok.timegrid import Span, TimeGrid
@@ -92,8 +92,8 @@ def test_another_utility_gives_another_span():
     joint = np.zeros((11, 11))
     joint[0, 10], joint[4, 6], joint[5, 7], joint[4, 7] = 0.4, 0.2, 0.2, 0.2
     posterior = SpanPosterior(joint, 1.0, TimeGrid(11), 10.0)
-    assert posterior.best(lambda a, b: (pairwise_iou(a, b) == 1).astype(float)).span == Span(0, 10)
-    assert posterior.best(lambda a, b: (pairwise_iou(a, b) >= 0.6).astype(float)).span == Span(4, 7)
+    assert posterior.best(lambda a, b: (iou(a, b) == 1).astype(float)).span == Span(0, 10)
+    assert posterior.best(lambda a, b: (iou(a, b) >= 0.6).astype(float)).span == Span(4, 7)
 
 
 def test_ranked_spans_differ_and_their_confidence_falls():
@@ -101,7 +101,7 @@ def test_ranked_spans_differ_and_their_confidence_falls():
     confidences = [scored.confidence for scored in ranked]
     assert len(ranked) > 1 and confidences == sorted(confidences, reverse=True)
     pairs = np.array([tuple(scored.span) for scored in ranked])
-    assert np.triu(pairwise_iou(pairs, pairs), 1).max() <= 0.3
+    assert np.triu(iou(pairs[:, None], pairs), 1).max() <= 0.3
 
 
 def test_refined_ends_lie_between_the_marks_around_the_mode():
@@ -110,13 +110,6 @@ def test_refined_ends_lie_between_the_marks_around_the_mode():
     posterior = SpanPosterior(joint, 1.0, TimeGrid(11), 10.0)
     assert tuple(posterior.refined(Span(2, 8), steps=1)) == pytest.approx((2.25, 8.0))
     assert posterior.refined(Span(6, 6), steps=0) == Span(6.0, 6.0)
-
-
-@given(st.lists(st.tuples(st.floats(0, 9), st.floats(0, 9)), min_size=1, max_size=6))
-def test_pairwise_iou_is_the_scalar_one(rows):
-    spans = [Span(*sorted(row)) for row in rows]
-    pairs = np.array([tuple(span) for span in spans])
-    np.testing.assert_allclose(pairwise_iou(pairs, pairs), [[iou(a, b) for b in spans] for a in spans], atol=1e-12)
 
 
 @pytest.mark.parametrize(

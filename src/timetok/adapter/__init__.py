@@ -5,8 +5,8 @@ tokens while a call lasts. Nothing is subclassed, and masks, caches and generati
 """
 
 from timetok.adapter.encoded import EncodedVideo, remember
+from timetok.adapter.hooks import splice
 from timetok.adapter.prompts import VIDEO_TOKEN, VideoPrompts, as_prompts, check_typed, video_token_id
-from timetok.adapter.splice import splice
 from timetok.adapter.video_adapter import VideoAdapter
 from timetok.adapter.video_lm import VideoLM
 

@@ -149,10 +149,8 @@ def check_typed(question: str, tokenizer: PreTrainedTokenizerBase, placeholders:
     """Refuse, by a PromptError, a question that is empty, or would not stay characters: it holds control tokens."""
     if not question.strip():
         raise PromptError("question: expected a question about the video, got an empty text")
-    try:
-        question.encode()
-    except UnicodeEncodeError as error:
-        raise PromptError(f"question: expected text, got bytes that are not UTF-8 in {question!r}") from error
+    if question.encode(errors="ignore").decode() != question:
+        raise PromptError(f"question: expected text, got bytes that are not UTF-8 in {question!r}")
     # Special tokens that the tokenizer finds; its stand-in for unknown characters is harmless.
     found = set(tokenizer(question, add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
     added = tokenizer.added_tokens_decoder.items()

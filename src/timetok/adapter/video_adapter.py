@@ -3,7 +3,6 @@
 Shapes: t frames, p patches, e vision width, d language width.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from timetok import __version__
 from timetok.adapter.encoded import EncodedVideo
 from timetok.adapter.prompts import VideoPrompts
 from timetok.adapter.video_lm import Order, ProjectorName, VideoLM
-from timetok.atomic import write_json
+from timetok.atomic import read_json, write_json
 from timetok.attention import FrameMask
 from timetok.embeddings import tables
 from timetok.errors import ArgumentError, ModelFolderError
@@ -124,14 +123,8 @@ class VideoAdapter(VideoLM):
     def _card(self, adapter_only: bool) -> str:
         base = self.lm.config.name_or_path or type(self.lm).__name__
         what = "Projector and time rows" if adapter_only else "A language model and its adapter"
-        load = 'adapter = VideoAdapter.from_pretrained("FOLDER")'
-        if adapter_only:
-            load = (
-                f'lm = AutoModelForCausalLM.from_pretrained("{base}")\n'
-                'embeddings.resize(lm, TimeTokenizer.from_pretrained("FOLDER").time_token_ids)\n'
-                'adapter = VideoAdapter.from_pretrained("FOLDER", lm=lm)'
-            )
-        told = {"what": what, "load": load, "base_model": base, "num_time_tokens": len(self.time_token_ids)}
+        told = {"what": what, "base_model": base, "num_time_tokens": len(self.time_token_ids)}
+        told["lm"] = base if adapter_only else "FOLDER/lm"
         text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
         return text.format(**self._settings, **told, version=__version__)
 
@@ -154,16 +147,13 @@ class VideoAdapter(VideoLM):
             vision: As in ``VideoLM``.
         """
         path = Path(folder)
-        missing = [name for name in (_SETTINGS, _WEIGHTS) if not (path / name).is_file()]
         if lm is None and not (path / "lm").is_dir():
-            missing.append("lm/ (or pass lm=)")
-        if missing:
-            raise ModelFolderError(f"folder: {str(path)!r} is no saved adapter, it lacks {', '.join(missing)}")
+            raise ModelFolderError(f"folder: {str(path)!r} lacks lm/, a saved language model; pass lm=")
         try:
-            settings: dict[str, Any] = json.loads((path / _SETTINGS).read_text(encoding="utf-8"))
+            settings: dict[str, Any] = read_json(path / _SETTINGS, dict, "the settings of an adapter")
             tensors = load_file(path / _WEIGHTS)
             saved, pooler = settings.pop("projector"), SlowFastPooler(**settings.pop("pooler"))
-        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ModelFolderError(f"folder: {str(path)!r} holds no readable adapter: {error}") from error
         kind = saved if projector is None else projector
         if kind is None:

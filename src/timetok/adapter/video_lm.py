@@ -4,19 +4,18 @@ Shapes: b batch, m videos, t frames, c channels, p patches, h w patch grid or pi
 n visual tokens, s sequence.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import LogitsProcessorList, PreTrainedModel, SuppressTokensLogitsProcessor
 
 from timetok.adapter.encoded import EncodedVideo, generate_about, remember
-from timetok.adapter.splice import splice
-from timetok.adapter.temporal import check, placed
+from timetok.adapter.hooks import check, placed, splice
 from timetok.attention import FrameMask
 from timetok.embeddings import tables
 from timetok.errors import ArgumentError, PromptError
@@ -31,11 +30,11 @@ Pixels = Tensor | Sequence[Tensor]
 
 # What trainers, accelerate and peft ask of a model, and the LM answers. Not ``save_pretrained``: it would write half.
 _ASKED_OF_THE_LM = {
-    "config", "device", "dtype", "get_input_embeddings", "get_output_embeddings", "tie_weights", "can_generate",
-    "activation_checkpointing_enable", "activation_checkpointing_disable", "gradient_checkpointing_enable",
-    "gradient_checkpointing_disable", "enable_input_require_grads", "prepare_inputs_for_generation",
-    "_no_split_modules", "_keys_to_ignore_on_save", "is_loaded_in_4bit", "is_loaded_in_8bit", "hf_device_map",
-    "quantization_method",
+    "config", "generation_config", "device", "dtype", "get_input_embeddings", "get_output_embeddings",
+    "tie_weights", "can_generate", "activation_checkpointing_enable", "activation_checkpointing_disable",
+    "gradient_checkpointing_enable", "gradient_checkpointing_disable", "enable_input_require_grads",
+    "prepare_inputs_for_generation", "_no_split_modules", "_keys_to_ignore_on_save", "is_loaded_in_4bit",
+    "is_loaded_in_8bit", "hf_device_map", "quantization_method",
 }  # fmt: skip
 
 
@@ -80,10 +79,8 @@ class VideoLM(nn.Module):
         table = getattr(lm.get_input_embeddings(), "weight", None)
         if not (isinstance(table, Tensor) and table.is_floating_point()):
             kind = table.dtype if isinstance(table, Tensor) else type(lm.get_input_embeddings()).__name__
-            raise ArgumentError(
-                f"lm: its input embedding is quantised ({kind}), and visual tokens need its floating-point width; "
-                "quantise the other layers only, as bitsandbytes does unless told otherwise"
-            )
+            why = f"({kind}), and visual tokens need its floating-point width; quantise the other layers only"
+            raise ArgumentError(f"lm: its input embedding is quantised {why}, as bitsandbytes does by default")
         if order not in get_args(Order):
             raise ArgumentError(f"order: expected 'pool-first' or 'project-first', got {order!r}")
         self.lm = lm
@@ -106,20 +103,14 @@ class VideoLM(nn.Module):
         """A module's own, or what the language model answers for the whole."""
         return getattr(self.lm, name) if name in _ASKED_OF_THE_LM else super().__getattr__(name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A module's own, or what the language model generates with."""
+        return setattr(self.lm, name, value) if name == "generation_config" else super().__setattr__(name, value)
+
     @property
     def _tied_weights_keys(self) -> dict[str, str]:
         """Names of tied weights in the language model, and of what they are tied to."""
         return {f"lm.{name}": f"lm.{source}" for name, source in (self.lm._tied_weights_keys or {}).items()}
-
-    @property
-    def generation_config(self) -> GenerationConfig:
-        """The language model's own, which it generates with."""
-        return self.lm.generation_config
-
-    @generation_config.setter
-    def generation_config(self, config: GenerationConfig) -> None:
-        """Set the language model's own."""
-        self.lm.generation_config = config
 
     def train(self, mode: bool = True) -> Self:
         """As ``nn.Module.train``, except that the frozen encoder stays in evaluation mode."""
@@ -132,9 +123,8 @@ class VideoLM(nn.Module):
     def features(self, pixels: Tensor) -> Tensor:
         """What ``vision`` sees in frames: ``[m t c h w]`` → ``[m t p e]``; ArgumentError where there is none."""
         if self.vision is None:
-            raise ArgumentError(
-                "pixel_values_videos: there is no encoder; make the adapter with vision=, or pass features"
-            )
+            remedy = "make the adapter with vision=, or pass features"
+            raise ArgumentError(f"pixel_values_videos: there is no encoder; {remedy}")
         found: Tensor = self.vision(pixels.to(next(self.vision.parameters(), pixels)))
         return found
 
@@ -202,10 +192,7 @@ class VideoLM(nn.Module):
         if pixel_values_videos is not None and len(pixel_values_videos):
             if video_features is not None:
                 raise ArgumentError("pixel_values_videos, video_features: pass one of the two, got both")
-            if isinstance(pixel_values_videos, Tensor):
-                video_features = self.features(pixel_values_videos)
-            else:
-                video_features = [self.features(pixels.unsqueeze(0))[0] for pixels in pixel_values_videos]
+            video_features = [self.features(pixels.unsqueeze(0))[0] for pixels in pixel_values_videos]
         counts = (input_ids == self.video_token_id).sum(1).tolist()
         if video_features is None or len(video_features) == 0:
             if any(counts):
@@ -251,7 +238,9 @@ class VideoLM(nn.Module):
         labels = labels.masked_fill(ignored, -100).to(outputs.logits.device)
         loss = SoftTimeLoss((), sigma=0)(outputs, labels, num_items)
         if getattr(outputs, "aux_loss", None) is not None:
-            loss = loss + _auxiliary_weight(self.lm) * outputs.aux_loss.to(loss.device)
+            owners, names = (self.lm, self.lm.config.get_text_config()), ("router_aux_loss_coef", "aux_loss_coef")
+            weight = next(float(getattr(owner, name)) for owner in owners for name in names if hasattr(owner, name))
+            loss = loss + weight * outputs.aux_loss.to(loss.device)  # as the LM weighs the load of its experts
         return type(outputs)(**{**outputs, "loss": loss})
 
     @torch.no_grad()
@@ -274,7 +263,16 @@ class VideoLM(nn.Module):
         first = video_features[0] if video_features is not None and len(video_features) == len(input_ids) else None
         if isinstance(first, EncodedVideo) and all(video is first for video in video_features or ()):
             return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
-        options = self._without_placeholder(generate_kwargs)
+        config = generate_kwargs.get("generation_config") or self.lm.generation_config
+        penalty, placeholder = generate_kwargs.get("repetition_penalty", config.repetition_penalty), self.video_token_id
+        if penalty not in (None, 1.0) and placeholder >= len(tables(self.lm)[0]):
+            why = f"scales the score of every prompt id, and the placeholder, id {placeholder}, has none"
+            remedy = f"call timetok.embeddings.resize(lm, [{placeholder}]) first"
+            raise ArgumentError(f"repetition_penalty: {penalty} {why}; {remedy}")
+        # no answer holds the placeholder, for which no video would be left
+        never = _Never([placeholder], device=str(self.lm.device))
+        processors = LogitsProcessorList([never, *(generate_kwargs.get("logits_processor") or ())])
+        options = generate_kwargs | {"logits_processor": processors}
         generate: Any = self.lm.generate
         placement = placed(self, input_ids, attention_mask, video_features, pixel_values_videos, options)
         with self.spliced(input_ids, video_features, pixel_values_videos), placement:
@@ -292,21 +290,9 @@ class VideoLM(nn.Module):
         keep = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return [row[mask.bool()] for row, mask in zip(embeds, keep, strict=True)]
 
-    def _without_placeholder(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Options of ``generate`` under which no answer holds the placeholder, for which no video would be left."""
-        given = options.get("generation_config")
-        config = self.lm.generation_config if given is None else copy.deepcopy(given)
-        penalty = options.get("repetition_penalty", config.repetition_penalty)
-        if penalty not in (None, 1.0) and self.video_token_id >= len(tables(self.lm)[0]):
-            raise ArgumentError(
-                f"repetition_penalty: {penalty} scales the score of every prompt id, and the placeholder, "
-                f"id {self.video_token_id}, has none; call timetok.embeddings.resize(lm, [{self.video_token_id}]) first"
-            )
-        banned = [*(options.get("suppress_tokens", config.suppress_tokens) or []), self.video_token_id]
-        if given is None or "suppress_tokens" in options:
-            return options | {"suppress_tokens": banned}
-        config.suppress_tokens = banned  # transformers frowns on a config with options beside it
-        return options | {"generation_config": config}
+
+class _Never(SuppressTokensLogitsProcessor):
+    """Beside one that ``suppress_tokens`` makes, which a processor of the same class would replace."""
 
 
 def _shared(model: nn.Module) -> dict[str, str]:
@@ -329,12 +315,6 @@ def _share_again(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) 
             state.setdefault(prefix + name, state[prefix + earlier])
 
 
-def _auxiliary_weight(lm: PreTrainedModel) -> float:
-    """What the LM itself multiplies its auxiliary loss (the load of its experts) by."""
-    owners, names = (lm, lm.config.get_text_config()), ("router_aux_loss_coef", "aux_loss_coef")
-    return next(float(getattr(owner, name)) for owner in owners for name in names if hasattr(owner, name))
-
-
 def _projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) -> nn.Module:
     if isinstance(kind, nn.Module):
         return kind
@@ -344,19 +324,15 @@ def _projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) ->
     return first if kind == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(lm_dim, lm_dim))
 
 
-def _by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+def _by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> Sequence[Tensor]:
     """Deal videos out to prompts so that each prompt's placeholders are used up exactly."""
-    rows, rest = [], list(videos)
-    for row, count in enumerate(counts):
-        mine: list[Tensor] = [videos[0][:0]]
-        while sum(map(len, mine)) < count and rest:
-            mine.append(rest.pop(0))
-        if sum(map(len, mine)) != count:
-            raise PromptError(
-                f"input_ids: row {row} holds {count} placeholders, which whole videos do not fill; "
-                f"visual tokens by video: {[len(video) for video in videos]}"
-            )
-        rows.append(torch.cat(mine))
-    if rest:
-        raise PromptError(f"video_features: {len(videos)} videos given, {len(videos) - len(rest)} have placeholders")
+    ends, sizes = list(accumulate(counts)), [len(video) for video in videos]
+    whole = [0, *accumulate(sizes)]
+    for row, end in enumerate(ends):
+        if end not in whole:
+            held = f"row {row} holds {counts[row]} placeholders, which whole videos do not fill"
+            raise PromptError(f"input_ids: {held}; visual tokens by video: {sizes}")
+    if ends[-1] != whole[-1]:
+        raise PromptError(f"video_features: {len(videos)} videos given, {whole.index(ends[-1])} have placeholders")
+    rows: Sequence[Tensor] = torch.cat(list(videos)).split(list(counts))
     return rows

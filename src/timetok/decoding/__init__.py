@@ -2,9 +2,8 @@
 
 from timetok.decoding.constraint import SpanConstraint, SpanLogitsProcessor
 from timetok.decoding.grammar import SpanGrammar
-from timetok.decoding.posterior import ScoredSpan, SpanPosterior, pairwise_iou, span_distribution
+from timetok.decoding.posterior import ScoredSpan, SpanPosterior, span_distribution
 
 __all__ = [
-    "ScoredSpan", "SpanConstraint", "SpanGrammar", "SpanLogitsProcessor", "SpanPosterior", "pairwise_iou",
-    "span_distribution",
+    "ScoredSpan", "SpanConstraint", "SpanGrammar", "SpanLogitsProcessor", "SpanPosterior", "span_distribution",
 ]  # fmt: skip

@@ -23,8 +23,8 @@ class State(NamedTuple):
 
     Attributes:
         place: ``lead`` (nothing yet), ``start``, ``end``, a literal of the layout (``before``, ``between``, ``after``,
-            ``gap``), ``text``, or ``closed`` and ``closing``, the text right behind a span and one character on.
-        written: What of it is written; of a text, what may still matter.
+            ``gap``), or ``text``.
+        written: What of it is written; of a text, what may still matter: right behind a span its end, too.
         earliest: Seconds before which no moment may lie.
         num_spans: Spans that are complete.
     """
@@ -72,13 +72,9 @@ class Moments:
         return found[0]
 
     def _reach(self, prefix: str) -> float:
-        reach = -1.0
-        if not self.alphabet.issuperset(prefix):
-            return reach
-        for first, last in self._shapes:
-            if len(first) >= len(prefix) and self.seconds(prefix + first[len(prefix) :]) is not None:
-                reach = max(reach, min(self._last, *self.parse(prefix + last[len(prefix) :])))
-        return reach
+        n, shapes = len(prefix), self._shapes if self.alphabet.issuperset(prefix) else []
+        lasts = [last for first, last in shapes if len(first) >= n and self.seconds(prefix + first[n:]) is not None]
+        return max((min(self._last, *self.parse(prefix + last[n:])) for last in lasts), default=-1.0)
 
     def _write(self, seconds: float, duration: float | None) -> str:
         return self._tokens.sub(lambda token: self._private[token[0]], self._codec.format(seconds, duration))
@@ -133,9 +129,8 @@ class SpanGrammar:
 
     def rests(self, state: State) -> bool:
         """Whether any text may follow that holds no beginning of a moment."""
-        if state.place == "closing":
-            return self._moments.parse(state.written + "x") == self._moments.parse(state.written)
-        return state.place == "text" and state.written in ("", "x")
+        written, parse = state.written, self._moments.parse
+        return state.place == "text" and (written in ("", "x") or [] != parse(written) == parse(written + "x"))
 
     def begins(self, character: str) -> bool:
         """Whether a moment may begin with a character, or it is the codec's own, which nothing else is made of."""
@@ -166,7 +161,7 @@ class SpanGrammar:
                 return longer
             closed = self._close(state)
             return closed and self.step(closed, character)
-        if state.place in ("text", "closed", "closing"):
+        if state.place == "text":
             return self._step_in_text(state, character)
         if state.place == "lead":  # a first word is often a token with a space in front
             opened = self._enter("before", 0)
@@ -200,8 +195,7 @@ class SpanGrammar:
             return self._enter("between", num_spans, seconds)
         if not self._free:
             return self._enter("after", num_spans + 1)
-        place, written = ("text", "") if self._owns_tokens else ("closed", state.written)
-        return State(place, written, 0.0, num_spans + 1)
+        return State("text", "" if self._owns_tokens else state.written, 0.0, num_spans + 1)
 
     def _step_in_text(self, state: State, character: str) -> State | None:
         written, room = state.written + character, state.num_spans < self._max
@@ -210,19 +204,17 @@ class SpanGrammar:
                 return state._replace(written="")
             starts = room and self._moments.reach(character) >= 0
             return state._replace(place="start", written=character) if starts else None
-        if state.place in ("closed", "closing"):  # what follows may make another number of the span's end
+        parse = self._moments.parse
+        if span := parse(state.written):  # what follows may make another number of the span's end
             # 5.00 is 5.0, but on its way to 5.00:1
             longer = character in _DIGITS and state.written[-1] in self._moments.alphabet.union(".:")
-            if longer or self._moments.parse(written) != self._moments.parse(state.written):
+            if longer or parse(written) != span:
                 return None
-            if state.place == "closed" and not character.isspace():
-                return state._replace(place="closing", written=written)
-            behind = state.written[-1] if state.place == "closing" else ""
-            state = state._replace(place="text", written=self._context(behind))
-            written = state.written + character
+            settled = all(parse(written + more)[: len(span)] == span for more in "x1")
+            return state._replace(written=self._context(written) if settled else written)
         if self._stands_free(state.written) and self.begins(character) and room:
             return state._replace(place="start", written=character)
-        return None if self._moments.parse(written) else state._replace(written=self._context(written))
+        return None if parse(written) else state._replace(written=self._context(written))
 
     def _context(self, text: str) -> str:
         """As much of a text as decides whether what comes next is a moment: few different ones, to be remembered."""
@@ -235,4 +227,5 @@ class SpanGrammar:
     def _stands_free(self, text: str) -> bool:
         """Whether a moment right behind ``text`` would be read as one."""
         text = re.sub("[0-9]", "1", text[-_CONTEXT:])  # 0:00:05 would pass for 00:05
-        return self._moments.parse(text + self._moments.first) == self._moments.parse(self._moments.first)
+        parse, first = self._moments.parse, self._moments.first
+        return parse(text + first) == parse(text) + parse(first)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from timetok.errors import ArgumentError
-from timetok.timegrid import Span, TimeGrid
+from timetok.timegrid import Span, TimeGrid, iou
 
 Pairs: TypeAlias = NDArray[np.float64]
 Utility: TypeAlias = Callable[[Pairs, Pairs], NDArray[np.float64]]
@@ -60,9 +60,9 @@ class SpanPosterior:
     def ranked(self, num: int, utility: Utility | None = None, *, max_overlap: float = 0.5) -> list[ScoredSpan]:
         """The best spans between marks, best first: ``num``, or fewer where others overlap more than ``max_overlap``.
 
-        ``utility`` says what a span ``[c 2]`` scores where another ``[k 2]`` is true, both in seconds → ``[c k]``; IoU
-        if None. To aim at R@0.7, pass ``lambda a, b: (pairwise_iou(a, b) >= 0.7).astype(float)``. ArgumentError is
-        raised for a ``num`` below 1.
+        ``utility`` says what a span ``[c 1 2]`` scores where another ``[k 2]`` is true, both in seconds → ``[c k]``;
+        `timetok.metrics.iou` if None. To aim at R@0.7, pass ``lambda a, b: (iou(a, b) >= 0.7).astype(float)``.
+        ArgumentError is raised for a ``num`` below 1.
         """
         if num < 1:
             raise ArgumentError(f"num must be at least 1, got {num!r}")
@@ -72,12 +72,11 @@ class SpanPosterior:
         negligible = int(np.searchsorted(ordered.cumsum(), _NEGLIGIBLE, side="right"))  # so many are so together
         likely = np.argwhere(self.joint >= ordered[min(negligible, ordered.size - 1)])
         truths, weights = seconds[likely], self.joint[tuple(likely.T)]
-        score = utility or pairwise_iou
-        parts = range(0, len(candidates), _CHUNK)
-        expected = np.concatenate([score(candidates[k : k + _CHUNK], truths) @ weights for k in parts])
+        parts = (candidates[k : k + _CHUNK, None] for k in range(0, len(candidates), _CHUNK))
+        expected = np.concatenate([(utility or iou)(part, truths) @ weights for part in parts])
         chosen: list[int] = []
         for index in np.argsort(-expected, kind="stable"):
-            if not chosen or pairwise_iou(candidates[[index]], candidates[chosen]).max() <= max_overlap:
+            if not chosen or iou(candidates[index], candidates[chosen]).max() <= max_overlap:
                 chosen.append(int(index))
             if len(chosen) == num:
                 break
@@ -96,18 +95,6 @@ class SpanPosterior:
             total = shares[near].sum()
             moved.append(float(shares[near] @ seconds[near] / total) if total > 0 else moment)
         return Span(*sorted(moved))
-
-
-def pairwise_iou(a: Pairs, b: Pairs) -> NDArray[np.float64]:
-    """IoU of every span of ``a`` with every one of ``b``: ``[c 2]``, ``[k 2]`` → ``[c k]``; 0 where neither has length.
-
-    >>> pairwise_iou(np.array([[0.0, 2.0]]), np.array([[1.0, 4.0], [0.0, 2.0]])).tolist()
-    [[0.25, 1.0]]
-    """
-    both = np.minimum(a[:, None, 1], b[None, :, 1]) - np.maximum(a[:, None, 0], b[None, :, 0])
-    hull = np.maximum(a[:, None, 1], b[None, :, 1]) - np.minimum(a[:, None, 0], b[None, :, 0])
-    shares: NDArray[np.float64] = np.divide(np.maximum(both, 0), hull, out=np.zeros_like(hull), where=hull > 0)
-    return shares
 
 
 @torch.inference_mode()

@@ -1,7 +1,6 @@
 """SlowFast token pooling: few tokens that see every frame, many tokens that see a few frames well."""
 
-from timetok.pooling.backends import BACKENDS, Backend, choose, pool
-from timetok.pooling.module import SlowFastPooler, as_grid
+from timetok.pooling.module import BACKENDS, Backend, SlowFastPooler, as_grid, choose, pool
 from timetok.pooling.plan import PRESETS, Path, PoolingPlan, Token, plan_of, slow_fast
 
 __all__ = [

@@ -76,8 +76,9 @@ class Path:
 
     @property
     def plain(self) -> bool:
-        """Whether it is means of whole windows, and nothing else."""
-        return self.reduction == "mean" and self.partial == "floor" and not self.cells and not self.separators
+        """Whether it is means of whole windows of single frames, or over all frames of a patch, and nothing else."""
+        mean = self.reduction == "mean" and self.partial == "floor" and not self.cells and not self.separators
+        return mean and (self.window[0] == 1 or (self.frames, self.window) == ("all", (0, 1, 1)))
 
     def frame_indices(self, num_frames: int) -> list[int]:
         """The frames it sees, in order; with fewer than asked for, some repeat. ArgumentError if an index is beyond."""

@@ -1,17 +1,19 @@
-"""Plans carried out in PyTorch: the formula every other backend is held to, itself fast.
+"""Plans carried out in PyTorch: the formula every other backend is held to, itself fast; whole videos or pieces.
 
 Shapes: b batch, t frames, h w patch grid, e width, g groups of frames, r c rows and columns of tokens, n tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, interpolate, max_pool2d
 
+from timetok.errors import ArgumentError
 from timetok.pooling.plan import Path, PoolingPlan
 
 _SMALL = 1 << 15  # numbers; below, calls cost more than memory
@@ -19,28 +21,39 @@ _SMALL = 1 << 15  # numbers; below, calls cost more than memory
 
 def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> Tensor:
     """``[b t h w e]`` → ``[b n e]``: see `timetok.pooling.pool`."""
-    if not plan.by_frame and all(map(_is_mean, plan.paths)) and grid.numel() and not torch.compiler.is_compiling():
-        needs_gradient = grid.requires_grad and torch.is_grad_enabled()
-        means: Tensor = _Means.apply(grid, plan) if needs_gradient else _means(grid, plan)
-        return means
-    groups = [over_time(frames_of(grid, path), path) for path in plan.paths]
-    parts = [separated(over_space(x, path), path, separators) for x, path in zip(groups, plan.paths, strict=True)]
-    tokens = torch.cat([part.flatten(1, 2) for part in parts], 1)
+    trained = grid.requires_grad and torch.is_grad_enabled() and grid.numel() and not torch.compiler.is_compiling()
+    if trained and not plan.by_frame and all(path.plain for path in plan.paths):
+        tokens: Tensor = _Means.apply(grid, plan)
+        return tokens
+    return _pool(grid, plan, separators)
+
+
+def _pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> Tensor:
+    parts: list[list[Tensor]] = []
+    for path in plan.paths:
+        cells = [over_space(over_time(frames, path), path) for frames in frames_of(grid, path)]
+        parts.append([separated(torch.cat(cells, 1), path, separators)] if path.separators else cells)
+    tokens = torch.cat([cells.flatten(1, -2) for part in parts for cells in part], 1)
     if plan.by_frame:
-        return tokens[:, _turns(plan, grid.shape[1], [part.shape[2] for part in parts], grid.device)]
+        frames = [torch.tensor([group[0] for group in path.groups(grid.shape[1])]) for path in plan.paths]
+        sizes = [part[0].flatten(2, -2).shape[2] for part in parts]
+        turns = torch.cat([each.repeat_interleave(size) for each, size in zip(frames, sizes, strict=True)])
+        return tokens[:, turns.argsort(stable=True).to(grid.device)]
     return tokens
 
 
-def frames_of(grid: Tensor, path: Path) -> Tensor:
-    """``[b t h w e]`` → ``[b k h w e]``: the frames that a path sees, in one graph for all t."""
+def frames_of(grid: Tensor, path: Path) -> list[Tensor]:
+    """``[b t h w e]`` → ``[b k h w e]``, in parts: the frames that a path sees, in one graph for all t."""
     if path.frames == "all":
-        return grid
+        return [grid]
     if path.frames == "every":
-        return grid[:, :: path.num]
+        return [grid[:, :: path.num]]
     if path.frames == "others":
         k = torch.arange(grid.shape[1] - -(-grid.shape[1] // path.num), device=grid.device)
-        return grid.index_select(1, k + k // max(path.num - 1, 1) + 1)
-    return torch.cat([grid.narrow(1, k, 1) for k in path.frame_indices(grid.shape[1])], 1)
+        return [grid.index_select(1, k + k // max(path.num - 1, 1) + 1)]
+    few = [grid.narrow(1, k, 1) for k in path.frame_indices(grid.shape[1])]
+    large = path.window[0] == 1 and all(frame.numel() >= _SMALL for frame in few)  # a copy would cost more than calls
+    return few if large else [torch.cat(few, 1)]
 
 
 def over_time(frames: Tensor, path: Path) -> Tensor:
@@ -51,21 +64,24 @@ def over_time(frames: Tensor, path: Path) -> Tensor:
     whole = frames.shape[1] // size * size
     groups = [frames[:, :whole].unflatten(1, (-1, size)), frames[:, None, whole:]]
     full = [group for group in groups if group.shape[1] and group.shape[2]]
-    return torch.cat([group.amax(2) if path.reduction == "max" else group.mean(2) for group in full], 1)
+    if path.reduction == "max":
+        return torch.cat([group.amax(2) for group in full], 1)
+    return torch.cat([_mean_of_rows(group.flatten(3)).reshape(group[:, :, 0].shape) for group in full], 1)
 
 
 def over_space(frames: Tensor, path: Path) -> Tensor:
     """``[b g h w e]`` → ``[b g r c e]``: windows of patches reduced."""
+    if path.window[1:] == (1, 1) and not path.cells:
+        return frames
+    if path.window[1:] == (0, 0) and not path.cells and path.reduction != "bilinear":
+        patches = frames.flatten(2, 3)
+        return (patches.amax(2, True) if path.reduction == "max" else _mean_of_rows(patches)).unsqueeze(2)
     height, width = frames.shape[2:4]
     rows, columns = map(len, path.intervals((height, width)))
     window = path.window[1] or height, path.window[2] or width
-    if (rows, columns) == (height, width):
-        return frames
     if not frames.numel():
         return frames.new_zeros(*frames.shape[:2], rows, columns, frames.shape[4])
-    if (rows, columns) == (1, 1) and path.reduction != "bilinear" and window == (height, width):
-        return frames.amax((2, 3), True) if path.reduction == "max" else frames.mean((2, 3), keepdim=True)
-    images = rearrange(frames, "b g h w e -> (b g) e h w")
+    images = frames.flatten(0, 1).permute(0, 3, 1, 2)
     if path.reduction == "bilinear":
         cells = interpolate(images, (rows, columns), mode="bilinear", align_corners=False)
     elif path.cells or path.partial == "adaptive":
@@ -74,7 +90,7 @@ def over_space(frames: Tensor, path: Path) -> Tensor:
         cells = max_pool2d(images, window, ceil_mode=path.partial == "ceil")
     else:
         cells = avg_pool2d(images, window, ceil_mode=path.partial == "ceil", count_include_pad=False)
-    return rearrange(cells, "(b g) e r c -> b g r c e", g=frames.shape[1])
+    return cells.permute(0, 2, 3, 1).reshape(*frames.shape[:2], rows, columns, -1)
 
 
 def separated(tokens: Tensor, path: Path, separators: Mapping[str, Tensor]) -> Tensor:
@@ -96,25 +112,13 @@ def _around(tokens: Tensor, start: Tensor | None, end: Tensor | None) -> Tensor:
     return torch.cat([*first, tokens, *last], 2) if first or last else tokens
 
 
-def _turns(plan: PoolingPlan, num_frames: int, sizes: list[int], device: torch.device) -> Tensor:
-    """Places of the tokens, given path after path, in the order of their frames."""
-    firsts = [torch.tensor([group[0] for group in path.groups(num_frames)], device=device) for path in plan.paths]
-    keys = [frames.repeat_interleave(size) for frames, size in zip(firsts, sizes, strict=True)]
-    return torch.cat(keys).argsort(stable=True)
-
-
-def _is_mean(path: Path) -> bool:
-    """Whether a path is plain means: of whole frames, of windows of some frames, or over time."""
-    return path.plain and (path.window[0] == 1 or (path.frames, path.window) == ("all", (0, 1, 1)))
-
-
 class _Means(torch.autograd.Function):
     """Plain means. The gradient is written once, where autograd would write one tensor a path and add them up."""
 
     @staticmethod
     def forward(ctx: Any, grid: Tensor, plan: PoolingPlan) -> Tensor:
         ctx.shape, ctx.plan = grid.shape, plan
-        return _means(grid, plan)
+        return _pool(grid, plan, {})
 
     @staticmethod
     @once_differentiable
@@ -123,48 +127,107 @@ class _Means(torch.autograd.Function):
         total: Tensor | None = None
         for path in ctx.plan.paths:
             high, wide = path.window[1] or h, path.window[2] or w
-            rows, columns = h // high, w // wide
-            frames = None if path.frames == "all" else path.frame_indices(t)
-            groups = (t if path.window[0] else 1) if frames is None else len(frames)
-            part, gradient = gradient.tensor_split([groups * rows * columns], 1)
-            of_one = high * wide * (1 if path.window[0] else t)
-            cells = part.reshape(b, groups, rows, 1, columns, 1, e) / of_one
-            if total is None and frames is None and (rows * high, columns * wide) == (h, w):
+            rows, columns, size, frames = h // high, w // wide, path.window[0] or t, path.frame_indices(t)
+            part, gradient = gradient.tensor_split([len(frames) // size * rows * columns], 1)
+            cells = part.reshape(b, -1, rows, 1, columns, 1, e) / (high * wide * size)
+            if total is None and path.frames == "all" and (rows * high, columns * wide) == (h, w):
                 total = cells.expand(b, t, rows, high, columns, wide, e).contiguous().view(ctx.shape)
                 continue
             total = part.new_zeros(ctx.shape) if total is None else total
             windows = total[:, :, : rows * high, : columns * wide].unflatten(3, (columns, wide))
             windows = windows.unflatten(2, (rows, high))
-            if frames is None:
-                windows += cells
-            for k, frame in enumerate(frames or ()):
-                windows[:, frame] += cells[:, k]
+            each: Any = [(slice(None), cells)] if path.frames == "all" else zip(frames, cells.unbind(1), strict=True)
+            for frame, cell in each:
+                windows[:, frame] += cell
         assert total is not None
         return total, None
 
 
-def _means(grid: Tensor, plan: PoolingPlan) -> Tensor:
-    b, t, h, w, _ = grid.shape
-    parts = []
-    for path in plan.paths:
-        if path.window == (1, 0, 0) and path.frames == "all":
-            parts.append(_mean_of_rows(grid.flatten(2, 3)).squeeze(2))
-        elif path.window[0] == 0:
-            parts.append(_mean_of_rows(grid.flatten(2)).reshape(b, h * w, -1))
-        else:
-            path.intervals((h, w))  # refuses what is too small
-            window = path.window[1] or h, path.window[2] or w
-            few = [grid] if path.frames == "all" else [grid[:, k] for k in path.frame_indices(t)]
-            if len(few) > 1 and few[0].numel() < _SMALL:  # one call for all; copying large frames would cost more
-                few = [torch.stack(few, 1)]
-            for frames in few:
-                images = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2)
-                parts.append(avg_pool2d(images, window).permute(0, 2, 3, 1).reshape(b, -1, grid.shape[4]))
-    return torch.cat(parts, 1)
-
-
 def _mean_of_rows(rows: Tensor) -> Tensor:
     """``[… p e]`` → ``[… 1 e]``. On a CPU a product with ones reads memory faster than a mean does."""
-    if rows.device.type != "cpu" or rows.dtype == torch.float16 or rows.numel() < _SMALL:  # half sums may overflow
+    known = rows.device.type == "cpu" and rows.dtype != torch.float16  # half sums may overflow
+    if not known or torch.compiler.is_compiling() or rows.numel() < _SMALL:
         return rows.mean(-2, keepdim=True)
     return (rows.new_ones(1, rows.shape[-2]) @ rows).div_(rows.shape[-2])
+
+
+def stream(
+    chunks: Iterable[Tensor], plan: PoolingPlan, separators: Mapping[str, Tensor], num_frames: int | None, max_kept: int
+) -> Iterator[Tensor]:
+    """Tokens ``[n e]``, piece by piece, of chunks ``[t h w e]``: see ``SlowFastPooler.stream``."""
+    paths = [_PathStream(path, separators, num_frames, max_kept) for path in plan.paths]
+    total = 0
+    for total, frame in enumerate(chain.from_iterable(chunks), 1):
+        for path in paths:
+            path.take(total - 1, frame)
+        if not plan.by_frame:  # what comes first need not wait
+            yield from (tokens for _, tokens in paths[0].ready)
+            paths[0].ready.clear()
+    if not total or num_frames not in (None, total):
+        raise ArgumentError(f"chunks: expected {num_frames or 'at least 1'} frames in all, got {total}")
+    for path in paths:
+        path.finish(total)
+    pieces = [piece for path in paths for piece in path.ready]
+    yield from (tokens for _, tokens in (sorted(pieces, key=lambda piece: piece[0]) if plan.by_frame else pieces))
+
+
+class _PathStream:
+    """One path of a published plan, fed with the frames of a video in order.
+
+    ``ready`` is what was pooled so far: tokens ``[n e]``, and the frame that they belong to.
+    """
+
+    def __init__(self, path: Path, separators: Mapping[str, Tensor], num_frames: int | None, max_kept: int) -> None:
+        whole = {place: separators[name][None] for place, name in path.separators if place in ("start", "end")}
+        inner = tuple(pair for pair in path.separators if pair[0] not in whole)
+        self._path, self._separators, self._max_kept = replace(path, separators=inner), separators, max_kept
+        self.ready = [(0, whole["start"])] if "start" in whole else []
+        self._end, self._chooses = whole.get("end"), path.frames in ("even", "floor")
+        self._wanted = set(path.frame_indices(num_frames)) if self._chooses and num_frames is not None else None
+        self._kept: dict[int, Tensor] = {}  # tokens that may be chosen
+        self._stride = 1  # between them
+        self._open: list[tuple[int, Tensor]] = []  # frames of the group that is not complete
+
+    def take(self, number: int, frame: Tensor) -> None:
+        """Pool what is complete with a frame ``[h w e]``, given its number."""
+        path = self._path
+        if self._chooses:
+            if number in self._wanted if self._wanted is not None else number % self._stride == 0:
+                self._keep(number, frame)
+            self._open = [(number, frame)]  # may prove to be the last
+        elif path.frames == "all" or (number % path.num == 0) == (path.frames == "every"):
+            if not path.window[0]:  # one mean of all frames, of which their sum is kept
+                exact, self._dtype = torch.promote_types(frame.dtype, torch.float32), frame.dtype
+                frame = frame.to(exact) + (self._open.pop()[1] if self._open else 0)
+            self._open.append((number, frame))
+            if len(self._open) == path.window[0]:
+                self._pool()
+
+    def finish(self, total: int) -> None:
+        """Pool what is complete with the end of the video."""
+        if self._chooses:
+            if self._wanted is None:
+                self._keep(*self._open[0])
+            nearest = [min(self._kept, key=lambda k: abs(k - number)) for number in self._path.frame_indices(total)]
+            self.ready += [(number, self._kept[number]) for number in nearest]
+        elif self._open:
+            if not self._path.window[0]:
+                self._open = [(0, (self._open[0][1] / total).to(self._dtype))]
+            self._pool()
+        if self._end is not None:
+            self.ready.append((total - 1, self._end))
+
+    def _keep(self, number: int, frame: Tensor) -> None:
+        self._kept[number] = self._tokens([frame])
+        if self._wanted is None and len(self._kept) > self._max_kept:
+            self._stride *= 2
+            self._kept = {k: tokens for k, tokens in self._kept.items() if k % self._stride == 0}
+
+    def _pool(self) -> None:
+        numbers, frames = zip(*self._open, strict=True)
+        self.ready.append((numbers[0], self._tokens(frames)))
+        self._open = []
+
+    def _tokens(self, group: Sequence[Tensor]) -> Tensor:
+        cells = over_space(over_time(torch.stack([*group])[None], self._path), self._path)
+        return separated(cells, self._path, self._separators)[0, 0]

@@ -212,8 +212,10 @@ class TimeTokenizer:
         length = float(TimeGrid(2).decode(1, duration))
         row = as_row(ids[prompt_length:])
         if not isinstance(self.codec, IndexCodec):
-            text = self._own_text(row) if self.time_token_ids else _decode(self.tokenizer, row, True)
-            return self.codec.parse(text, length)
+            names = dict(zip(self.time_token_ids, self.codec.tokens, strict=True))
+            # its own tokens, with a line break wherever something else stood between them
+            own = "".join(names.get(token, "\n") for token in row.tolist())
+            return self.codec.parse(own if names else _decode(self.tokenizer, row, True), length)
         found: list[float] = self.grid.decode(row[self._is_time(row)] - self.time_token_ids[0], length).tolist()
         return found
 
@@ -283,11 +285,6 @@ class TimeTokenizer:
     def _is_time(self, row: NDArray[np.int64]) -> NDArray[np.bool_]:
         first, last = (self.time_token_ids[0], self.time_token_ids[-1]) if self.time_token_ids else (0, -1)
         return (row >= first) & (row <= last)
-
-    def _own_text(self, row: NDArray[np.int64]) -> str:
-        """The codec's own tokens, with a line break wherever something else stood between them."""
-        names, own = dict(zip(self.time_token_ids, self.codec.tokens, strict=True)), self._is_time(row)
-        return "".join(names[int(token)] if mine else "\n" for token, mine in zip(row, own, strict=True))
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, row: NDArray[np.int64], skip_special_tokens: bool) -> str:

@@ -1,14 +1,23 @@
-"""One span per question: IoU, the named protocols that turn answers into averages, and the report of what they say."""
+"""Temporal grounding metrics. A number is reproducible only together with the name of its protocol.
+
+One span per question: IoU, the named protocols that turn answers into averages, the report of what they say. And what a
+way of writing moments costs before any model is involved: the best score its spans can reach.
+"""
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from timetok.codecs import IndexCodec, MomentCodec, format_span
 from timetok.errors import ArgumentError, DataError, TimeRangeError
 from timetok.timegrid import Span
+from timetok.timegrid import iou as iou
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class Report(Score):
     def __str__(self) -> str:
         rows: list[tuple[str, Score]] = [("all", self)]
         if len(self.by_task) > 1:
-            rows += sorted(self.by_task.items())
+            rows += self.by_task.items()
         width = max(len(self.protocol), *(len(name) for name, _ in rows))
         lines = [f"{self.protocol:<{width}}  {'mIoU':>6}  {'P@0.5':>6}  {'parsed':>6}  {'samples':>7}  {'videos':>6}"]
         for name, score in rows:
@@ -95,17 +104,6 @@ PROTOCOLS: dict[str, Literal["whole-video", "zero"]] = {"lita-rtl": "whole-video
 
 All protocols read the first two timestamps, clamp and sort them, and average per video.
 """
-
-
-def iou(a: Span, b: Span) -> float:
-    """Intersection over union of two spans, in [0, 1]; 0 where the union has no length.
-
-    >>> iou(Span(0, 2), Span(1, 4))
-    0.25
-    """
-    union = max(a.end, b.end) - min(a.start, b.start)  # their hull, which differs only where nothing is shared
-    intersection = max(0.0, min(a.end, b.end) - max(a.start, b.start))
-    return intersection / union if union > 0 else 0.0
 
 
 def union_iou(a: Sequence[Span], b: Sequence[Span]) -> float:
@@ -137,31 +135,19 @@ def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference],
     """
     if protocol not in PROTOCOLS:
         raise ArgumentError(f"protocol must be one of {sorted(PROTOCOLS)}, got {protocol!r}")
-    references = list(references)
-    answers = _match(list(predictions), references)
-    pairs = [(one, _score_sample(answers[one.question_id], one, protocol)) for one in references]
-    by_task = defaultdict(list)
-    for pair in pairs:
-        by_task[pair[0].task].append(pair)
-    tasks = {task: _average(pairs) for task, pairs in by_task.items()}
-    return Report(**vars(_average(pairs)), protocol=protocol, per_sample=tuple(one for _, one in pairs), by_task=tasks)
-
-
-def _match(predictions: Sequence[Prediction], references: Sequence[Reference]) -> dict[str | int, Prediction]:
+    predictions, references = list(predictions), list(references)
     if not references:
         raise DataError("references is empty: expected at least one annotated answer")
-    given = Counter(prediction.question_id for prediction in predictions)
-    wanted = Counter(reference.question_id for reference in references)
-    problems = {
-        "references repeat": [key for key, count in wanted.items() if count > 1],
-        "predictions repeat": [key for key, count in given.items() if count > 1],
-        "predictions lack": [key for key in wanted if key not in given],
-        "references do not know": [key for key in given if key not in wanted],
-    }
-    found = [f"{what} question_id {', '.join(map(repr, keys))}" for what, keys in problems.items() if keys]
-    if found:
-        raise DataError("; ".join(found) + "; expected exactly one prediction for each reference")
-    return {prediction.question_id: prediction for prediction in predictions}
+    given, wanted = (Counter(each.question_id for each in group) for group in (predictions, references))
+    wrong = [key for key in wanted | given if not given[key] == wanted[key] == 1]
+    if wrong:
+        told = ", ".join(f"{key!r} has {given[key]} and {wanted[key]}" for key in wrong)
+        raise DataError(f"question_id: expected one prediction and one reference for each, but {told}")
+    answers = {prediction.question_id: prediction for prediction in predictions}
+    pairs = [(one, _score_sample(answers[one.question_id], one, protocol)) for one in references]
+    names = {reference.task for reference in references}
+    tasks = {name: _average([pair for pair in pairs if pair[0].task == name]) for name in sorted(names)}
+    return Report(**vars(_average(pairs)), protocol=protocol, per_sample=tuple(one for _, one in pairs), by_task=tasks)
 
 
 def _score_sample(prediction: Prediction, reference: Reference, protocol: str) -> SampleScore:
@@ -180,3 +166,49 @@ def _average(pairs: Sequence[tuple[Reference, SampleScore]]) -> Score:
     miou = fmean(fmean(ious) for ious in groups.values())
     p_at_05 = fmean(fmean(value >= 0.5 for value in ious) for ious in groups.values())
     return Score(miou, p_at_05, fmean(sample.parsed for _, sample in pairs), len(pairs), len(groups))
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Scores of the annotated spans themselves, written and read back: mean IoU of what is read with what was written.
+
+    ``recall`` is the share that reaches an IoU threshold, ``zero_length`` the share that comes back without length.
+    """
+
+    miou: float
+    recall: Mapping[float, float]
+    zero_length: float
+    num_spans: int
+
+
+def codec_ceiling(
+    codec: MomentCodec,
+    spans: Iterable[Iterable[float]],
+    durations: ArrayLike,
+    *,
+    thresholds: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
+) -> Ceiling:
+    """Best mIoU and recall a codec allows on annotated spans, each moment written as near as it can be.
+
+    Spans are ``Span``s or ``[n 2]`` in seconds, at least one; durations of their videos ``[n]`` in seconds, or one for
+    all; else ArgumentError is raised. ``thresholds`` are IoU levels of the recall.
+
+    >>> from timetok.timegrid import TimeGrid
+    >>> codec_ceiling(IndexCodec(TimeGrid(100)), [(10.0, 20.0)], 600.0).recall[0.7]
+    0.0
+    """
+    truth = np.array([tuple(span) for span in spans], dtype=np.float64).reshape(-1, 2)
+    if not len(truth):
+        raise ArgumentError("spans is empty: expected at least one annotated span")
+    try:
+        lengths = np.broadcast_to(np.asarray(durations, dtype=np.float64), len(truth))
+    except ValueError as error:
+        raise ArgumentError(f"durations must be one number or {len(truth)} of them: {error}") from error
+    if isinstance(codec, IndexCodec):
+        read = codec.grid.decode(codec.grid.encode(truth, lengths[:, None]), lengths[:, None])
+    else:
+        pairs = zip(truth.tolist(), lengths.tolist(), strict=True)
+        read = np.array([codec.parse(format_span(codec, Span(*pair), length), length) for pair, length in pairs])
+    ious = iou(read, truth)
+    recall = {level: float((ious >= level).mean()) for level in thresholds}
+    return Ceiling(float(ious.mean()), recall, float((read[:, 0] == read[:, 1]).mean()), len(truth))
