@@ -1,0 +1,353 @@
+"""Checkpoints of the original LITA, of LLaVA-1.5 and of VILA → a LITA folder, file by file.
+
+Shapes: v vocabulary, d language width.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from zipfile import ZipFile
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoConfig, GenerationConfig, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from timetok.atomic import read_json, replacing, write_json
+from timetok.embeddings import init_rows
+from timetok.errors import ArgumentError, ModelFolderError
+from timetok.lita.answer import telling_which
+from timetok.lita.configuration import LitaConfig
+from timetok.lita.modeling import LitaForConditionalGeneration
+from timetok.lita.processing import LitaProcessor
+from timetok.tokenizer import TimeTokenizer
+from timetok.vision import FrameEncoder, FrameTransform
+
+VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+"""What stands in front of every conversation: Vicuna v1 of FastChat (Apache-2.0)."""
+
+# Settings on which the numbers depend: what can be converted, first what is meant where a config says nothing.
+_CAN = {
+    "model_type": ("lita", "llava", "llava_llama"),
+    "video_arch": ("temporal_spatial_pool", "temporal", "spatial", "temporal_spatial", "spatial_pool"),
+    "mm_projector_type": ("linear", "mlp2x_gelu"),
+    "mm_vision_select_feature": ("patch",),
+    "mm_use_im_start_end": (False,),
+    "input_type": ("video",),
+}
+_WEIGHTS = {"model.safetensors.index.json": "model*.safetensors", "pytorch_model.bin.index.json": "pytorch_model*.bin"}
+_TABLES = ("model.lm.model.embed_tokens.weight", "model.lm.lm_head.weight")
+_PROJECTOR = re.compile(r"(?:(?:model\.)?mm_projector|layers)\.((?:\d+\.)?(?:weight|bias))")  # "layers" is VILA's
+_UNUSED = re.compile(r"model\.vision_tower\.|.*\.rotary_emb\.inv_freq$")  # the tower is another's; computed
+_INDEX = next(iter(_WEIGHTS))
+_Held = dict[Path, dict[str, Tensor]]  # meta tensors by name, for each file
+_NOT_TEXT = {"model_type", "architectures", "dtype", "transformers_version"}
+# Each segment between added tokens starts with a "▁" of its own, as where SentencePiece encodes it alone.
+_LEGACY: dict[str, Any] = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ],
+}
+
+
+def convert(
+    source: str | os.PathLike[str],
+    *,
+    vision: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
+    num_time_tokens: int | None = None,
+) -> None:
+    """Turn a checkpoint in a published layout into a folder for ``from_pretrained`` and `Localizer`.
+
+    Weights keep their numbers and dtype. Of pickles only tensors are read, files are held one at a time, and the
+    folder appears when it is complete. Text is tokenised as by the slow Llama tokenizer of transformers 4.31, in its
+    default mode, ``legacy``, whatever the folder says: spaces beside added tokens vanish.
+
+    Args:
+        source: LITA's layout (``model_type`` ``"lita"``), LLaVA-1.5's (``"llava"``, ``"llava_llama"``) or VILA's (an
+            ``llm`` and an ``mm_projector`` inside). Where it names no ``video_arch``, that of the published LITA.
+        vision: A CLIP folder of Hugging Face, or the name of a timm model whose weights timm has at hand.
+        out: A new or empty folder, else ArgumentError is raised.
+        base: A plain language model, for a LITA or LLaVA that holds no weights but an ``mm_projector.bin``: the
+            projector, and of ``embed_tokens`` and ``lm_head`` the time tokens' rows alone or whole tables, of which
+            these rows are taken by id. It follows LLaVA's; no published LITA of this kind could be tried.
+        num_time_tokens: Time tokens for a model without any, with rows that want training (`init_rows`, from torch's
+            global generator). If None, such a model writes seconds as text.
+
+    Raises:
+        ModelFolderError: A file is missing, damaged, or not what can be converted; nothing was written.
+
+    >>> convert("lita-13b", vision="clip-vit-large-patch14", out="lita")  # doctest: +SKIP
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ArgumentError(f"out: expected a new or empty folder, got {os.fspath(out)!r}")
+    with telling_which(source):
+        found = _find(Path(source), None if base is None else Path(base))
+    held = {path: {k: v.to("meta") for k, v in _tensors(path, check=True).items()} for path in found.files}
+    with telling_which(vision):
+        encoder, transform = _encoder(vision, found.settings.get("mm_vision_select_layer", -2))
+    with telling_which(source):
+        processor = _processor(found, encoder.grid, transform, num_time_tokens)
+        config = _config(found, encoder, processor)
+        new_ids = processor.tt.time_token_ids if found.delta or num_time_tokens else ()
+        names = _check(config, processor, held, found.delta, new_ids)
+    with replacing(out) as partial:
+        partial.mkdir(parents=True)
+        _write(partial, _parts(encoder, names, found.delta, new_ids, config.text_config.vocab_size), len(names) + 1)
+        config.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        ids = {f"{name}_token_id": getattr(processor.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        GenerationConfig(**ids).save_pretrained(partial)
+
+
+class _Found(NamedTuple):
+    """The parts of a checkpoint; ``text`` are the settings of its language model, ``delta`` is one of its files."""
+
+    settings: dict[str, Any]
+    text: dict[str, Any]
+    files: list[Path]
+    delta: Path | None
+    tokenizer: Path
+
+
+def _find(folder: Path, base: Path | None) -> _Found:
+    """Tell the layouts apart, and refuse what cannot be converted."""
+    settings = _read(folder / "config.json")
+    lm = folder / "llm" if (folder / "llm").is_dir() else base or folder
+    text, files, delta = _read(lm / "config.json"), _weight_files(lm), None
+    if lm == base:
+        if _weight_files(folder):
+            raise ModelFolderError("it has weights of its own; leave base out")
+        text, delta = text | settings | {"model_type": text["model_type"]}, folder / "mm_projector.bin"
+        files.append(delta)
+    elif lm == folder:
+        text["model_type"] = "llama"
+    else:
+        settings["model_type"] = None
+        settings["mm_projector_type"] = _read(folder / "mm_projector" / "config.json")["mm_projector_type"]
+        files += _weight_files(folder / "mm_projector")
+    if not files:
+        raise ModelFolderError("it holds no weights; of a folder with an mm_projector.bin alone, name the base, too")
+    for name, can in _CAN.items():
+        settings[name] = can[0] if settings.get(name) is None else settings[name]
+        if settings[name] not in can:
+            known = " or ".join(map(repr, can))
+            raise ModelFolderError(f"config.json: {name}: expected {known}, got {settings[name]!r}")
+    return _Found(settings, text, files, delta, folder if (folder / "tokenizer.model").is_file() else lm)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """An object of a JSON file in which every number is one."""
+    content: dict[str, Any] = read_json(path, dict, "the settings of a checkpoint")
+    json.dumps(content, allow_nan=False)
+    return content
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of a folder's weights; those that an index names must lie beside it."""
+    for index, pattern in _WEIGHTS.items():
+        if (folder / index).is_file():
+            named = sorted(set(_read(folder / index)["weight_map"].values()))
+            if lost := [name for name in named if Path(name).name != name or not (folder / name).is_file()]:
+                raise ModelFolderError(f"{index} names {lost[0]!r}, which is no file beside it")
+            return [folder / name for name in named]
+        if found := sorted(folder.glob(pattern)):
+            return found
+    return []
+
+
+def _tensors(path: Path, *, check: bool = False) -> dict[str, Tensor]:
+    """The tensors of a file under our names, mapped into memory; ``check`` reads all of a pickle for its sums."""
+    with telling_which(path):
+        if path.suffix == ".safetensors":
+            loaded = load_file(path)
+        else:
+            with ZipFile(path) as archive:  # torch checks nothing of what it maps
+                if check and (archive.testzip() or any(part.compress_type for part in archive.infolist())):
+                    raise ModelFolderError("it is damaged")
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        named = {name: tensor for name, tensor in loaded.items() if not _UNUSED.match(name)}
+        for name, tensor in named.items():
+            if not (isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.layout == torch.strided):
+                raise ModelFolderError(f"{name}: expected a tensor of floats")
+        if sum(tensor.nbytes for tensor in named.values()) > path.stat().st_size:  # one number may claim to be a table
+            raise ModelFolderError("its tensors are larger than the file")
+        return {_our_name(name): tensor for name, tensor in named.items()}
+
+
+def _our_name(name: str) -> str:
+    projector = _PROJECTOR.fullmatch(name)
+    return f"model.projector.{projector[1]}" if projector else f"model.lm.{name}"
+
+
+def _encoder(vision: str | os.PathLike[str], layer: int) -> tuple[FrameEncoder, FrameTransform]:
+    if Path(vision).is_dir():
+        encoder = FrameEncoder.from_clip(vision, layer=layer)
+        return encoder, FrameTransform(encoder.image_size)
+    transform = FrameTransform.of(os.fspath(vision))
+    return FrameEncoder(os.fspath(vision), image_size=transform.image_size, layer=layer, pretrained=True), transform
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, a SentencePiece model as `convert` says; its ids are the checkpoint's."""
+    if not (folder / "tokenizer.model").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    loaded = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
+    backend = json.loads(loaded.backend_tokenizer.to_str())
+    backend |= {"normalizer": _LEGACY, "pre_tokenizer": None}
+    for token in backend["added_tokens"]:
+        token |= {"normalized": False} | ({} if token["special"] else {"lstrip": True, "rstrip": True})
+    backend = Tokenizer.from_str(json.dumps(backend))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **loaded.special_tokens_map)
+    added = folder / "added_tokens.json"
+    for token, index in _read(added).items() if added.is_file() else ():
+        if tokenizer.convert_tokens_to_ids(token) != index:
+            raise ModelFolderError(f"added_tokens.json: {token!r} cannot have the id {index!r}")
+    return tokenizer
+
+
+def _processor(
+    found: _Found, grid: tuple[int, int], transform: FrameTransform, num_time_tokens: int | None
+) -> LitaProcessor:
+    """The processor, whose time tokens have the ids that the settings name."""
+    tokenizer, settings = _tokenizer(found.tokenizer), found.settings
+    own, ids = settings.get("num_time_tokens") or None, settings.get("time_token_ids") or None
+    if own and num_time_tokens:
+        raise ArgumentError(f"num_time_tokens: the model has {own} already, got {num_time_tokens}; leave it out")
+    num = own or num_time_tokens
+    if num is not None and not 1 < num < len(tokenizer):
+        raise ModelFolderError(f"num_time_tokens: expected 2 to {len(tokenizer) - 1}, got {num}")
+    spacing = num is not None and (found.tokenizer / "tokenizer.model").is_file()
+    if num is not None:  # before the placeholder takes their place
+        TimeTokenizer.wrap(tokenizer, num, lita_spacing=spacing)
+    processor = LitaProcessor(
+        tokenizer,
+        num_frames=settings.get("num_frames") or settings.get("num_video_frames") or 100,
+        num_time_tokens=num or 100,
+        codec="index" if num else "seconds",
+        transform=asdict(transform),
+        pooler={"preset": f"lita-{settings['video_arch'].replace('_', '-')}"},
+        grid=grid,
+        lita_spacing=spacing,
+        system=VICUNA,
+    )
+    if ids and list(processor.tt.time_token_ids) != ids:
+        raise ModelFolderError(
+            f"time_token_ids: expected those of the tokenizer's <t0> to <t{(num or 0) - 1}>, got {ids}"
+        )
+    return processor
+
+
+def _config(found: _Found, encoder: FrameEncoder, processor: LitaProcessor) -> LitaConfig:
+    kind, settings = found.text["model_type"], found.settings
+    known = set(AutoConfig.for_model(kind).to_dict()) - _NOT_TEXT | {"rope_theta", "rope_scaling"}
+    text = {name: value for name, value in found.text.items() if name in known}
+    return LitaConfig(
+        text_config={"model_type": kind, **text},
+        vision=encoder.arguments,
+        transform=processor.transform,
+        pooler=processor.pooler,
+        projector=settings["mm_projector_type"],
+        order="pool-first" if settings["mm_projector_type"] == "linear" else "project-first",
+        num_frames=processor.num_frames,
+        num_time_tokens=processor.num_time_tokens,
+        codec=processor.codec,
+        time_token_ids=processor.tt.time_token_ids,
+        video_token_id=processor.video_token_id,
+        architectures=["LitaForConditionalGeneration"],
+    )
+
+
+def _check(
+    config: LitaConfig, processor: LitaProcessor, held: _Held, delta: Path | None, new_ids: Sequence[int]
+) -> dict[Path, list[str]]:
+    """Names of what is taken from each file, where together they hold all that the model has, once, in its size."""
+    text, last = config.text_config, max(set(processor.tokenizer.get_vocab().values()) - {processor.video_token_id})
+    tables = [tensors[_TABLES[0]] for tensors in held.values() if _TABLES[0] in tensors]
+    if new_ids and tables:
+        text.vocab_size = max(len(tables[0]), new_ids[-1] + 1)
+    if last >= text.vocab_size:
+        raise ModelFolderError(f"vocab_size: expected more than {last}, the tokenizer's last id, got {text.vocab_size}")
+    if text.num_hidden_layers > sum(map(len, held.values())):  # or building them might never end
+        raise ModelFolderError(f"num_hidden_layers: {text.num_hidden_layers} are more than there are weights")
+    with torch.device("meta"):
+        model = LitaForConditionalGeneration(config)
+    tied = model.all_tied_weights_keys
+    wanted = {name: list(each.shape) for name, each in model.state_dict().items() if name not in tied}
+    names = {}
+    for path, tensors in held.items():
+        names[path] = [name for name in tensors if name not in tied and not (path == delta and name in _TABLES)]
+        for name in names[path]:
+            shape, expected = list(tensors[name].shape), wanted.pop(name, None)
+            if new_ids and name in _TABLES:
+                if delta:
+                    _check_rows(name, shape, held[delta].get(name), new_ids)
+                shape[0] = max(shape[0], text.vocab_size)
+            if shape != expected:
+                raise ModelFolderError(f"{path.name}: {name}: expected {expected or 'none, or one'}, got {shape}")
+    if missing := [name for name in wanted if not name.startswith("model.vision.")]:
+        raise ModelFolderError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    config.dtype = tables[0].dtype
+    return names
+
+
+def _parts(
+    encoder: FrameEncoder, names: dict[Path, list[str]], delta: Path | None, new_ids: Sequence[int], size: int
+) -> Iterator[dict[str, Tensor]]:
+    """What goes into each file, one after the other; no more than one is held."""
+    yield {f"model.vision.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    rows = _tensors(delta) if delta else {}
+    for path, wanted in names.items():
+        tensors = _tensors(path)
+        grow = [name for name in wanted if new_ids and name in _TABLES]
+        yield {name: tensors[name] for name in wanted} | {
+            name: _grown(tensors[name], rows.get(name), new_ids, size) for name in grow
+        }
+
+
+def _check_rows(name: str, table: Sequence[int], rows: Tensor | None, ids: Sequence[int]) -> None:
+    """Refuse a delta that does not have the new rows of a table, all of them."""
+    found = [] if rows is None else list(rows.shape)
+    if found[1:] != list(table[1:]) or not (found[0] > ids[-1] or (found[0] == len(ids) and ids[0] <= table[0])):
+        wanted = f"{len(ids)} rows of {table[1]}, those of ids {ids[0]} to {ids[-1]}, or a table with these"
+        raise ModelFolderError(f"mm_projector.bin: {name}: expected {wanted}, got {found or 'none'}")
+
+
+def _grown(table: Tensor, rows: Tensor | None, ids: Sequence[int], size: int) -> Tensor:
+    """A table ``[v d]`` with at least ``size`` rows, those of ``ids`` from a delta, or else drawn."""
+    grown = torch.cat([table, table.new_zeros(max(size - len(table), 0), table.shape[1])])
+    times = slice(ids[0], ids[-1] + 1)
+    if rows is None:
+        embedding = SimpleNamespace(weight=grown)
+        model: Any = SimpleNamespace(get_input_embeddings=lambda: embedding, get_output_embeddings=lambda: None)
+        init_rows(model, ids)
+    elif len(rows) == len(ids):
+        grown[times] = rows
+    else:
+        grown[len(table) :], grown[times] = rows[len(table) : size], rows[times]
+    return grown
+
+
+def _write(folder: Path, parts: Iterator[dict[str, Tensor]], num_parts: int) -> None:
+    """A safetensors file for each part, and the index of all."""
+    index, num_bytes = {}, 0
+    for number, part in enumerate(tqdm(parts, "converting", num_parts, unit="file"), start=1):
+        name = f"model-{number:05d}-of-{num_parts:05d}.safetensors"
+        save_file({key: tensor.contiguous() for key, tensor in part.items()}, folder / name, metadata={"format": "pt"})
+        index |= dict.fromkeys(part, name)
+        num_bytes += sum(tensor.nbytes for tensor in part.values())
+    write_json(folder / _INDEX, {"metadata": {"total_size": num_bytes}, "weight_map": index})
