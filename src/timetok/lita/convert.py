@@ -6,22 +6,19 @@ Shapes: v vocabulary, d language width.
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 from zipfile import ZipFile
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, GenerationConfig, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from timetok.atomic import read_json, replacing, write_json
-from timetok.embeddings import init_rows
 from timetok.errors import ArgumentError, ModelFolderError
 from timetok.lita.answer import telling_which
 from timetok.lita.configuration import LitaConfig
@@ -36,8 +33,7 @@ VICUNA = (
 )
 """What stands in front of every conversation: Vicuna v1 of FastChat (Apache-2.0)."""
 
-# Settings on which the numbers depend: what can be converted, first what is meant where a config says nothing.
-_CAN = {
+_CAN: dict[str, tuple[Any, ...]] = {  # what settings may be, first what they are where a checkpoint has none
     "model_type": ("lita", "llava", "llava_llama"),
     "video_arch": ("temporal_spatial_pool", "temporal", "spatial", "temporal_spatial", "spatial_pool"),
     "mm_projector_type": ("linear", "mlp2x_gelu"),
@@ -48,18 +44,9 @@ _CAN = {
 _WEIGHTS = {"model.safetensors.index.json": "model*.safetensors", "pytorch_model.bin.index.json": "pytorch_model*.bin"}
 _TABLES = ("model.lm.model.embed_tokens.weight", "model.lm.lm_head.weight")
 _PROJECTOR = re.compile(r"(?:(?:model\.)?mm_projector|layers)\.((?:\d+\.)?(?:weight|bias))")  # "layers" is VILA's
-_UNUSED = re.compile(r"model\.vision_tower\.|.*\.rotary_emb\.inv_freq$")  # the tower is another's; computed
-_INDEX = next(iter(_WEIGHTS))
+_UNUSED = re.compile(r"model\.vision_tower\.|.*\.rotary_emb\.inv_freq$")  # another's is used; computed
 _Held = dict[Path, dict[str, Tensor]]  # meta tensors by name, for each file
-_NOT_TEXT = {"model_type", "architectures", "dtype", "transformers_version"}
-# Each segment between added tokens starts with a "▁" of its own, as where SentencePiece encodes it alone.
-_LEGACY: dict[str, Any] = {
-    "type": "Sequence",
-    "normalizers": [
-        {"type": "Prepend", "prepend": "▁"},
-        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-    ],
-}
+_NOT_THE_LMS = {"model_type", "architectures", "dtype", "transformers_version"}
 
 
 def convert(
@@ -84,8 +71,8 @@ def convert(
         base: A plain language model, for a LITA or LLaVA that holds no weights but an ``mm_projector.bin``: the
             projector, and of ``embed_tokens`` and ``lm_head`` the time tokens' rows alone or whole tables, of which
             these rows are taken by id. It follows LLaVA's; no published LITA of this kind could be tried.
-        num_time_tokens: Time tokens for a model without any, with rows that want training (`init_rows`, from torch's
-            global generator). If None, such a model writes seconds as text.
+        num_time_tokens: Time tokens for a model that has none, with random rows to be trained, from torch's global
+            generator. If None, such a model writes seconds as text.
 
     Raises:
         ModelFolderError: A file is missing, damaged, or not what can be converted; nothing was written.
@@ -102,12 +89,12 @@ def convert(
         encoder, transform = _encoder(vision, found.settings.get("mm_vision_select_layer", -2))
     with telling_which(source):
         processor = _processor(found, encoder.grid, transform, num_time_tokens)
-        config = _config(found, encoder, processor)
-        new_ids = processor.tt.time_token_ids if found.delta or num_time_tokens else ()
-        names = _check(config, processor, held, found.delta, new_ids)
+        config = _config(found, encoder, processor, held)
+        rows = _new_rows(found.delta, config) if found.delta or num_time_tokens else {}
+        names = _check(config, held, found.delta, rows)
     with replacing(out) as partial:
         partial.mkdir(parents=True)
-        _write(partial, _parts(encoder, names, found.delta, new_ids, config.text_config.vocab_size), len(names) + 1)
+        _write(partial, encoder, names, rows, config)
         config.save_pretrained(partial)
         processor.save_pretrained(partial)
         ids = {f"{name}_token_id": getattr(processor.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
@@ -204,14 +191,18 @@ def _encoder(vision: str | os.PathLike[str], layer: int) -> tuple[FrameEncoder, 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, a SentencePiece model as `convert` says; its ids are the checkpoint's."""
+    tokenizer: PreTrainedTokenizerBase
     if not (folder / "tokenizer.model").is_file():
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        return tokenizer
     loaded = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
-    backend = json.loads(loaded.backend_tokenizer.to_str())
-    backend |= {"normalizer": _LEGACY, "pre_tokenizer": None}
-    for token in backend["added_tokens"]:
+    description = json.loads(loaded.backend_tokenizer.to_str())
+    for token in description["added_tokens"]:
         token |= {"normalized": False} | ({} if token["special"] else {"lstrip": True, "rstrip": True})
-    backend = Tokenizer.from_str(json.dumps(backend))
+    backend = Tokenizer.from_str(json.dumps(description))
+    # Each segment between added tokens starts with a "▁" of its own, as where SentencePiece encodes it alone.
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.pre_tokenizer = None
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **loaded.special_tokens_map)
     added = folder / "added_tokens.json"
     for token, index in _read(added).items() if added.is_file() else ():
@@ -220,134 +211,116 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _processor(
-    found: _Found, grid: tuple[int, int], transform: FrameTransform, num_time_tokens: int | None
-) -> LitaProcessor:
+def _processor(found: _Found, grid: tuple[int, int], transform: FrameTransform, new: int | None) -> LitaProcessor:
     """The processor, whose time tokens have the ids that the settings name."""
     tokenizer, settings = _tokenizer(found.tokenizer), found.settings
     own, ids = settings.get("num_time_tokens") or None, settings.get("time_token_ids") or None
-    if own and num_time_tokens:
-        raise ArgumentError(f"num_time_tokens: the model has {own} already, got {num_time_tokens}; leave it out")
-    num = own or num_time_tokens
-    if num is not None and not 1 < num < len(tokenizer):
+    if own and new:
+        raise ModelFolderError(f"num_time_tokens: it has {own} already, got {new}; leave it out")
+    num = own or new
+    if num and not 1 < num < len(tokenizer):  # adding a billion would never end
         raise ModelFolderError(f"num_time_tokens: expected 2 to {len(tokenizer) - 1}, got {num}")
-    spacing = num is not None and (found.tokenizer / "tokenizer.model").is_file()
-    if num is not None:  # before the placeholder takes their place
-        TimeTokenizer.wrap(tokenizer, num, lita_spacing=spacing)
+    slow = bool(num) and (found.tokenizer / "tokenizer.model").is_file()
+    if num:  # before the placeholder takes their ids
+        TimeTokenizer.wrap(tokenizer, num, lita_spacing=slow)
+    num_frames = settings.get("num_frames") or settings.get("num_video_frames") or 100
+    if not (isinstance(num_frames, int) and num_frames > 0):
+        raise ModelFolderError(f"num_frames: expected at least 1, got {num_frames!r}")
     processor = LitaProcessor(
         tokenizer,
-        num_frames=settings.get("num_frames") or settings.get("num_video_frames") or 100,
+        num_frames=num_frames,
         num_time_tokens=num or 100,
         codec="index" if num else "seconds",
         transform=asdict(transform),
         pooler={"preset": f"lita-{settings['video_arch'].replace('_', '-')}"},
         grid=grid,
-        lita_spacing=spacing,
+        lita_spacing=slow,
         system=VICUNA,
     )
     if ids and list(processor.tt.time_token_ids) != ids:
-        raise ModelFolderError(
-            f"time_token_ids: expected those of the tokenizer's <t0> to <t{(num or 0) - 1}>, got {ids}"
-        )
+        raise ModelFolderError(f"time_token_ids: expected those of the tokenizer's {num} time tokens, got {ids}")
     return processor
 
 
-def _config(found: _Found, encoder: FrameEncoder, processor: LitaProcessor) -> LitaConfig:
-    kind, settings = found.text["model_type"], found.settings
-    known = set(AutoConfig.for_model(kind).to_dict()) - _NOT_TEXT | {"rope_theta", "rope_scaling"}
-    text = {name: value for name, value in found.text.items() if name in known}
-    return LitaConfig(
-        text_config={"model_type": kind, **text},
+def _config(found: _Found, encoder: FrameEncoder, processor: LitaProcessor, held: _Held) -> LitaConfig:
+    kind, projector, ids = found.text["model_type"], found.settings["mm_projector_type"], processor.tt.time_token_ids
+    known = set(AutoConfig.for_model(kind).to_dict()) - _NOT_THE_LMS | {"rope_theta", "rope_scaling"}
+    text = {name: value for name, value in found.text.items() if name in known} | {"model_type": kind}
+    table = next((tensors[_TABLES[0]] for tensors in held.values() if _TABLES[0] in tensors), torch.empty(0))
+    if found.delta or (ids and not found.settings.get("num_time_tokens")):
+        text["vocab_size"] = max(len(table), 1 + max(ids, default=0))
+    last = max(set(processor.tokenizer.get_vocab().values()) - {processor.video_token_id})
+    if last >= text["vocab_size"]:
+        raise ModelFolderError(
+            f"vocab_size: expected more than {last}, an id of the tokenizer, got {text['vocab_size']}"
+        )
+    if text["num_hidden_layers"] > sum(map(len, held.values())):  # building a billion would never end
+        raise ModelFolderError(f"num_hidden_layers: {text['num_hidden_layers']} are more than there are weights")
+    config = LitaConfig(
+        text_config=text,
         vision=encoder.arguments,
         transform=processor.transform,
         pooler=processor.pooler,
-        projector=settings["mm_projector_type"],
-        order="pool-first" if settings["mm_projector_type"] == "linear" else "project-first",
+        projector=projector,
+        order="pool-first" if projector == "linear" else "project-first",
         num_frames=processor.num_frames,
         num_time_tokens=processor.num_time_tokens,
         codec=processor.codec,
-        time_token_ids=processor.tt.time_token_ids,
+        time_token_ids=ids,
         video_token_id=processor.video_token_id,
         architectures=["LitaForConditionalGeneration"],
     )
+    config.dtype = table.dtype
+    return config
 
 
-def _check(
-    config: LitaConfig, processor: LitaProcessor, held: _Held, delta: Path | None, new_ids: Sequence[int]
-) -> dict[Path, list[str]]:
+def _new_rows(delta: Path | None, config: LitaConfig) -> dict[str, Tensor]:
+    """The rows of the time tokens for each table ``[v d]``, from a delta or else drawn."""
+    ids, text = config.time_token_ids, config.text_config
+    names, shape = _TABLES[: 1 if config.tie_word_embeddings else 2], [len(ids), text.hidden_size]
+    if delta is None:
+        return {name: text.initializer_range * torch.randn(shape) for name in names}
+    held, rows = _tensors(delta), {}
+    for name in names if ids else ():
+        found = held.get(name, torch.empty(0))
+        rows[name] = found if len(found) == len(ids) else found[ids[0] : ids[-1] + 1]
+        if list(rows[name].shape) != shape:
+            raise ModelFolderError(f"{delta.name}: {name}: expected the time tokens' {shape}, got {list(found.shape)}")
+    return rows
+
+
+def _check(config: LitaConfig, held: _Held, delta: Path | None, rows: dict[str, Tensor]) -> dict[Path, list[str]]:
     """Names of what is taken from each file, where together they hold all that the model has, once, in its size."""
-    text, last = config.text_config, max(set(processor.tokenizer.get_vocab().values()) - {processor.video_token_id})
-    tables = [tensors[_TABLES[0]] for tensors in held.values() if _TABLES[0] in tensors]
-    if new_ids and tables:
-        text.vocab_size = max(len(tables[0]), new_ids[-1] + 1)
-    if last >= text.vocab_size:
-        raise ModelFolderError(f"vocab_size: expected more than {last}, the tokenizer's last id, got {text.vocab_size}")
-    if text.num_hidden_layers > sum(map(len, held.values())):  # or building them might never end
-        raise ModelFolderError(f"num_hidden_layers: {text.num_hidden_layers} are more than there are weights")
     with torch.device("meta"):
         model = LitaForConditionalGeneration(config)
-    tied = model.all_tied_weights_keys
-    wanted = {name: list(each.shape) for name, each in model.state_dict().items() if name not in tied}
-    names = {}
+    tied: Any = model.all_tied_weights_keys
+    names, wanted = {}, {name: list(each.shape) for name, each in model.state_dict().items() if name not in tied}
     for path, tensors in held.items():
         names[path] = [name for name in tensors if name not in tied and not (path == delta and name in _TABLES)]
         for name in names[path]:
             shape, expected = list(tensors[name].shape), wanted.pop(name, None)
-            if new_ids and name in _TABLES:
-                if delta:
-                    _check_rows(name, shape, held[delta].get(name), new_ids)
-                shape[0] = max(shape[0], text.vocab_size)
+            if name in rows and shape[0] >= config.time_token_ids[0]:
+                shape[0] = max(shape[0], config.text_config.vocab_size)  # it will grow
             if shape != expected:
                 raise ModelFolderError(f"{path.name}: {name}: expected {expected or 'none, or one'}, got {shape}")
     if missing := [name for name in wanted if not name.startswith("model.vision.")]:
         raise ModelFolderError(f"{len(missing)} weights are missing, such as {missing[0]}")
-    config.dtype = tables[0].dtype
     return names
 
 
-def _parts(
-    encoder: FrameEncoder, names: dict[Path, list[str]], delta: Path | None, new_ids: Sequence[int], size: int
-) -> Iterator[dict[str, Tensor]]:
-    """What goes into each file, one after the other; no more than one is held."""
-    yield {f"model.vision.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    rows = _tensors(delta) if delta else {}
-    for path, wanted in names.items():
-        tensors = _tensors(path)
-        grow = [name for name in wanted if new_ids and name in _TABLES]
-        yield {name: tensors[name] for name in wanted} | {
-            name: _grown(tensors[name], rows.get(name), new_ids, size) for name in grow
-        }
-
-
-def _check_rows(name: str, table: Sequence[int], rows: Tensor | None, ids: Sequence[int]) -> None:
-    """Refuse a delta that does not have the new rows of a table, all of them."""
-    found = [] if rows is None else list(rows.shape)
-    if found[1:] != list(table[1:]) or not (found[0] > ids[-1] or (found[0] == len(ids) and ids[0] <= table[0])):
-        wanted = f"{len(ids)} rows of {table[1]}, those of ids {ids[0]} to {ids[-1]}, or a table with these"
-        raise ModelFolderError(f"mm_projector.bin: {name}: expected {wanted}, got {found or 'none'}")
-
-
-def _grown(table: Tensor, rows: Tensor | None, ids: Sequence[int], size: int) -> Tensor:
-    """A table ``[v d]`` with at least ``size`` rows, those of ``ids`` from a delta, or else drawn."""
-    grown = torch.cat([table, table.new_zeros(max(size - len(table), 0), table.shape[1])])
-    times = slice(ids[0], ids[-1] + 1)
-    if rows is None:
-        embedding = SimpleNamespace(weight=grown)
-        model: Any = SimpleNamespace(get_input_embeddings=lambda: embedding, get_output_embeddings=lambda: None)
-        init_rows(model, ids)
-    elif len(rows) == len(ids):
-        grown[times] = rows
-    else:
-        grown[len(table) :], grown[times] = rows[len(table) : size], rows[times]
-    return grown
-
-
-def _write(folder: Path, parts: Iterator[dict[str, Tensor]], num_parts: int) -> None:
-    """A safetensors file for each part, and the index of all."""
-    index, num_bytes = {}, 0
-    for number, part in enumerate(tqdm(parts, "converting", num_parts, unit="file"), start=1):
-        name = f"model-{number:05d}-of-{num_parts:05d}.safetensors"
-        save_file({key: tensor.contiguous() for key, tensor in part.items()}, folder / name, metadata={"format": "pt"})
-        index |= dict.fromkeys(part, name)
-        num_bytes += sum(tensor.nbytes for tensor in part.values())
-    write_json(folder / _INDEX, {"metadata": {"total_size": num_bytes}, "weight_map": index})
+def _write(
+    folder: Path, encoder: FrameEncoder, names: dict[Path, list[str]], rows: dict[str, Tensor], config: LitaConfig
+) -> None:
+    """A file for the encoder and one for each that there was, never more than one of them held; and the index."""
+    index: dict[str, str] = {}
+    for number, path in enumerate(tqdm([None, *names], "converting", unit="file"), start=1):
+        tensors = encoder.state_dict(prefix="model.vision.") if path is None else _tensors(path)
+        part = {name: tensors[name].contiguous() for name in (tensors if path is None else names[path])}
+        for name in rows.keys() & part.keys():
+            table, ids = part[name], config.time_token_ids
+            part[name] = torch.cat([table, table.new_zeros(config.text_config.vocab_size - len(table), table.shape[1])])
+            part[name][ids[0] : ids[-1] + 1] = rows[name]
+        file = f"model-{number:05d}-of-{len(names) + 1:05d}.safetensors"
+        save_file(part, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(part, file)
+    write_json(folder / next(iter(_WEIGHTS)), {"metadata": {}, "weight_map": index})
