@@ -167,13 +167,14 @@ def clip(folder: Path) -> Any:
     return tower
 
 
-def make(folder: Path, *, projector: str = "linear", rows: int | None = None, seed: int = 0) -> Original:
-    """Random parts, the tower of which is written to ``folder / "clip"``."""
+def make(folder: Path, *, projector: str = "linear", rows: int | None = None, seed: int = 0, **text: Any) -> Original:
+    """Random parts, the tower of which is written to ``folder / "clip"``; ``text`` are settings of the LM."""
     tower = clip(folder / "clip")
     torch.manual_seed(seed)
-    lm: Any = LlamaForCausalLM(LlamaConfig(**TEXT, vocab_size=num_pieces() + T if rows is None else rows)).eval()
-    first = nn.Linear(VISION_WIDTH, WIDTH)
-    parts = first if projector == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(WIDTH, WIDTH))
+    lm: Any = LlamaForCausalLM(LlamaConfig(**TEXT | text, vocab_size=num_pieces() + T if rows is None else rows)).eval()
+    width = lm.config.hidden_size
+    first = nn.Linear(VISION_WIDTH, width)
+    parts = first if projector == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(width, width))
     return Original(tower, parts, lm, T if rows is None else rows - num_pieces())
 
 

@@ -148,10 +148,12 @@ def _weight_files(folder: Path) -> list[Path]:
     """The files of a folder's weights; those that an index names must lie beside it."""
     for index, pattern in _WEIGHTS.items():
         if (folder / index).is_file():
-            named = sorted(set(_read(folder / index)["weight_map"].values()))
-            if lost := [name for name in named if Path(name).name != name or not (folder / name).is_file()]:
-                raise ModelFolderError(f"{index} names {lost[0]!r}, which is no file beside it")
-            return [folder / name for name in named]
+            by_name = _read(folder / index).get("weight_map")
+            files = sorted(set(map(str, by_name.values()))) if isinstance(by_name, dict) else [""]
+            for file in files:
+                if Path(file).name != file or not (folder / file).is_file():
+                    raise ModelFolderError(f"{index}: expected names of files beside it, got {file!r}")
+            return [folder / file for file in files]
         if found := sorted(folder.glob(pattern)):
             return found
     return []
