@@ -45,7 +45,7 @@ _WEIGHTS = {"model.safetensors.index.json": "model*.safetensors", "pytorch_model
 _TABLES = ("model.lm.model.embed_tokens.weight", "model.lm.lm_head.weight")
 _PROJECTOR = re.compile(r"(?:(?:model\.)?mm_projector|layers)\.((?:\d+\.)?(?:weight|bias))")  # "layers" is VILA's
 _UNUSED = re.compile(r"model\.vision_tower\.|.*\.rotary_emb\.inv_freq$")  # another's is used; computed
-_Held = dict[Path, dict[str, Tensor]]  # meta tensors by name, for each file
+_Held = dict[str, tuple[Path, Tensor]]  # by name: the file, and a meta tensor
 _NOT_THE_LMS = {"model_type", "architectures", "dtype", "transformers_version"}
 
 
@@ -84,17 +84,25 @@ def convert(
         raise ArgumentError(f"out: expected a new or empty folder, got {os.fspath(out)!r}")
     with telling_which(source):
         found = _find(Path(source), None if base is None else Path(base))
-    held = {path: {k: v.to("meta") for k, v in _tensors(path, check=True).items()} for path in found.files}
+    held = _held(found)
     with telling_which(vision):
         encoder, transform = _encoder(vision, found.settings.get("mm_vision_select_layer", -2))
     with telling_which(source):
         processor = _processor(found, encoder.grid, transform, num_time_tokens)
         config = _config(found, encoder, processor, held)
         rows = _new_rows(found.delta, config) if found.delta or num_time_tokens else {}
-        names = _check(config, held, found.delta, rows)
+        places = _places(config, held, rows)
     with replacing(out) as partial:
         partial.mkdir(parents=True)
-        _write(partial, encoder, names, rows, config)
+        index: dict[str, str] = {}
+        for number, path in enumerate(tqdm([None, *found.files], "converting", unit="file"), start=1):
+            tensors = encoder.state_dict(prefix="model.vision.") if path is None else _tensors(path)
+            part = {name: tensor.contiguous() for name, tensor in tensors.items() if places.get(name) == path}
+            part |= {name: _grown(part[name], rows[name], config) for name in rows.keys() & part.keys()}
+            file = f"model-{number:05d}-of-{len(found.files) + 1:05d}.safetensors"
+            save_file(part, partial / file, metadata={"format": "pt"})
+            index |= dict.fromkeys(part, file)
+        write_json(partial / next(iter(_WEIGHTS)), {"metadata": {}, "weight_map": index})
         config.save_pretrained(partial)
         processor.save_pretrained(partial)
         ids = {f"{name}_token_id": getattr(processor.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
@@ -169,18 +177,30 @@ def _tensors(path: Path, *, check: bool = False) -> dict[str, Tensor]:
                 if check and (archive.testzip() or any(part.compress_type for part in archive.infolist())):
                     raise ModelFolderError("it is damaged")
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        named = {name: tensor for name, tensor in loaded.items() if not _UNUSED.match(name)}
-        for name, tensor in named.items():
+        tensors = {}
+        for name, tensor in loaded.items():
+            if _UNUSED.match(name):
+                continue
             if not (isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.layout == torch.strided):
                 raise ModelFolderError(f"{name}: expected a tensor of floats")
-        if sum(tensor.nbytes for tensor in named.values()) > path.stat().st_size:  # one number may claim to be a table
+            projector = _PROJECTOR.fullmatch(name)
+            tensors[f"model.projector.{projector[1]}" if projector else f"model.lm.{name}"] = tensor
+        if sum(tensor.nbytes for tensor in tensors.values()) > path.stat().st_size:  # one number that claims to be many
             raise ModelFolderError("its tensors are larger than the file")
-        return {_our_name(name): tensor for name, tensor in named.items()}
+        return tensors
 
 
-def _our_name(name: str) -> str:
-    projector = _PROJECTOR.fullmatch(name)
-    return f"model.projector.{projector[1]}" if projector else f"model.lm.{name}"
+def _held(found: _Found) -> _Held:
+    """Everything that is there, but for a delta's rows."""
+    held: _Held = {}
+    for path in found.files:
+        for name, tensor in _tensors(path, check=True).items():
+            if path == found.delta and name in _TABLES:
+                continue
+            if name in held:
+                raise ModelFolderError(f"model: {os.fspath(path)!r} holds {name}, and so does {held[name][0].name!r}")
+            held[name] = path, tensor.to("meta")
+    return held
 
 
 def _encoder(vision: str | os.PathLike[str], layer: int) -> tuple[FrameEncoder, FrameTransform]:
@@ -248,7 +268,7 @@ def _config(found: _Found, encoder: FrameEncoder, processor: LitaProcessor, held
     kind, projector, ids = found.text["model_type"], found.settings["mm_projector_type"], processor.tt.time_token_ids
     known = set(AutoConfig.for_model(kind).to_dict()) - _NOT_THE_LMS | {"rope_theta", "rope_scaling"}
     text = {name: value for name, value in found.text.items() if name in known} | {"model_type": kind}
-    table = next((tensors[_TABLES[0]] for tensors in held.values() if _TABLES[0] in tensors), torch.empty(0))
+    table = held.get(_TABLES[0], (None, torch.empty(0)))[1]
     if found.delta or (ids and not found.settings.get("num_time_tokens")):
         text["vocab_size"] = max(len(table), 1 + max(ids, default=0))
     last = max(set(processor.tokenizer.get_vocab().values()) - {processor.video_token_id})
@@ -256,7 +276,7 @@ def _config(found: _Found, encoder: FrameEncoder, processor: LitaProcessor, held
         raise ModelFolderError(
             f"vocab_size: expected more than {last}, an id of the tokenizer, got {text['vocab_size']}"
         )
-    if text["num_hidden_layers"] > sum(map(len, held.values())):  # building a billion would never end
+    if text["num_hidden_layers"] > len(held):  # building a billion would never end
         raise ModelFolderError(f"num_hidden_layers: {text['num_hidden_layers']} are more than there are weights")
     config = LitaConfig(
         text_config=text,
@@ -291,38 +311,30 @@ def _new_rows(delta: Path | None, config: LitaConfig) -> dict[str, Tensor]:
     return rows
 
 
-def _check(config: LitaConfig, held: _Held, delta: Path | None, rows: dict[str, Tensor]) -> dict[Path, list[str]]:
-    """Names of what is taken from each file, where together they hold all that the model has, once, in its size."""
+def _places(config: LitaConfig, held: _Held, rows: dict[str, Tensor]) -> dict[str, Path | None]:
+    """The file of each tensor that the model has, where all are there, in their sizes, and no others; else refuse."""
     with torch.device("meta"):
         model = LitaForConditionalGeneration(config)
     tied: Any = model.all_tied_weights_keys
-    names, wanted = {}, {name: list(each.shape) for name, each in model.state_dict().items() if name not in tied}
-    for path, tensors in held.items():
-        names[path] = [name for name in tensors if name not in tied and not (path == delta and name in _TABLES)]
-        for name in names[path]:
-            shape, expected = list(tensors[name].shape), wanted.pop(name, None)
-            if name in rows and shape[0] >= config.time_token_ids[0]:
-                shape[0] = max(shape[0], config.text_config.vocab_size)  # it will grow
-            if shape != expected:
-                raise ModelFolderError(f"{path.name}: {name}: expected {expected or 'none, or one'}, got {shape}")
-    if missing := [name for name in wanted if not name.startswith("model.vision.")]:
-        raise ModelFolderError(f"{len(missing)} weights are missing, such as {missing[0]}")
-    return names
+    wanted = {name: list(each.shape) for name, each in model.state_dict().items() if name not in tied}
+    eyes = [name for name in wanted if name.startswith("model.vision.")]
+    shapes = {name: list(tensor.shape) for name, (_, tensor) in held.items() if name not in tied}
+    shapes |= {name: wanted[name] for name in eyes}
+    for name in rows:
+        if config.time_token_ids[0] <= shapes[name][0] < config.text_config.vocab_size:
+            shapes[name][0] = config.text_config.vocab_size  # it will grow
+    wrong = [name for name in wanted | shapes if wanted.get(name) != shapes.get(name)]
+    if wrong:
+        expected, got = wanted.get(wrong[0], "none"), shapes.get(wrong[0], "none")
+        raise ModelFolderError(
+            f"{len(wrong)} weights are not right, such as {wrong[0]}: expected {expected}, got {got}"
+        )
+    return dict.fromkeys(eyes) | {name: held[name][0] for name in wanted if name not in eyes}
 
 
-def _write(
-    folder: Path, encoder: FrameEncoder, names: dict[Path, list[str]], rows: dict[str, Tensor], config: LitaConfig
-) -> None:
-    """A file for the encoder and one for each that there was, never more than one of them held; and the index."""
-    index: dict[str, str] = {}
-    for number, path in enumerate(tqdm([None, *names], "converting", unit="file"), start=1):
-        tensors = encoder.state_dict(prefix="model.vision.") if path is None else _tensors(path)
-        part = {name: tensors[name].contiguous() for name in (tensors if path is None else names[path])}
-        for name in rows.keys() & part.keys():
-            table, ids = part[name], config.time_token_ids
-            part[name] = torch.cat([table, table.new_zeros(config.text_config.vocab_size - len(table), table.shape[1])])
-            part[name][ids[0] : ids[-1] + 1] = rows[name]
-        file = f"model-{number:05d}-of-{len(names) + 1:05d}.safetensors"
-        save_file(part, folder / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(part, file)
-    write_json(folder / next(iter(_WEIGHTS)), {"metadata": {}, "weight_map": index})
+def _grown(table: Tensor, rows: Tensor, config: LitaConfig) -> Tensor:
+    """A table with a row for every id, those of time tokens from ``rows``."""
+    ids, size = config.time_token_ids, config.text_config.vocab_size
+    grown = torch.cat([table, table.new_zeros(size - len(table), table.shape[1])])
+    grown[ids[0] : ids[-1] + 1] = rows
+    return grown
