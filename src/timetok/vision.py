@@ -3,20 +3,30 @@
 Shapes: b batch, t frames, c channels, h w pixels or patch grid, p patches, e vision width, s side of a frame.
 """
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from timetok.errors import ArgumentError
+from timetok.errors import ArgumentError, ModelFolderError
 
 Crop = Literal["center", "squash"]
+Interpolation = Literal["bicubic", "bilinear"]
 
-_RESIZED_AT_ONCE = 16  # frames held in float32, so that a long video of large frames fits in memory
+_FROM_HF = {  # transformers' names of CLIP's weights → timm's
+    "vision_model.": "", "embeddings.class_embedding": "cls_token", "embeddings.position_embedding.weight": "pos_embed",
+    "embeddings.patch_embedding": "patch_embed.proj", "pre_layrnorm": "norm_pre", "encoder.layers": "blocks",
+    "layer_norm": "norm", "self_attn.out_proj": "attn.proj",
+}  # fmt: skip
+_NOT_HELD = ("norm.", "fc", "head", "classifier", "attn_pool.", "logit_")  # what timm and CLIP have after the layers
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,8 @@ class FrameTransform:
         mean: Per-channel mean, of values in [0, 1]; ``std`` is the standard deviation.
         crop: ``"center"`` resizes the short side and crops the middle, as LITA and CLIP do;
             ``"squash"`` resizes both sides, so that nothing at the borders is lost.
+        crop_pct: Share of the resized side that is kept, in (0, 1].
+        interpolation: ``"bicubic"`` or ``"bilinear"``, antialiased.
 
     Source: LITA's code (FrameTransform.crop = "center", bicubic).
 
@@ -39,30 +51,43 @@ class FrameTransform:
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     crop: Crop = "center"
+    crop_pct: float = 1.0
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
-        if self.crop not in get_args(Crop):
-            raise ArgumentError(f"crop: expected 'center' or 'squash', got {self.crop!r}")
-        if self.image_size < 1:
-            raise ArgumentError(f"image_size: expected at least 1, got {self.image_size!r}")
+        for name, choices in (("crop", get_args(Crop)), ("interpolation", get_args(Interpolation))):
+            if (value := getattr(self, name)) not in choices:
+                raise ArgumentError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+        if self.image_size < 1 or not 0 < self.crop_pct <= 1:
+            raise ArgumentError(f"image_size, crop_pct: expected >0 and (0, 1], got {self.image_size}, {self.crop_pct}")
+
+    @classmethod
+    def of(cls, name: str, *, image_size: int | None = None) -> Self:
+        """What a timm model was trained to see, at its own size if None; ArgumentError if that is not offered here."""
+        try:
+            known: Any = timm.models.get_pretrained_cfg(name, allow_unregistered=False)
+        except RuntimeError as error:
+            raise ArgumentError(f"name: timm does not know what {name!r} sees: {error}") from error
+        size = image_size or known.input_size[-1]
+        return cls(size, known.mean, known.std, known.crop_mode, known.crop_pct, known.interpolation)
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Resize, crop and normalise: uint8 ``[t c h w]`` → float32 ``[t c s s]``, s = ``image_size``."""
         return self.normalise(self.resize(frames))
 
     def resize(self, frames: Tensor) -> Tensor:
-        """Resize (bicubic, antialiased) and crop: uint8 ``[t 3 h w]`` → ``[t 3 s s]``; else an ArgumentError."""
+        """Resize and crop as CLIPImageProcessor does: uint8 ``[t 3 h w]`` → ``[t 3 s s]``; else an ArgumentError."""
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
             raise ArgumentError(f"frames: expected uint8 [t 3 h w], got {frames.dtype} {list(frames.shape)}")
-        return torch.cat([self._resize(chunk) for chunk in frames.split(_RESIZED_AT_ONCE)])
-
-    def _resize(self, frames: Tensor) -> Tensor:
-        side, (height, width) = self.image_size, frames.shape[-2:]
+        kept, side, (height, width) = self.image_size, int(self.image_size / self.crop_pct), frames.shape[-2:]
         short = min(height, width)
         size = (height * side // short, width * side // short) if self.crop == "center" else (side, side)
-        pixels = interpolate(frames.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
-        top, left = (size[0] - side) // 2, (size[1] - side) // 2
-        return pixels[..., top : top + side, left : left + side].clamp(0, 255).round().to(torch.uint8)
+        for step in ((height, size[1]), size):  # rows, then columns, with bytes between: so did the Pillow of LITA
+            pixels = frames if frames.device.type == "cpu" else frames.float()  # no other device resizes bytes
+            pixels = interpolate(pixels, size=step, mode=self.interpolation, antialias=True)
+            frames = pixels.clamp(0, 255).round().byte()
+        top, left = (size[0] - kept) // 2, (size[1] - kept) // 2
+        return frames[..., top : top + kept, left : left + kept]
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 ``[… c s s]`` → float32 of about zero mean and unit variance."""
@@ -70,11 +95,29 @@ class FrameTransform:
         return (pixels / 255 - mean) / std
 
 
+def _read_weights(source: Path, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a file or folder, mapped, so that only what is used is read; those of HF's CLIP in timm's names."""
+    kinds = ("model*.safetensors", "open_clip*.safetensors", "pytorch_model*.bin", "open_clip*.bin")
+    found = {}
+    for file in next(filter(None, (sorted(source.glob(kind)) for kind in kinds)), [source]):
+        safe = file.suffix == ".safetensors"
+        loaded = load_file(file) if safe else torch.load(file, "cpu", weights_only=True, mmap=True)
+        for name, value in loaded.items():
+            for theirs, ours in _FROM_HF.items():
+                name = name.replace(theirs, ours)
+            lacks_axes = name in ("cls_token", "pos_embed") and value.ndim < 3
+            found[name] = value.view(1, -1, value.shape[-1]) if lacks_axes else value
+    for name in held if "blocks.0.self_attn.q_proj.weight" in found else ():
+        if ".qkv." in name:
+            found[name] = torch.cat([found[name.replace("attn.qkv", f"self_attn.{part}_proj")] for part in "qkv"])
+    return found
+
+
 class FrameEncoder(nn.Module):
     """A timm model read at one of its layers: ``[b t c s s]`` → ``[b t p e]``.
 
-    Prefix tokens (CLS, registers) are dropped, later layers are not computed, and no final norm is
-    applied, as LITA reads CLIP. What timm does not know or refuses raises ArgumentError, as other values do.
+    Prefix tokens (CLS, registers) are dropped, later layers do not exist, and no final norm is applied,
+    as LITA reads CLIP. What timm does not know or refuses raises ArgumentError, as other values do.
 
     Args:
         name: A timm model name.
@@ -84,8 +127,10 @@ class FrameEncoder(nn.Module):
         model_args: Further arguments of ``timm.create_model``.
         pretrained: Let timm fetch or load its weights.
         chunk_size: Frames encoded at once, at least 1, which bounds the memory of a long video.
+        deduplicate: Encode a frame that equals the one before it only once, as in a still image.
 
-    Its ``grid`` are the patch rows and columns of a frame, its ``width`` is e, the channels of a patch.
+    Its ``grid`` are the patch rows and columns of a frame, its ``width`` is e, the channels of a patch;
+    ``FrameEncoder(**encoder.arguments)`` is another of its kind, without its weights.
 
     Source: arXiv 2403.19046 §3.3 and its code (CLIP ViT-L/14, layer -2, no CLS).
 
@@ -105,11 +150,14 @@ class FrameEncoder(nn.Module):
         model_args: Mapping[str, Any] | None = None,
         pretrained: bool = False,
         chunk_size: int = 128,
+        deduplicate: bool = False,
     ) -> None:
         super().__init__()
         if chunk_size < 1:
             raise ArgumentError(f"chunk_size: expected at least 1, got {chunk_size}")
         args = dict(model_args or {})
+        self.arguments = {"name": name, "image_size": image_size, "layer": layer, "model_args": dict(args)}
+        self.arguments |= {"chunk_size": chunk_size, "deduplicate": deduplicate}
         try:
             known = timm.models.get_pretrained_cfg(name)
             if known.fixed_input_size if known else "vit" in name:  # its weights depend on the size
@@ -121,23 +169,70 @@ class FrameEncoder(nn.Module):
         if not -len(stages) <= layer < len(stages):
             raise ArgumentError(f"layer: {name!r} has {len(stages)}, got {layer}")
         self._layer_index = layer % len(stages)
-        self.layer, self.chunk_size, self.image_size = layer, chunk_size, image_size
+        self.tower.prune_intermediate_layers([self._layer_index], prune_norm=True)
+        self.layer, self.chunk_size, self.image_size, self.deduplicate = layer, chunk_size, image_size, deduplicate
         stride, self.width = int(stages[layer]["reduction"]), int(stages[layer]["num_chs"])
         if image_size % stride:
             raise ArgumentError(f"image_size: expected a multiple of {stride}, {name!r}'s stride, got {image_size}")
         self.grid: tuple[int, int] = (image_size // stride, image_size // stride)
 
+    @classmethod
+    def from_clip(cls, folder: str | os.PathLike[str], *, layer: int = -2) -> Self:
+        """The tower of a CLIPModel or CLIPVisionModel of transformers at ``hidden_states[layer]``; ModelFolderError."""
+        from transformers import CLIPVisionConfig  # here alone, since the room does without transformers
+
+        try:
+            clip: Any = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
+            kind = {("quick_gelu", 1e-5): "quickgelu_", ("gelu", 1e-5): ""}[clip.hidden_act, clip.layer_norm_eps]
+        except Exception as error:  # a foreign file can break a library anywhere; the cause stays attached
+            expected = "folder: expected a CLIP with (quick_)gelu and a layer_norm_eps of 1e-05"
+            raise ModelFolderError(f"{expected}, {os.fspath(folder)!r} has {error}") from error
+        name = f"vit_large_patch14_clip_{kind}{336 if clip.image_size == 336 else 224}"
+        args = {"patch_size": clip.patch_size, "embed_dim": clip.hidden_size, "depth": clip.num_hidden_layers}
+        args |= {"num_heads": clip.num_attention_heads, "mlp_ratio": (clip.intermediate_size + 0.5) / clip.hidden_size}
+        encoder = cls(name, image_size=clip.image_size, layer=layer, model_args=args)
+        encoder.load_weights(folder)
+        return encoder
+
+    def load_weights(self, source: str | os.PathLike[str]) -> None:
+        """Take the weights of a file or folder: safetensors or pickled tensors of timm, open_clip or HF's CLIP.
+
+        Position embeddings of another grid are resampled by timm, layers that are not held are neither read nor missed.
+        What else is missing, surplus, of another shape or unreadable is a ModelFolderError, and nothing is loaded.
+        """
+        held, modules = self.tower.state_dict(), dict(self.tower.named_modules())
+        try:
+            found = _read_weights(Path(source), held)
+            if convert := getattr(sys.modules[type(self.tower).__module__], "checkpoint_filter_fn", None):
+                found = convert(found, self.tower)
+            wrong = [name for name in held if name not in found or found[name].shape != held[name].shape]
+            surplus = (name for name in found if name not in held and name.rpartition(".")[0] in modules)
+            if wrong := wrong + [name for name in surplus if not name.startswith(_NOT_HELD)]:
+                raise ValueError(f"{len(wrong)} weights are missing, surplus or of another shape, such as {wrong[0]}")
+        except Exception as error:  # as above
+            raise ModelFolderError(f"source: {os.fspath(source)!r} cannot be loaded: {error}") from error
+        self.tower.load_state_dict({name: found[name] for name in held})
+
     def frames(self, pixels: Tensor) -> Tensor:
-        """Patch features of independent frames: ``[n c s s]`` → ``[n p e]``."""
-        features: Tensor
+        """Patch features of independent frames, in the dtype of the weights: ``[n c s s]`` → ``[n p e]``."""
+        pixels = pixels.to(next(self.tower.parameters()).dtype)
         options = {"norm": False, "stop_early": True, "intermediates_only": True}
-        (features,) = self.tower.forward_intermediates(pixels, indices=[self._layer_index], **options)
+        features: Tensor = self.tower.forward_intermediates(pixels, indices=[self._layer_index], **options)[0]
         return features.flatten(2).transpose(1, 2)
+
+    def chunks(self, pixels: Tensor) -> Iterator[Tensor]:
+        """Features of one video piece by piece: ``[t c s s]`` → ``[k p e]`` of at most ``chunk_size`` frames each."""
+        if not self.deduplicate:
+            yield from map(self.frames, pixels.split(self.chunk_size))
+            return
+        pixels, counts = torch.unique_consecutive(pixels, dim=0, return_counts=True)
+        for chunk, repeats in zip(pixels.split(self.chunk_size), counts.split(self.chunk_size), strict=True):
+            features, index = self.frames(chunk), torch.arange(len(chunk), device=chunk.device)
+            yield from (features[rows] for rows in index.repeat_interleave(repeats).split(self.chunk_size))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """``[b t c s s]`` of a ``FrameTransform`` → ``[b t p e]``, p = ``grid[0] * grid[1]`` in row-major order."""
         side = self.image_size
         if pixels.ndim != 5 or pixels.shape[-2:] != (side, side):
             raise ArgumentError(f"pixels: expected [b t c {side} {side}], got {list(pixels.shape)}")
-        chunks = pixels.flatten(0, 1).split(self.chunk_size)
-        return torch.cat([self.frames(chunk) for chunk in chunks]).reshape(*pixels.shape[:2], -1, self.width)
+        return torch.cat(list(self.chunks(pixels.flatten(0, 1)))).reshape(*pixels.shape[:2], -1, self.width)
