@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zipfile import ZipFile
 
 import torch
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, normalizers
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoConfig, GenerationConfig, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoConfig, GenerationConfig, LlamaTokenizer, PreTrainedTokenizerFast
 
 from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import ArgumentError, ModelFolderError
@@ -43,25 +43,22 @@ _CAN: dict[str, tuple[Any, ...]] = {  # what settings may be, first what they ar
 }
 _WEIGHTS = {"model.safetensors.index.json": "model*.safetensors", "pytorch_model.bin.index.json": "pytorch_model*.bin"}
 _TABLES = ("model.lm.model.embed_tokens.weight", "model.lm.lm_head.weight")
-_PROJECTOR = re.compile(r"(?:(?:model\.)?mm_projector|layers)\.((?:\d+\.)?(?:weight|bias))")  # "layers" is VILA's
+_PROJECTOR = re.compile(r"^(?:model\.)?mm_projector\.|^layers\.")  # "layers" is VILA's
 _UNUSED = re.compile(r"model\.vision_tower\.|.*\.rotary_emb\.inv_freq$")  # another's is used; computed
-_Held = dict[str, tuple[Path, Tensor]]  # by name: the file, and a meta tensor
-_NOT_THE_LMS = {"model_type", "architectures", "dtype", "transformers_version"}
+_NOT_THE_LMS = {"architectures", "dtype", "transformers_version"}
+
+Folder = str | os.PathLike[str]
+_Json = dict[str, Any]
 
 
 def convert(
-    source: str | os.PathLike[str],
-    *,
-    vision: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    base: str | os.PathLike[str] | None = None,
-    num_time_tokens: int | None = None,
+    source: Folder, *, vision: Folder, out: Folder, base: Folder | None = None, num_time_tokens: int | None = None
 ) -> None:
     """Turn a checkpoint in a published layout into a folder for ``from_pretrained`` and `Localizer`.
 
     Weights keep their numbers and dtype. Of pickles only tensors are read, files are held one at a time, and the
-    folder appears when it is complete. Text is tokenised as by the slow Llama tokenizer of transformers 4.31, in its
-    default mode, ``legacy``, whatever the folder says: spaces beside added tokens vanish.
+    folder appears when it is complete. Text is tokenised as by the slow Llama tokenizer of transformers 4.31 with its
+    default, ``legacy``, whatever the folder says: spaces beside added tokens vanish.
 
     Args:
         source: LITA's layout (``model_type`` ``"lita"``), LLaVA-1.5's (``"llava"``, ``"llava_llama"``) or VILA's (an
@@ -83,23 +80,32 @@ def convert(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArgumentError(f"out: expected a new or empty folder, got {os.fspath(out)!r}")
     with telling_which(source):
-        found = _find(Path(source), None if base is None else Path(base))
-    held = _held(found)
+        settings, text, files, delta = _find(Path(source), None if base is None else Path(base))
+        own = settings["num_time_tokens"] = settings.get("num_time_tokens") or num_time_tokens
+        if num_time_tokens not in (None, own):
+            raise ModelFolderError(f"num_time_tokens: it has {own} of its own, got {num_time_tokens}; leave it out")
+    held: dict[str, tuple[Path, Tensor]] = {}
+    for path in files:
+        found = _tensors(path, check=True).items()
+        held |= {name: (path, tensor.to("meta")) for name, tensor in found if path != delta or name not in _TABLES}
     with telling_which(vision):
-        encoder, transform = _encoder(vision, found.settings.get("mm_vision_select_layer", -2))
+        encoder, transform = _encoder(vision, settings.get("mm_vision_select_layer", -2))
     with telling_which(source):
-        processor = _processor(found, encoder.grid, transform, num_time_tokens)
-        config = _config(found, encoder, processor, held)
-        rows = _new_rows(found.delta, config) if found.delta or num_time_tokens else {}
+        words = Path(source) if (Path(source) / "tokenizer.model").is_file() else files[0].parent
+        processor, config = _describe(settings, text, _tokenizer(words), encoder, transform)
+        rows = _new_rows(delta, config, len(held[_TABLES[0]][1])) if delta or num_time_tokens else {}
+        last = max(set(processor.tokenizer.get_vocab().values()) - {processor.video_token_id})
+        if last >= (num_rows := config.text_config.vocab_size):
+            raise ModelFolderError(f"vocab_size: expected more than {last}, an id of the tokenizer, got {num_rows}")
         places = _places(config, held, rows)
     with replacing(out) as partial:
         partial.mkdir(parents=True)
         index: dict[str, str] = {}
-        for number, path in enumerate(tqdm([None, *found.files], "converting", unit="file"), start=1):
+        for number, path in enumerate(tqdm([None, *files], "converting", unit="file"), start=1):
             tensors = encoder.state_dict(prefix="model.vision.") if path is None else _tensors(path)
-            part = {name: tensor.contiguous() for name, tensor in tensors.items() if places.get(name) == path}
-            part |= {name: _grown(part[name], rows[name], config) for name in rows.keys() & part.keys()}
-            file = f"model-{number:05d}-of-{len(found.files) + 1:05d}.safetensors"
+            taken = tensors if path is None else [name for name in tensors if places.get(name) == path]
+            part = {name: _grown(tensors[name], rows.get(name), config) for name in taken}
+            file = f"model-{number:05d}-of-{len(files) + 1:05d}.safetensors"
             save_file(part, partial / file, metadata={"format": "pt"})
             index |= dict.fromkeys(part, file)
         write_json(partial / next(iter(_WEIGHTS)), {"metadata": {}, "weight_map": index})
@@ -109,45 +115,34 @@ def convert(
         GenerationConfig(**ids).save_pretrained(partial)
 
 
-class _Found(NamedTuple):
-    """The parts of a checkpoint; ``text`` are the settings of its language model, ``delta`` is one of its files."""
-
-    settings: dict[str, Any]
-    text: dict[str, Any]
-    files: list[Path]
-    delta: Path | None
-    tokenizer: Path
-
-
-def _find(folder: Path, base: Path | None) -> _Found:
-    """Tell the layouts apart, and refuse what cannot be converted."""
-    settings = _read(folder / "config.json")
+def _find(folder: Path, base: Path | None) -> tuple[_Json, _Json, list[Path], Path | None]:
+    """Settings, those of the language model, and files of weights, one of which may be a delta."""
+    settings, delta = _read(folder / "config.json"), None
     lm = folder / "llm" if (folder / "llm").is_dir() else base or folder
-    text, files, delta = _read(lm / "config.json"), _weight_files(lm), None
-    if lm == base:
+    text, files = _read(lm / "config.json"), _weight_files(lm)
+    if lm == folder:
+        text["model_type"] = "llama"
+    elif lm == base:
         if _weight_files(folder):
             raise ModelFolderError("it has weights of its own; leave base out")
-        text, delta = text | settings | {"model_type": text["model_type"]}, folder / "mm_projector.bin"
-        files.append(delta)
-    elif lm == folder:
-        text["model_type"] = "llama"
+        delta = folder / "mm_projector.bin"
+        text, files = text | settings | {"model_type": text["model_type"]}, [*files, delta]
     else:
-        settings["model_type"] = None
-        settings["mm_projector_type"] = _read(folder / "mm_projector" / "config.json")["mm_projector_type"]
+        settings |= _read(folder / "mm_projector" / "config.json") | {"model_type": None}
         files += _weight_files(folder / "mm_projector")
     if not files:
         raise ModelFolderError("it holds no weights; of a folder with an mm_projector.bin alone, name the base, too")
     for name, can in _CAN.items():
         settings[name] = can[0] if settings.get(name) is None else settings[name]
         if settings[name] not in can:
-            known = " or ".join(map(repr, can))
-            raise ModelFolderError(f"config.json: {name}: expected {known}, got {settings[name]!r}")
-    return _Found(settings, text, files, delta, folder if (folder / "tokenizer.model").is_file() else lm)
+            raise ModelFolderError(f"config.json: {name}: expected one of {can}, got {settings[name]!r}")
+    known = set(AutoConfig.for_model(text["model_type"]).to_dict()) - _NOT_THE_LMS | {"rope_theta", "rope_scaling"}
+    return settings, {name: value for name, value in text.items() if name in known}, files, delta
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> _Json:
     """An object of a JSON file in which every number is one."""
-    content: dict[str, Any] = read_json(path, dict, "the settings of a checkpoint")
+    content: _Json = read_json(path, dict, "the settings of a checkpoint")
     json.dumps(content, allow_nan=False)
     return content
 
@@ -177,46 +172,29 @@ def _tensors(path: Path, *, check: bool = False) -> dict[str, Tensor]:
                 if check and (archive.testzip() or any(part.compress_type for part in archive.infolist())):
                     raise ModelFolderError("it is damaged")
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        tensors = {}
-        for name, tensor in loaded.items():
-            if _UNUSED.match(name):
-                continue
+        named = {name: tensor for name, tensor in loaded.items() if not _UNUSED.match(name)}
+        for name, tensor in named.items():
             if not (isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.layout == torch.strided):
                 raise ModelFolderError(f"{name}: expected a tensor of floats")
-            projector = _PROJECTOR.fullmatch(name)
-            tensors[f"model.projector.{projector[1]}" if projector else f"model.lm.{name}"] = tensor
-        if sum(tensor.nbytes for tensor in tensors.values()) > path.stat().st_size:  # one number that claims to be many
+        if sum(tensor.nbytes for tensor in named.values()) > path.stat().st_size:  # one number may claim to be a table
             raise ModelFolderError("its tensors are larger than the file")
-        return tensors
+        ours = {name: _PROJECTOR.sub("projector.", name) for name in named}
+        return {f"model.{new}" if new != name else f"model.lm.{name}": named[name] for name, new in ours.items()}
 
 
-def _held(found: _Found) -> _Held:
-    """Everything that is there, but for a delta's rows."""
-    held: _Held = {}
-    for path in found.files:
-        for name, tensor in _tensors(path, check=True).items():
-            if path == found.delta and name in _TABLES:
-                continue
-            if name in held:
-                raise ModelFolderError(f"model: {os.fspath(path)!r} holds {name}, and so does {held[name][0].name!r}")
-            held[name] = path, tensor.to("meta")
-    return held
-
-
-def _encoder(vision: str | os.PathLike[str], layer: int) -> tuple[FrameEncoder, FrameTransform]:
+def _encoder(vision: Folder, layer: int) -> tuple[FrameEncoder, FrameTransform]:
     if Path(vision).is_dir():
         encoder = FrameEncoder.from_clip(vision, layer=layer)
         return encoder, FrameTransform(encoder.image_size)
-    transform = FrameTransform.of(os.fspath(vision))
-    return FrameEncoder(os.fspath(vision), image_size=transform.image_size, layer=layer, pretrained=True), transform
+    name = os.fspath(vision)
+    transform = FrameTransform.of(name)
+    return FrameEncoder(name, image_size=transform.image_size, layer=layer, pretrained=True), transform
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, a SentencePiece model as `convert` says; its ids are the checkpoint's."""
-    tokenizer: PreTrainedTokenizerBase
-    if not (folder / "tokenizer.model").is_file():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        return tokenizer
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder as `convert` says; its ids are the checkpoint's."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        _read(folder / name)  # whatever is wrong with it, here its name is told
     loaded = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
     description = json.loads(loaded.backend_tokenizer.to_str())
     for token in description["added_tokens"]:
@@ -233,72 +211,46 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _processor(found: _Found, grid: tuple[int, int], transform: FrameTransform, new: int | None) -> LitaProcessor:
-    """The processor, whose time tokens have the ids that the settings name."""
-    tokenizer, settings = _tokenizer(found.tokenizer), found.settings
-    own, ids = settings.get("num_time_tokens") or None, settings.get("time_token_ids") or None
-    if own and new:
-        raise ModelFolderError(f"num_time_tokens: it has {own} already, got {new}; leave it out")
-    num = own or new
-    if num and not 1 < num < len(tokenizer):  # adding a billion would never end
-        raise ModelFolderError(f"num_time_tokens: expected 2 to {len(tokenizer) - 1}, got {num}")
-    slow = bool(num) and (found.tokenizer / "tokenizer.model").is_file()
-    if num:  # before the placeholder takes their ids
-        TimeTokenizer.wrap(tokenizer, num, lita_spacing=slow)
-    num_frames = settings.get("num_frames") or settings.get("num_video_frames") or 100
-    if not (isinstance(num_frames, int) and num_frames > 0):
-        raise ModelFolderError(f"num_frames: expected at least 1, got {num_frames!r}")
-    processor = LitaProcessor(
-        tokenizer,
-        num_frames=num_frames,
-        num_time_tokens=num or 100,
-        codec="index" if num else "seconds",
-        transform=asdict(transform),
-        pooler={"preset": f"lita-{settings['video_arch'].replace('_', '-')}"},
-        grid=grid,
-        lita_spacing=slow,
-        system=VICUNA,
-    )
-    if ids and list(processor.tt.time_token_ids) != ids:
-        raise ModelFolderError(f"time_token_ids: expected those of the tokenizer's {num} time tokens, got {ids}")
-    return processor
-
-
-def _config(found: _Found, encoder: FrameEncoder, processor: LitaProcessor, held: _Held) -> LitaConfig:
-    kind, projector, ids = found.text["model_type"], found.settings["mm_projector_type"], processor.tt.time_token_ids
-    known = set(AutoConfig.for_model(kind).to_dict()) - _NOT_THE_LMS | {"rope_theta", "rope_scaling"}
-    text = {name: value for name, value in found.text.items() if name in known} | {"model_type": kind}
-    table = held.get(_TABLES[0], (None, torch.empty(0)))[1]
-    if found.delta or (ids and not found.settings.get("num_time_tokens")):
-        text["vocab_size"] = max(len(table), 1 + max(ids, default=0))
-    last = max(set(processor.tokenizer.get_vocab().values()) - {processor.video_token_id})
-    if last >= text["vocab_size"]:
+def _describe(
+    settings: _Json, text: _Json, tokenizer: PreTrainedTokenizerFast, encoder: FrameEncoder, transform: FrameTransform
+) -> tuple[LitaProcessor, LitaConfig]:
+    """What stands beside the weights; time tokens have the ids that the settings name."""
+    num, projector = settings["num_time_tokens"], settings["mm_projector_type"]
+    if num:
+        if not 1 < num < len(tokenizer):  # adding a billion would never end
+            raise ModelFolderError(f"num_time_tokens: expected 2 to {len(tokenizer) - 1}, got {num}")
+        TimeTokenizer.wrap(tokenizer, num, lita_spacing=True)  # before the placeholder takes an id
+    shared: _Json = {
+        "num_frames": settings.get("num_frames") or settings.get("num_video_frames") or 100,
+        "num_time_tokens": num or 100,
+        "codec": "index" if num else "seconds",
+        "transform": asdict(transform),
+        "pooler": {"preset": f"lita-{settings['video_arch'].replace('_', '-')}"},
+    }
+    if not (isinstance(shared["num_frames"], int) and shared["num_frames"] > 0):
+        raise ModelFolderError(f"num_frames: expected at least 1, got {shared['num_frames']!r}")
+    processor = LitaProcessor(tokenizer, grid=encoder.grid, lita_spacing=bool(num), system=VICUNA, **shared)
+    ids = list(processor.tt.time_token_ids)
+    if settings.get("time_token_ids") not in (None, [], ids):
         raise ModelFolderError(
-            f"vocab_size: expected more than {last}, an id of the tokenizer, got {text['vocab_size']}"
+            f"time_token_ids: expected {ids}, those of the tokenizer, got {settings['time_token_ids']}"
         )
-    if text["num_hidden_layers"] > len(held):  # building a billion would never end
-        raise ModelFolderError(f"num_hidden_layers: {text['num_hidden_layers']} are more than there are weights")
-    config = LitaConfig(
+    return processor, LitaConfig(
         text_config=text,
         vision=encoder.arguments,
-        transform=processor.transform,
-        pooler=processor.pooler,
         projector=projector,
         order="pool-first" if projector == "linear" else "project-first",
-        num_frames=processor.num_frames,
-        num_time_tokens=processor.num_time_tokens,
-        codec=processor.codec,
         time_token_ids=ids,
         video_token_id=processor.video_token_id,
         architectures=["LitaForConditionalGeneration"],
+        **shared,
     )
-    config.dtype = table.dtype
-    return config
 
 
-def _new_rows(delta: Path | None, config: LitaConfig) -> dict[str, Tensor]:
-    """The rows of the time tokens for each table ``[v d]``, from a delta or else drawn."""
+def _new_rows(delta: Path | None, config: LitaConfig, num_rows: int) -> dict[str, Tensor]:
+    """The rows of the time tokens for each table ``[v d]``, which has ``num_rows``, from a delta or else drawn."""
     ids, text = config.time_token_ids, config.text_config
+    text.vocab_size = max([num_rows, *(index + 1 for index in ids)])
     names, shape = _TABLES[: 1 if config.tie_word_embeddings else 2], [len(ids), text.hidden_size]
     if delta is None:
         return {name: text.initializer_range * torch.randn(shape) for name in names}
@@ -311,29 +263,32 @@ def _new_rows(delta: Path | None, config: LitaConfig) -> dict[str, Tensor]:
     return rows
 
 
-def _places(config: LitaConfig, held: _Held, rows: dict[str, Tensor]) -> dict[str, Path | None]:
-    """The file of each tensor that the model has, where all are there, in their sizes, and no others; else refuse."""
+def _places(config: LitaConfig, held: dict[str, tuple[Path, Tensor]], rows: dict[str, Tensor]) -> dict[str, Path]:
+    """The file of each tensor that the model has, but for its eyes; refuse too many, too few, or of other sizes."""
+    text = config.text_config
+    if text.num_hidden_layers > len(held):  # building a billion would never end
+        raise ModelFolderError(f"num_hidden_layers: {text.num_hidden_layers} are more than there are weights")
     with torch.device("meta"):
         model = LitaForConditionalGeneration(config)
-    tied: Any = model.all_tied_weights_keys
-    wanted = {name: list(each.shape) for name, each in model.state_dict().items() if name not in tied}
-    eyes = [name for name in wanted if name.startswith("model.vision.")]
-    shapes = {name: list(tensor.shape) for name, (_, tensor) in held.items() if name not in tied}
-    shapes |= {name: wanted[name] for name in eyes}
+    not_read: Any = {*model.all_tied_weights_keys, *(f"model.vision.{name}" for name in model.vision.state_dict())}
+    wanted = {name: list(each.shape) for name, each in model.state_dict().items() if name not in not_read}
+    shapes = {name: list(tensor.shape) for name, (_, tensor) in held.items() if name not in not_read}
     for name in rows:
-        if config.time_token_ids[0] <= shapes[name][0] < config.text_config.vocab_size:
-            shapes[name][0] = config.text_config.vocab_size  # it will grow
-    wrong = [name for name in wanted | shapes if wanted.get(name) != shapes.get(name)]
-    if wrong:
+        if config.time_token_ids[0] <= shapes[name][0] < text.vocab_size:
+            shapes[name][0] = text.vocab_size  # it will grow
+    if wrong := [name for name in wanted | shapes if wanted.get(name) != shapes.get(name)]:
         expected, got = wanted.get(wrong[0], "none"), shapes.get(wrong[0], "none")
         raise ModelFolderError(
             f"{len(wrong)} weights are not right, such as {wrong[0]}: expected {expected}, got {got}"
         )
-    return dict.fromkeys(eyes) | {name: held[name][0] for name in wanted if name not in eyes}
+    config.dtype = held[_TABLES[0]][1].dtype
+    return {name: held[name][0] for name in wanted}
 
 
-def _grown(table: Tensor, rows: Tensor, config: LitaConfig) -> Tensor:
-    """A table with a row for every id, those of time tokens from ``rows``."""
+def _grown(table: Tensor, rows: Tensor | None, config: LitaConfig) -> Tensor:
+    """Where there are ``rows`` of time tokens, a table with a row for every id; other tensors are given back."""
+    if rows is None:
+        return table.contiguous()
     ids, size = config.time_token_ids, config.text_config.vocab_size
     grown = torch.cat([table, table.new_zeros(size - len(table), table.shape[1])])
     grown[ids[0] : ids[-1] + 1] = rows
