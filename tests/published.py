@@ -48,12 +48,12 @@ CORPUS = [
 
 
 @cache
-def spm() -> bytes:
-    """A SentencePiece model with the settings of Llama's."""
+def spm(*, remove_extra_whitespaces: bool = False) -> bytes:
+    """A SentencePiece model with the settings of Llama's, or with one that Llama's has not."""
     model = io.BytesIO()
     llama: dict[str, Any] = {"model_type": "bpe", "byte_fallback": True, "split_digits": True, "pad_id": -1}
     llama |= {"unk_id": 0, "bos_id": 1, "eos_id": 2, "normalization_rule_name": "identity"}
-    llama |= {"remove_extra_whitespaces": False, "allow_whitespace_only_pieces": True}
+    llama |= {"remove_extra_whitespaces": remove_extra_whitespaces, "allow_whitespace_only_pieces": True}
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS),
         model_writer=model,

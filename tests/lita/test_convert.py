@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from timetok.errors import ArgumentError, ModelFolderError
 from timetok.lita import LitaProcessor
 from timetok.lita.answer import Localizer
 from timetok.lita.convert import convert
+from timetok.vision import FrameEncoder, FrameTransform
 
 ARCHS = ("temporal", "spatial", "temporal_spatial", "spatial_pool", "temporal_spatial_pool")
 QUESTION = "when does the red circle leave?"
@@ -173,6 +175,38 @@ def test_a_delta_brings_the_projector_and_the_rows_of_time(whole: bool, tmp_path
         convert(source, vision=tmp_path / "clip", out=tmp_path / "other", base=base)
 
 
+def test_time_tokens_are_not_added_twice(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match="num_time_tokens: it has 20 already; leave it out"):
+        convert(home / "lita", vision=home / "clip", out=tmp_path / "out", num_time_tokens=T)
+
+
+@pytest.mark.parametrize(("ratio", "crop"), [("pad", "center"), ("resize", "squash")])
+def test_frames_are_cut_or_squashed_as_the_settings_say(ratio: str, crop: Any, home: Path, tmp_path: Path) -> None:
+    source = copy(home, tmp_path / "source")
+    change(source / "config.json", image_aspect_ratio=ratio)
+    convert(source, vision=home / "clip", out=tmp_path / "out")
+    expected = json.loads(json.dumps(asdict(FrameTransform(SIDE, crop=crop))))
+    assert LitaProcessor.from_pretrained(tmp_path / "out").transform == expected
+
+
+def test_a_timm_tower_keeps_its_own_preprocessing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "vit_tiny_patch16_224"
+    build, seen = FrameEncoder.__init__, []
+
+    def without_download(encoder: FrameEncoder, *args: Any, pretrained: bool = False, **options: Any) -> None:
+        seen.append((args, pretrained))
+        build(encoder, *args, **options)
+
+    monkeypatch.setattr(FrameEncoder, "__init__", without_download)
+    original = published.make(tmp_path, projector="linear")
+    original.projector = torch.nn.Linear(192, published.WIDTH)
+    convert(published.lita(tmp_path / "source", original), vision=name, out=tmp_path / "out")
+    assert seen[0] == ((name,), True)
+    localizer = Localizer.load(tmp_path / "out")
+    assert localizer.processor.transform == json.loads(json.dumps(asdict(FrameTransform.of(name))))
+    assert localizer.model.config.vision["layer"] == -2 and localizer.processor.grid == [14, 14]
+
+
 TEXTS = [
     "<t1> <t2> man", "the man", " the  man ", "<t0>", "<t3><t4>", "at <t3> , <t19>the red circle", "a\n<t5>\n\nb",
     "<t1>  <t2> the man <t20> leaves 12.3", "日本 <t7> é", "",
@@ -270,6 +304,10 @@ def _huge(held: dict[str, torch.Tensor]) -> None:
     held["model.norm.weight"] = torch.zeros(1).expand(10**12)
 
 
+def _normalises(folder: Path) -> None:
+    (folder / "tokenizer.model").write_bytes(published.spm(remove_extra_whitespaces=True))
+
+
 def _set(**changes: Any) -> Callable[[Path], None]:
     return lambda folder: change(folder / "config.json", **changes)
 
@@ -280,7 +318,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "plain pickle": (_plain_pickle, r"pytorch_model-00002-of-00002\.bin' cannot be loaded"),
     "outside": (_outside, r"bin\.index\.json: expected names of files beside it, got '\.\./stolen\.bin'"),
     "lost": (lambda folder: (folder / "pytorch_model-00002-of-00002.bin").unlink(), "got .pytorch_model-00002-of"),
-    "dropped": (_rewrite(lambda held: held.pop("lm_head.weight")), r"1 weights are not right, such as model\.lm"),
+    "dropped": (_rewrite(lambda held: held.pop("lm_head.weight")), r"1 weights do not fit, such as model\.lm"),
     "surplus": (_rewrite(lambda held: held.update(other=torch.ones(1))), "model.lm.other: expected none"),
     "shape": (_rewrite(lambda held: held.update({"lm_head.weight": torch.ones(3, 5)})), r"expected \[\d+, 32\], got"),
     "whole numbers": (_rewrite(lambda held: held.update(n=torch.ones(1).int())), "n: expected a tensor of floats"),
@@ -290,12 +328,13 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "not a number": (_set(rms_norm_eps=float("nan")), "not JSON compliant"),
     "marks": (_set(num_time_tokens=10**9), "num_time_tokens: expected 2 to"),
     "other marks": (_set(num_time_tokens=T - 1), "already carries 20 time tokens"),
-    "other ids": (_set(time_token_ids=TIMES[::-1]), "time_token_ids: expected"),
+    "other ids": (_set(time_token_ids=TIMES[::-1]), "time_token_ids: they are not"),
     "no frames": (_set(num_frames=-3), "num_frames: expected at least 1, got -3"),
     "kind": (_set(model_type="mpt"), "model_type: expected one of"),
     "pooling": (_set(video_arch="temporal_all_resolution"), "video_arch: expected one of"),
     "projector": (_set(mm_projector_type="mlp_downsample"), "mm_projector_type: expected one of"),
-    "vocabulary": (_set(vocab_size=num_pieces()), "vocab_size: expected more than"),
+    "vocabulary": (_set(vocab_size=num_pieces()), r"model\.embed_tokens\.weight: expected \[\d+, 32\], got"),
+    "normaliser": (_normalises, r"tokenizer\.model: it normalises text"),
     "no json": (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: not readable as JSON"),
     "ids": (
         lambda folder: (folder / "added_tokens.json").write_text(json.dumps({f"<t{k}>": 500 + k for k in range(T)})),
@@ -306,9 +345,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_or_hostile_checkpoint_is_refused_and_nothing_written(
-    fault: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_or_hostile_checkpoint_is_refused_and_nothing_written(fault: str, home: Path, tmp_path: Path) -> None:
     source = copy(home, tmp_path / "source")
     break_it, told = BROKEN[fault]
     break_it(source)
@@ -403,6 +440,7 @@ MEASURED = """
 import sys
 from pathlib import Path
 from timetok.lita.convert import convert
+from timetok.vision import FrameEncoder, FrameTransform
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

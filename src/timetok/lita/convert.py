@@ -33,7 +33,8 @@ VICUNA = (
 )
 """What stands in front of every conversation: Vicuna v1 of FastChat (Apache-2.0)."""
 
-_CAN: dict[str, tuple[Any, ...]] = {  # what settings may be, first what they are where a checkpoint has none
+# What settings may be, first what they are where a checkpoint does not say.
+_CAN: dict[str, tuple[Any, ...]] = {
     "model_type": ("lita", "llava", "llava_llama"),
     "video_arch": ("temporal_spatial_pool", "temporal", "spatial", "temporal_spatial", "spatial_pool"),
     "mm_projector_type": ("linear", "mlp2x_gelu"),
@@ -41,6 +42,7 @@ _CAN: dict[str, tuple[Any, ...]] = {  # what settings may be, first what they ar
     "mm_use_im_start_end": (False,),
     "input_type": ("video",),
 }
+_OTHERS = {"mm_vision_select_layer": -2, "num_time_tokens": None, "time_token_ids": None, "num_frames": 100}
 _WEIGHTS = {"model.safetensors.index.json": "model*.safetensors", "pytorch_model.bin.index.json": "pytorch_model*.bin"}
 _TABLES = ("model.lm.model.embed_tokens.weight", "model.lm.lm_head.weight")
 _PROJECTOR = re.compile(r"^(?:model\.)?mm_projector\.|^layers\.")  # "layers" is VILA's
@@ -81,22 +83,24 @@ def convert(
         raise ArgumentError(f"out: expected a new or empty folder, got {os.fspath(out)!r}")
     with telling_which(source):
         settings, text, files, delta = _find(Path(source), None if base is None else Path(base))
-        own = settings["num_time_tokens"] = settings.get("num_time_tokens") or num_time_tokens
-        if num_time_tokens not in (None, own):
-            raise ModelFolderError(f"num_time_tokens: it has {own} of its own, got {num_time_tokens}; leave it out")
+        if num_time_tokens and settings["num_time_tokens"]:
+            raise ModelFolderError(f"num_time_tokens: it has {settings['num_time_tokens']} already; leave it out")
+        settings["num_time_tokens"] = settings["num_time_tokens"] or num_time_tokens
     held: dict[str, tuple[Path, Tensor]] = {}
     for path in files:
         found = _tensors(path, check=True).items()
         held |= {name: (path, tensor.to("meta")) for name, tensor in found if path != delta or name not in _TABLES}
     with telling_which(vision):
-        encoder, transform = _encoder(vision, settings.get("mm_vision_select_layer", -2))
+        layer, transform = settings["mm_vision_select_layer"], FrameTransform()
+        if Path(vision).is_dir():
+            encoder = FrameEncoder.from_clip(vision, layer=layer)
+        else:
+            transform = FrameTransform.of(os.fspath(vision))
+            encoder = FrameEncoder(os.fspath(vision), image_size=transform.image_size, layer=layer, pretrained=True)
     with telling_which(source):
         words = Path(source) if (Path(source) / "tokenizer.model").is_file() else files[0].parent
         processor, config = _describe(settings, text, _tokenizer(words), encoder, transform)
         rows = _new_rows(delta, config, len(held[_TABLES[0]][1])) if delta or num_time_tokens else {}
-        last = max(set(processor.tokenizer.get_vocab().values()) - {processor.video_token_id})
-        if last >= (num_rows := config.text_config.vocab_size):
-            raise ModelFolderError(f"vocab_size: expected more than {last}, an id of the tokenizer, got {num_rows}")
         places = _places(config, held, rows)
     with replacing(out) as partial:
         partial.mkdir(parents=True)
@@ -117,7 +121,7 @@ def convert(
 
 def _find(folder: Path, base: Path | None) -> tuple[_Json, _Json, list[Path], Path | None]:
     """Settings, those of the language model, and files of weights, one of which may be a delta."""
-    settings, delta = _read(folder / "config.json"), None
+    settings, delta = _OTHERS | _read(folder / "config.json"), None
     lm = folder / "llm" if (folder / "llm").is_dir() else base or folder
     text, files = _read(lm / "config.json"), _weight_files(lm)
     if lm == folder:
@@ -182,19 +186,12 @@ def _tensors(path: Path, *, check: bool = False) -> dict[str, Tensor]:
         return {f"model.{new}" if new != name else f"model.lm.{name}": named[name] for name, new in ours.items()}
 
 
-def _encoder(vision: Folder, layer: int) -> tuple[FrameEncoder, FrameTransform]:
-    if Path(vision).is_dir():
-        encoder = FrameEncoder.from_clip(vision, layer=layer)
-        return encoder, FrameTransform(encoder.image_size)
-    name = os.fspath(vision)
-    transform = FrameTransform.of(name)
-    return FrameEncoder(name, image_size=transform.image_size, layer=layer, pretrained=True), transform
-
-
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder as `convert` says; its ids are the checkpoint's."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        _read(folder / name)  # whatever is wrong with it, here its name is told
+    from sentencepiece import SentencePieceProcessor  # only here, and in the extra `train`
+
+    names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    read = {name: _read(folder / name) for name in names if (folder / name).is_file()}  # or no name would be told
     loaded = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
     description = json.loads(loaded.backend_tokenizer.to_str())
     for token in description["added_tokens"]:
@@ -204,8 +201,10 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.pre_tokenizer = None
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **loaded.special_tokens_map)
-    added = folder / "added_tokens.json"
-    for token, index in _read(added).items() if added.is_file() else ():
+    pieces, probe = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")), f"  {VICUNA}\n  12 é"
+    if pieces.encode(probe) != tokenizer.encode(probe, add_special_tokens=False):
+        raise ModelFolderError("tokenizer.model: it normalises text, which Llama's does not")
+    for token, index in read.get("added_tokens.json", {}).items():
         if tokenizer.convert_tokens_to_ids(token) != index:
             raise ModelFolderError(f"added_tokens.json: {token!r} cannot have the id {index!r}")
     return tokenizer
@@ -220,21 +219,20 @@ def _describe(
         if not 1 < num < len(tokenizer):  # adding a billion would never end
             raise ModelFolderError(f"num_time_tokens: expected 2 to {len(tokenizer) - 1}, got {num}")
         TimeTokenizer.wrap(tokenizer, num, lita_spacing=True)  # before the placeholder takes an id
+    crop = {"crop": "squash"} if settings.get("image_aspect_ratio") == "resize" else {}  # VILA's
     shared: _Json = {
-        "num_frames": settings.get("num_frames") or settings.get("num_video_frames") or 100,
+        "num_frames": settings.get("num_video_frames", settings["num_frames"]),
         "num_time_tokens": num or 100,
         "codec": "index" if num else "seconds",
-        "transform": asdict(transform),
+        "transform": asdict(transform) | {"image_size": encoder.image_size} | crop,
         "pooler": {"preset": f"lita-{settings['video_arch'].replace('_', '-')}"},
     }
     if not (isinstance(shared["num_frames"], int) and shared["num_frames"] > 0):
         raise ModelFolderError(f"num_frames: expected at least 1, got {shared['num_frames']!r}")
     processor = LitaProcessor(tokenizer, grid=encoder.grid, lita_spacing=bool(num), system=VICUNA, **shared)
     ids = list(processor.tt.time_token_ids)
-    if settings.get("time_token_ids") not in (None, [], ids):
-        raise ModelFolderError(
-            f"time_token_ids: expected {ids}, those of the tokenizer, got {settings['time_token_ids']}"
-        )
+    if settings["time_token_ids"] not in (None, [], ids):
+        raise ModelFolderError(f"time_token_ids: they are not the tokenizer's, which start with {ids[:1]}")
     return processor, LitaConfig(
         text_config=text,
         vision=encoder.arguments,
@@ -278,9 +276,7 @@ def _places(config: LitaConfig, held: dict[str, tuple[Path, Tensor]], rows: dict
             shapes[name][0] = text.vocab_size  # it will grow
     if wrong := [name for name in wanted | shapes if wanted.get(name) != shapes.get(name)]:
         expected, got = wanted.get(wrong[0], "none"), shapes.get(wrong[0], "none")
-        raise ModelFolderError(
-            f"{len(wrong)} weights are not right, such as {wrong[0]}: expected {expected}, got {got}"
-        )
+        raise ModelFolderError(f"{len(wrong)} weights do not fit, such as {wrong[0]}: expected {expected}, got {got}")
     config.dtype = held[_TABLES[0]][1].dtype
     return {name: held[name][0] for name in wanted}
 
