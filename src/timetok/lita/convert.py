@@ -33,7 +33,7 @@ VICUNA = (
 )
 """What stands in front of every conversation: Vicuna v1 of FastChat (Apache-2.0)."""
 
-# What settings may be, first what they are where a checkpoint does not say.
+# what settings may be, first what they are where a checkpoint does not say
 _CAN: dict[str, tuple[Any, ...]] = {
     "model_type": ("lita", "llava", "llava_llama"),
     "video_arch": ("temporal_spatial_pool", "temporal", "spatial", "temporal_spatial", "spatial_pool"),
@@ -67,11 +67,11 @@ def convert(
             ``llm`` and an ``mm_projector`` inside). Where it names no ``video_arch``, that of the published LITA.
         vision: A CLIP folder of Hugging Face, or the name of a timm model whose weights timm has at hand.
         out: A new or empty folder, else ArgumentError is raised.
-        base: A plain language model, for a LITA or LLaVA that holds no weights but an ``mm_projector.bin``: the
-            projector, and of ``embed_tokens`` and ``lm_head`` the time tokens' rows alone or whole tables, of which
-            these rows are taken by id. It follows LLaVA's; no published LITA of this kind could be tried.
-        num_time_tokens: Time tokens for a model that has none, with random rows to be trained, from torch's global
-            generator. If None, such a model writes seconds as text.
+        base: A plain language model, for a ``source`` with an ``mm_projector.bin`` alone: the projector, and the time
+            tokens' rows of ``embed_tokens`` and ``lm_head``, or whole tables, of which these rows are taken by id.
+            It follows LLaVA's; no published LITA of this kind could be tried.
+        num_time_tokens: Time tokens for a model that has none, with rows drawn at random, to be trained. If None,
+            such a model writes seconds as text.
 
     Raises:
         ModelFolderError: A file is missing, damaged, or not what can be converted; nothing was written.
