@@ -26,7 +26,7 @@ _FROM_HF = {  # transformers' names of CLIP's weights → timm's
     "embeddings.patch_embedding": "patch_embed.proj", "pre_layrnorm": "norm_pre", "encoder.layers": "blocks",
     "layer_norm": "norm", "self_attn.out_proj": "attn.proj",
 }  # fmt: skip
-_NOT_HELD = ("norm.", "fc", "head", "classifier", "attn_pool.", "logit_")  # what timm and CLIP have after the layers
+_HEADS = ("head", "fc", "classifier", "logit_")  # what timm's and CLIP's weights have that an encoder never does
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,15 @@ def _read_weights(source: Path, held: Mapping[str, Tensor]) -> dict[str, Tensor]
     found = {}
     for file in next(filter(None, (sorted(source.glob(kind)) for kind in kinds)), [source]):
         safe = file.suffix == ".safetensors"
-        loaded = load_file(file) if safe else torch.load(file, "cpu", weights_only=True, mmap=True)
-        for name, value in loaded.items():
+        for name, value in (load_file(file) if safe else torch.load(file, "cpu", weights_only=True, mmap=True)).items():
             for theirs, ours in _FROM_HF.items():
                 name = name.replace(theirs, ours)
             lacks_axes = name in ("cls_token", "pos_embed") and value.ndim < 3
             found[name] = value.view(1, -1, value.shape[-1]) if lacks_axes else value
-    for name in held if "blocks.0.self_attn.q_proj.weight" in found else ():
-        if ".qkv." in name:
-            found[name] = torch.cat([found[name.replace("attn.qkv", f"self_attn.{part}_proj")] for part in "qkv"])
+    for name in held.keys() - found.keys():
+        parts = [name.replace("attn.qkv", f"self_attn.{part}_proj") for part in "qkv"]
+        if all(part in found for part in parts):
+            found[name] = torch.cat([found[part] for part in parts])
     return found
 
 
@@ -168,7 +168,7 @@ class FrameEncoder(nn.Module):
             raise ArgumentError(f"name, model_args: timm cannot build {name!r} with {args}: {error}") from error
         if not -len(stages) <= layer < len(stages):
             raise ArgumentError(f"layer: {name!r} has {len(stages)}, got {layer}")
-        self._layer_index = layer % len(stages)
+        self._layer_index, self._whole = layer % len(stages), set(self.tower.state_dict())
         self.tower.prune_intermediate_layers([self._layer_index], prune_norm=True)
         self.layer, self.chunk_size, self.image_size, self.deduplicate = layer, chunk_size, image_size, deduplicate
         stride, self.width = int(stages[layer]["reduction"]), int(stages[layer]["num_chs"])
@@ -184,12 +184,13 @@ class FrameEncoder(nn.Module):
         try:
             clip: Any = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
             kind = {("quick_gelu", 1e-5): "quickgelu_", ("gelu", 1e-5): ""}[clip.hidden_act, clip.layer_norm_eps]
+            name = f"vit_large_patch14_clip_{kind}{336 if int(clip.image_size) == 336 else 224}"
+            ratio = (clip.intermediate_size + 0.5) / clip.hidden_size  # of which timm drops the fraction
+            args = {"patch_size": clip.patch_size, "embed_dim": clip.hidden_size, "mlp_ratio": ratio}
+            args |= {"depth": clip.num_hidden_layers, "num_heads": clip.num_attention_heads}
         except Exception as error:  # a foreign file can break a library anywhere; the cause stays attached
             expected = "folder: expected a CLIP with (quick_)gelu and a layer_norm_eps of 1e-05"
             raise ModelFolderError(f"{expected}, {os.fspath(folder)!r} has {error}") from error
-        name = f"vit_large_patch14_clip_{kind}{336 if clip.image_size == 336 else 224}"
-        args = {"patch_size": clip.patch_size, "embed_dim": clip.hidden_size, "depth": clip.num_hidden_layers}
-        args |= {"num_heads": clip.num_attention_heads, "mlp_ratio": (clip.intermediate_size + 0.5) / clip.hidden_size}
         encoder = cls(name, image_size=clip.image_size, layer=layer, model_args=args)
         encoder.load_weights(folder)
         return encoder
@@ -197,17 +198,18 @@ class FrameEncoder(nn.Module):
     def load_weights(self, source: str | os.PathLike[str]) -> None:
         """Take the weights of a file or folder: safetensors or pickled tensors of timm, open_clip or HF's CLIP.
 
-        Position embeddings of another grid are resampled by timm, layers that are not held are neither read nor missed.
+        Layers that are not held are neither read nor missed; open_clip's positions on another grid timm resamples.
         What else is missing, surplus, of another shape or unreadable is a ModelFolderError, and nothing is loaded.
         """
         held, modules = self.tower.state_dict(), dict(self.tower.named_modules())
         try:
             found = _read_weights(Path(source), held)
-            if convert := getattr(sys.modules[type(self.tower).__module__], "checkpoint_filter_fn", None):
+            convert = getattr(sys.modules[type(self.tower).__module__], "checkpoint_filter_fn", None)
+            if convert and not held.keys() <= found.keys():
                 found = convert(found, self.tower)
             wrong = [name for name in held if name not in found or found[name].shape != held[name].shape]
-            surplus = (name for name in found if name not in held and name.rpartition(".")[0] in modules)
-            if wrong := wrong + [name for name in surplus if not name.startswith(_NOT_HELD)]:
+            surplus = (name for name in found if name not in self._whole and name.rpartition(".")[0] in modules)
+            if wrong := wrong + [name for name in surplus if not name.startswith(_HEADS)]:
                 raise ValueError(f"{len(wrong)} weights are missing, surplus or of another shape, such as {wrong[0]}")
         except Exception as error:  # as above
             raise ModelFolderError(f"source: {os.fspath(source)!r} cannot be loaded: {error}") from error
