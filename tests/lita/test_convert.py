@@ -115,6 +115,14 @@ def test_shards_without_an_index_and_a_tower_among_them(tmp_path: Path) -> None:
     assert_same(original, tmp_path / "out")
 
 
+def test_tied_embeddings_are_stored_once(tmp_path: Path) -> None:
+    original = published.make(tmp_path, tie_word_embeddings=True)
+    source = published.lita(tmp_path / "source", original, tie_word_embeddings=True)
+    convert(source, vision=tmp_path / "clip", out=tmp_path / "out")
+    assert_same(original, tmp_path / "out")
+    assert "model.lm.lm_head.weight" not in tensors(tmp_path / "out")
+
+
 @pytest.mark.parametrize("layout", ["llava", "llava_llama", "vila"])
 def test_llava_and_vila_project_first_and_write_seconds(layout: str, tmp_path: Path) -> None:
     original = published.make(tmp_path, projector="mlp2x_gelu", rows=num_pieces())
