@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -284,6 +285,15 @@ def _truncate(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def _compress(folder: Path) -> None:
+    file = folder / "pytorch_model-00002-of-00002.bin"
+    with ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with ZipFile(file, "w", ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+
+
 def _hostile(folder: Path) -> None:
     torch.save({"model.norm.weight": Hostile(folder.parent / "owned")}, folder / "pytorch_model-00002-of-00002.bin")
 
@@ -322,6 +332,7 @@ def _set(**changes: Any) -> Callable[[Path], None]:
 
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (_truncate, r"pytorch_model-00002-of-00002\.bin' cannot be loaded"),
+    "compressed": (_compress, r"pytorch_model-00002-of-00002\.bin' cannot be loaded: it is damaged"),
     "hostile": (_hostile, r"pytorch_model-00002-of-00002\.bin' cannot be loaded"),
     "plain pickle": (_plain_pickle, r"pytorch_model-00002-of-00002\.bin' cannot be loaded"),
     "outside": (_outside, r"bin\.index\.json: expected names of files beside it, got '\.\./stolen\.bin'"),

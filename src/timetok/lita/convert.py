@@ -172,9 +172,9 @@ def _tensors(path: Path, *, check: bool = False) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             loaded = load_file(path)
         else:
-            with ZipFile(path) as archive:  # torch checks nothing of what it maps
+            with ZipFile(path) as archive:  # torch checks no sums of what it maps
                 if check and (archive.testzip() or any(part.compress_type for part in archive.infolist())):
-                    raise ModelFolderError("it is damaged")
+                    raise ModelFolderError("it is damaged, or compressed")
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         named = {name: tensor for name, tensor in loaded.items() if not _UNUSED.match(name)}
         for name, tensor in named.items():
