@@ -1,4 +1,4 @@
-"""The command line: ``timetok localize | train | evaluate | plan | info``.
+"""The command line: ``timetok localize | train | evaluate | plan | convert | info``.
 
 What a user got wrong is one line on stderr and exit status 2, never a traceback; a fault of ours keeps its own.
 Rooms are imported by the command that needs them, so that ``--help`` answers at once.
@@ -100,6 +100,15 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--target-recall", default="0.99@0.7", metavar="RECALL@IOU", help="default: %(default)s")
     plan.add_argument("--plot", type=_picture, metavar="FILE", help="draw the table (png, svg, pdf)")
     plan.set_defaults(run=_plan)
+
+    convert = commands.add_parser("convert", help="turn a published checkpoint into a folder for --model")
+    convert.add_argument("layout", choices=["lita"], help="lita: LITA's, LLaVA-1.5's and VILA's")
+    convert.add_argument("source", metavar="SRC", help="the checkpoint")
+    convert.add_argument("--vision", required=True, metavar="DIR|NAME", help="a CLIP folder, or a timm model at hand")
+    convert.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    convert.add_argument("--base", metavar="DIR", help="the language model of a checkpoint that has none")
+    convert.add_argument("--num-time-tokens", type=_positive, metavar="T", help="to add where there are none")
+    convert.set_defaults(run=_convert)
 
     commands.add_parser("info", help="versions and what is at hand").set_defaults(run=_info)
     return parser
@@ -227,6 +236,14 @@ def _plan(options: argparse.Namespace) -> None:
         shares = {"mIoU": [column.miou for column in columns], **recalls, "wanted": [wanted] * len(columns)}
         labels = {"xlabel": "time tokens T", "ylabel": "best share that can be reached"}
         save(curves(list(found.ceilings), shares, **labels, log=True), options.plot)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from timetok.lita.convert import convert
+
+    given = {"vision": options.vision, "out": options.out, "base": options.base}
+    convert(options.source, **given, num_time_tokens=options.num_time_tokens)
+    print(f"model:    {options.out}")
 
 
 def _info(_: argparse.Namespace) -> None:

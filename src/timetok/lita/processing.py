@@ -29,7 +29,8 @@ class LitaProcessor(ProcessorMixin):
     """Reads videos, resizes frames, expands placeholders, tokenises; parses answers.
 
     Time tokens and ``<video>`` are added to any Hugging Face tokenizer where missing. ``grid`` are patch rows and
-    columns of the encoder, ``chat_template`` is transformers', and the other arguments are as in ``LitaConfig``.
+    columns of the encoder, ``lita_spacing`` is as in ``TimeTokenizer``, ``system`` the sentences in front of the first
+    question, ``chat_template`` is transformers', and the other arguments are as in ``LitaConfig``.
     ``prompts`` takes features in place of videos, ``frame_transform`` is the resizing in front of the encoder.
     """
 
@@ -42,12 +43,15 @@ class LitaProcessor(ProcessorMixin):
         transform: dict[str, Any] | None = None,
         pooler: dict[str, Any] | None = None,
         grid: Sequence[int] = (16, 16),
+        lita_spacing: bool = False,
+        system: str = "",
         chat_template: str | None = None,
     ) -> None:
+        self.lita_spacing, self.system = lita_spacing, system
         self.num_frames, self.num_time_tokens, self.codec = num_frames, num_time_tokens, codec
         self.transform, self.pooler, self.grid = dict(transform or {}), dict(pooler or {}), list(grid)
         video_token_id(tokenizer)  # before the time tokens
-        self.tt = TimeTokenizer.wrap(tokenizer, num_time_tokens, codec=codec)
+        self.tt = TimeTokenizer.wrap(tokenizer, num_time_tokens, codec=codec, lita_spacing=lita_spacing)
         self.prompts = VideoPrompts(self.tt, plan_of(**self.pooler))
         self.frame_transform = FrameTransform(**self.transform)
         self.video_token, self.video_token_id = VIDEO_TOKEN, self.prompts.video_token_id
@@ -74,7 +78,7 @@ class LitaProcessor(ProcessorMixin):
             if duration_seconds is None:
                 raise PromptError("duration_seconds: needed where times are written as text")
             question = f"The video lasts {duration_seconds:.1f} seconds. {question}"
-        return f"USER: {VIDEO_TOKEN}\n{question} ASSISTANT:"
+        return f"{self.system} USER: {VIDEO_TOKEN}\n{question} ASSISTANT:".lstrip()
 
     def conversation(self, asked: Sequence[tuple[str, str]], duration_seconds: float) -> list[tuple[str, str]]:
         """Questions and answers about one video, trusted text → the ``turns`` of a row for ``VideoPrompts.collate``."""

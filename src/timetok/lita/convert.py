@@ -1,0 +1,291 @@
+"""Checkpoints of the original LITA, of LLaVA-1.5 and of VILA → a LITA folder, file by file.
+
+Shapes: v vocabulary, d language width.
+"""
+
+import json
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, normalizers
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoConfig, GenerationConfig, LlamaTokenizer, PreTrainedTokenizerFast
+
+from timetok.atomic import read_json, replacing, write_json
+from timetok.errors import ArgumentError, ModelFolderError
+from timetok.lita.answer import telling_which
+from timetok.lita.configuration import LitaConfig
+from timetok.lita.modeling import LitaForConditionalGeneration
+from timetok.lita.processing import LitaProcessor
+from timetok.tokenizer import TimeTokenizer
+from timetok.vision import FrameEncoder, FrameTransform
+
+VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+"""What stands in front of every conversation: Vicuna v1 of FastChat (Apache-2.0)."""
+
+# what settings may be, first what they are where a checkpoint does not say
+_CAN: dict[str, tuple[Any, ...]] = {
+    "model_type": ("lita", "llava", "llava_llama"),
+    "video_arch": ("temporal_spatial_pool", "temporal", "spatial", "temporal_spatial", "spatial_pool"),
+    "mm_projector_type": ("linear", "mlp2x_gelu"),
+    "mm_vision_select_feature": ("patch",),
+    "mm_use_im_start_end": (False,),
+    "input_type": ("video",),
+}
+_OTHERS = {"mm_vision_select_layer": -2, "num_time_tokens": None, "time_token_ids": None, "num_frames": 100}
+_WEIGHTS = {"model.safetensors.index.json": "model*.safetensors", "pytorch_model.bin.index.json": "pytorch_model*.bin"}
+_TABLES = ("model.lm.model.embed_tokens.weight", "model.lm.lm_head.weight")
+_PROJECTOR = re.compile(r"^(?:model\.)?mm_projector\.|^layers\.")  # "layers" is VILA's
+_UNUSED = re.compile(r"model\.vision_tower\.|.*\.rotary_emb\.inv_freq$")  # another's is used; computed
+_NOT_THE_LMS = {"architectures", "dtype", "transformers_version"}
+
+Folder = str | os.PathLike[str]
+_Json = dict[str, Any]
+
+
+def convert(
+    source: Folder, *, vision: Folder, out: Folder, base: Folder | None = None, num_time_tokens: int | None = None
+) -> None:
+    """Turn a checkpoint in a published layout into a folder for ``from_pretrained`` and `Localizer`.
+
+    Weights keep their numbers and dtype. Of pickles only tensors are read, files are held one at a time, and the
+    folder appears when it is complete. Text is tokenised as by the slow Llama tokenizer of transformers 4.31 with its
+    default, ``legacy``, whatever the folder says: spaces beside added tokens vanish.
+
+    Args:
+        source: LITA's layout (``model_type`` ``"lita"``), LLaVA-1.5's (``"llava"``, ``"llava_llama"``) or VILA's (an
+            ``llm`` and an ``mm_projector`` inside). Where it names no ``video_arch``, that of the published LITA.
+        vision: A CLIP folder of Hugging Face, or the name of a timm model whose weights timm has at hand.
+        out: A new or empty folder, else ArgumentError is raised.
+        base: A plain language model, for a ``source`` with an ``mm_projector.bin`` alone: the projector, and the time
+            tokens' rows of ``embed_tokens`` and ``lm_head``, or whole tables, of which these rows are taken by id.
+            It follows LLaVA's; no published LITA of this kind could be tried.
+        num_time_tokens: Time tokens for a model that has none, with rows drawn at random, to be trained. If None,
+            such a model writes seconds as text.
+
+    Raises:
+        ModelFolderError: A file is missing, damaged, or not what can be converted; nothing was written.
+
+    >>> convert("lita-13b", vision="clip-vit-large-patch14", out="lita")  # doctest: +SKIP
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ArgumentError(f"out: expected a new or empty folder, got {os.fspath(out)!r}")
+    with telling_which(source):
+        settings, text, files, delta = _find(Path(source), None if base is None else Path(base))
+        if num_time_tokens and settings["num_time_tokens"]:
+            raise ModelFolderError(f"num_time_tokens: it has {settings['num_time_tokens']} already; leave it out")
+        settings["num_time_tokens"] = settings["num_time_tokens"] or num_time_tokens
+    held: dict[str, tuple[Path, Tensor]] = {}
+    for path in files:
+        found = _tensors(path, check=True).items()
+        held |= {name: (path, tensor.to("meta")) for name, tensor in found if path != delta or name not in _TABLES}
+    with telling_which(vision):
+        layer, transform = settings["mm_vision_select_layer"], FrameTransform()
+        if Path(vision).is_dir():
+            encoder = FrameEncoder.from_clip(vision, layer=layer)
+        else:
+            transform = FrameTransform.of(os.fspath(vision))
+            encoder = FrameEncoder(os.fspath(vision), image_size=transform.image_size, layer=layer, pretrained=True)
+    with telling_which(source):
+        words = Path(source) if (Path(source) / "tokenizer.model").is_file() else files[0].parent
+        processor, config = _describe(settings, text, _tokenizer(words), encoder, transform)
+        rows = _new_rows(delta, config, len(held[_TABLES[0]][1])) if delta or num_time_tokens else {}
+        places = _places(config, held, rows)
+    with replacing(out) as partial:
+        partial.mkdir(parents=True)
+        index: dict[str, str] = {}
+        for number, path in enumerate(tqdm([None, *files], "converting", unit="file"), start=1):
+            tensors = encoder.state_dict(prefix="model.vision.") if path is None else _tensors(path)
+            taken = tensors if path is None else [name for name in tensors if places.get(name) == path]
+            part = {name: _grown(tensors[name], rows.get(name), config) for name in taken}
+            file = f"model-{number:05d}-of-{len(files) + 1:05d}.safetensors"
+            save_file(part, partial / file, metadata={"format": "pt"})
+            index |= dict.fromkeys(part, file)
+        write_json(partial / next(iter(_WEIGHTS)), {"metadata": {}, "weight_map": index})
+        config.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        ids = {f"{name}_token_id": getattr(processor.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        GenerationConfig(**ids).save_pretrained(partial)
+
+
+def _find(folder: Path, base: Path | None) -> tuple[_Json, _Json, list[Path], Path | None]:
+    """Settings, those of the language model, and files of weights, one of which may be a delta."""
+    settings, delta = _OTHERS | _read(folder / "config.json"), None
+    lm = folder / "llm" if (folder / "llm").is_dir() else base or folder
+    text, files = _read(lm / "config.json"), _weight_files(lm)
+    if lm == folder:
+        text["model_type"] = "llama"
+    elif lm == base:
+        if _weight_files(folder):
+            raise ModelFolderError("it has weights of its own; leave base out")
+        delta = folder / "mm_projector.bin"
+        text, files = text | settings | {"model_type": text["model_type"]}, [*files, delta]
+    else:
+        settings |= _read(folder / "mm_projector" / "config.json") | {"model_type": None}
+        files += _weight_files(folder / "mm_projector")
+    if not files:
+        raise ModelFolderError("it holds no weights; of a folder with an mm_projector.bin alone, name the base, too")
+    for name, can in _CAN.items():
+        settings[name] = can[0] if settings.get(name) is None else settings[name]
+        if settings[name] not in can:
+            raise ModelFolderError(f"config.json: {name}: expected one of {can}, got {settings[name]!r}")
+    known = set(AutoConfig.for_model(text["model_type"]).to_dict()) - _NOT_THE_LMS | {"rope_theta", "rope_scaling"}
+    return settings, {name: value for name, value in text.items() if name in known}, files, delta
+
+
+def _read(path: Path) -> _Json:
+    """An object of a JSON file in which every number is one."""
+    content: _Json = read_json(path, dict, "the settings of a checkpoint")
+    json.dumps(content, allow_nan=False)
+    return content
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of a folder's weights; those that an index names must lie beside it."""
+    for index, pattern in _WEIGHTS.items():
+        if (folder / index).is_file():
+            by_name = _read(folder / index).get("weight_map")
+            files = sorted(set(map(str, by_name.values()))) if isinstance(by_name, dict) else [""]
+            for file in files:
+                if Path(file).name != file or not (folder / file).is_file():
+                    raise ModelFolderError(f"{index}: expected names of files beside it, got {file!r}")
+            return [folder / file for file in files]
+        if found := sorted(folder.glob(pattern)):
+            return found
+    return []
+
+
+def _tensors(path: Path, *, check: bool = False) -> dict[str, Tensor]:
+    """The tensors of a file under our names, mapped into memory; ``check`` reads all of a pickle for its sums."""
+    with telling_which(path):
+        if path.suffix == ".safetensors":
+            loaded = load_file(path)
+        else:
+            with ZipFile(path) as archive:  # torch checks no sums of what it maps
+                if check and (archive.testzip() or any(part.compress_type for part in archive.infolist())):
+                    raise ModelFolderError("it is damaged, or compressed")
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        named = {name: tensor for name, tensor in loaded.items() if not _UNUSED.match(name)}
+        for name, tensor in named.items():
+            if not (isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.layout == torch.strided):
+                raise ModelFolderError(f"{name}: expected a tensor of floats")
+        if sum(tensor.nbytes for tensor in named.values()) > path.stat().st_size:  # one number may claim to be a table
+            raise ModelFolderError("its tensors are larger than the file")
+        ours = {name: _PROJECTOR.sub("projector.", name) for name in named}
+        return {f"model.{new}" if new != name else f"model.lm.{name}": named[name] for name, new in ours.items()}
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder as `convert` says; its ids are the checkpoint's."""
+    from sentencepiece import SentencePieceProcessor  # only here, and in the extra `train`
+
+    names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    read = {name: _read(folder / name) for name in names if (folder / name).is_file()}  # or no name would be told
+    loaded = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
+    description = json.loads(loaded.backend_tokenizer.to_str())
+    for token in description["added_tokens"]:
+        token |= {"normalized": False} | ({} if token["special"] else {"lstrip": True, "rstrip": True})
+    backend = Tokenizer.from_str(json.dumps(description))
+    # Each segment between added tokens starts with a "▁" of its own, as where SentencePiece encodes it alone.
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.pre_tokenizer = None
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **loaded.special_tokens_map)
+    pieces, probe = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")), f"  {VICUNA}\n  12 é"
+    if pieces.encode(probe) != tokenizer.encode(probe, add_special_tokens=False):
+        raise ModelFolderError("tokenizer.model: it normalises text, which Llama's does not")
+    for token, index in read.get("added_tokens.json", {}).items():
+        if tokenizer.convert_tokens_to_ids(token) != index:
+            raise ModelFolderError(f"added_tokens.json: {token!r} cannot have the id {index!r}")
+    return tokenizer
+
+
+def _describe(
+    settings: _Json, text: _Json, tokenizer: PreTrainedTokenizerFast, encoder: FrameEncoder, transform: FrameTransform
+) -> tuple[LitaProcessor, LitaConfig]:
+    """What stands beside the weights; time tokens have the ids that the settings name."""
+    num, projector = settings["num_time_tokens"], settings["mm_projector_type"]
+    if num:
+        if not 1 < num < len(tokenizer):  # adding a billion would never end
+            raise ModelFolderError(f"num_time_tokens: expected 2 to {len(tokenizer) - 1}, got {num}")
+        TimeTokenizer.wrap(tokenizer, num, lita_spacing=True)  # before the placeholder takes an id
+    crop = {"crop": "squash"} if settings.get("image_aspect_ratio") == "resize" else {}  # VILA's
+    shared: _Json = {
+        "num_frames": settings.get("num_video_frames", settings["num_frames"]),
+        "num_time_tokens": num or 100,
+        "codec": "index" if num else "seconds",
+        "transform": asdict(transform) | {"image_size": encoder.image_size} | crop,
+        "pooler": {"preset": f"lita-{settings['video_arch'].replace('_', '-')}"},
+    }
+    if not (isinstance(shared["num_frames"], int) and shared["num_frames"] > 0):
+        raise ModelFolderError(f"num_frames: expected at least 1, got {shared['num_frames']!r}")
+    processor = LitaProcessor(tokenizer, grid=encoder.grid, lita_spacing=bool(num), system=VICUNA, **shared)
+    ids = list(processor.tt.time_token_ids)
+    if settings["time_token_ids"] not in (None, [], ids):
+        raise ModelFolderError(f"time_token_ids: they are not the tokenizer's, which start with {ids[:1]}")
+    return processor, LitaConfig(
+        text_config=text,
+        vision=encoder.arguments,
+        projector=projector,
+        order="pool-first" if projector == "linear" else "project-first",
+        time_token_ids=ids,
+        video_token_id=processor.video_token_id,
+        architectures=["LitaForConditionalGeneration"],
+        **shared,
+    )
+
+
+def _new_rows(delta: Path | None, config: LitaConfig, num_rows: int) -> dict[str, Tensor]:
+    """The rows of the time tokens for each table ``[v d]``, which has ``num_rows``, from a delta or else drawn."""
+    ids, text = config.time_token_ids, config.text_config
+    text.vocab_size = max([num_rows, *(index + 1 for index in ids)])
+    names, shape = _TABLES[: 1 if config.tie_word_embeddings else 2], [len(ids), text.hidden_size]
+    if delta is None:
+        return {name: text.initializer_range * torch.randn(shape) for name in names}
+    held, rows = _tensors(delta), {}
+    for name in names if ids else ():
+        found = held.get(name, torch.empty(0))
+        rows[name] = found if len(found) == len(ids) else found[ids[0] : ids[-1] + 1]
+        if list(rows[name].shape) != shape:
+            raise ModelFolderError(f"{delta.name}: {name}: expected the time tokens' {shape}, got {list(found.shape)}")
+    return rows
+
+
+def _places(config: LitaConfig, held: dict[str, tuple[Path, Tensor]], rows: dict[str, Tensor]) -> dict[str, Path]:
+    """The file of each tensor that the model has, but for its eyes; refuse too many, too few, or of other sizes."""
+    text = config.text_config
+    if text.num_hidden_layers > len(held):  # building a billion would never end
+        raise ModelFolderError(f"num_hidden_layers: {text.num_hidden_layers} are more than there are weights")
+    with torch.device("meta"):
+        model = LitaForConditionalGeneration(config)
+    not_read: Any = {*model.all_tied_weights_keys, *(f"model.vision.{name}" for name in model.vision.state_dict())}
+    wanted = {name: list(each.shape) for name, each in model.state_dict().items() if name not in not_read}
+    shapes = {name: list(tensor.shape) for name, (_, tensor) in held.items() if name not in not_read}
+    for name in rows:
+        if config.time_token_ids[0] <= shapes[name][0] < text.vocab_size:
+            shapes[name][0] = text.vocab_size  # it will grow
+    if wrong := [name for name in wanted | shapes if wanted.get(name) != shapes.get(name)]:
+        expected, got = wanted.get(wrong[0], "none"), shapes.get(wrong[0], "none")
+        raise ModelFolderError(f"{len(wrong)} weights do not fit, such as {wrong[0]}: expected {expected}, got {got}")
+    config.dtype = held[_TABLES[0]][1].dtype
+    return {name: held[name][0] for name in wanted}
+
+
+def _grown(table: Tensor, rows: Tensor | None, config: LitaConfig) -> Tensor:
+    """Where there are ``rows`` of time tokens, a table with a row for every id; other tensors are given back."""
+    if rows is None:
+        return table.contiguous()
+    ids, size = config.time_token_ids, config.text_config.vocab_size
+    grown = torch.cat([table, table.new_zeros(size - len(table), table.shape[1])])
+    grown[ids[0] : ids[-1] + 1] = rows
+    return grown
