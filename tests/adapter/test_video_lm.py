@@ -450,12 +450,32 @@ def test_the_encoder_of_pixels_is_frozen_and_stays_in_evaluation_mode(seeing):
 
 def test_a_video_of_pixels_is_encoded_once_for_many_questions(seeing):
     (clip,) = clips(3)
-    video = seeing.encode_video(seeing.features(clip[None])[0], "USER: <video>\n")
+    video = seeing.encode_video(pixels=clip, prefix="USER: <video>\n")
     found, afresh = (
         answers(seeing, seeing.prepare(tiny_lm.PROMPT, **given), max_new_tokens=5)
         for given in ({"videos": [video]}, {"pixels": [clip]})
     )
     assert found == afresh
+
+
+@pytest.mark.parametrize("order", ["pool-first", "project-first"])
+@pytest.mark.parametrize(
+    "preset", ["lita", "lita-temporal", "lita-spatial", "lita-temporal-spatial", "lita-spatial-pool"]
+)
+@pytest.mark.parametrize("projector", ["linear", "mlp2x_gelu"])
+def test_pixels_in_chunks_become_the_tokens_of_their_features(order, preset, projector, monkeypatch):
+    torch.manual_seed(0)
+    vision = FrameEncoder("resnet10t", image_size=64, chunk_size=3)
+    parts = {"pooler": SlowFastPooler.preset(preset), "order": order, "projector": projector}
+    adapter = tiny_lm.adapter(vision_dim=vision.width, vision=vision, **parts)
+    (clip,) = clips(8)
+    encode, seen = vision.frames, []
+    monkeypatch.setattr(vision, "frames", lambda pixels: (seen.append(len(pixels)), encode(pixels))[1])
+    tokens = adapter.encode_video(pixels=clip).tokens
+    assert seen == [3, 3, 2]
+    close(tokens, adapter.visual_tokens(adapter.features(clip[None]))[0])
+    with pytest.raises(ArgumentError, match="features, pixels: pass one of the two"):
+        adapter.encode_video()
 
 
 def test_pixels_that_cannot_be_read_are_named(seeing):
