@@ -101,7 +101,7 @@ def packets_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
                     seen.append(1)
                     yield packet
 
-            super().__init__(SimpleNamespace(demux=demux, seek=container.seek), stream, shown)
+            super().__init__(SimpleNamespace(demux=demux, seek=container.seek, format=container.format), stream, shown)
 
     monkeypatch.setattr(video, "_Walk", Counted)
     return seen
@@ -214,9 +214,9 @@ def test_without_places_to_seek_to_nothing_is_decoded_twice(
 
 
 def test_the_last_frame_without_a_duration_lasts_the_median_gap() -> None:
-    shown = video._Shown(np.array([0, 10, 20, 35, 45]), 0, (0,), Fraction(1, 100), None, 0)
+    shown = video._Shown(np.array([0, 10, 20, 35, 45]), 0, video._NONE, Fraction(1, 100), None)
     assert video._duration(Path("a.mp4"), shown) == 0.55
-    alone = video._Shown(np.array([7]), 0, (7,), Fraction(1, 100), Fraction(4), 0)
+    alone = video._Shown(np.array([7]), 0, video._NONE, Fraction(1, 100), Fraction(4))
     assert video._duration(Path("a.mp4"), alone) == 0.25
 
 
@@ -290,7 +290,7 @@ def test_no_frame(tmp_path: Path) -> None:
 
 
 def test_no_duration() -> None:
-    still = video._Shown(np.array([5]), 0, (5,), Fraction(1, 8), None, 0)
+    still = video._Shown(np.array([5]), 0, video._NONE, Fraction(1, 8), None)
     with pytest.raises(VideoError, match="duration of 0 seconds"):
         video._duration(Path("a.mp4"), still)
 
@@ -363,7 +363,7 @@ def test_size_must_be_two_lengths(tmp_path: Path, size: object) -> None:
         read_frames(tmp_path / "a.mp4", size=size)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("source", [None, 3, b"a.mp4", torch.zeros(1)])
+@pytest.mark.parametrize("source", [None, 3, b"a.mp4", [torch.zeros(1)]])
 def test_source_must_be_a_path(source: object) -> None:
     with pytest.raises(ArgumentError, match="source must be the path"):
         read_frames(source)  # type: ignore[arg-type]
