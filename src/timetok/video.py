@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from io import IOBase
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -145,7 +144,8 @@ def iter_frames(
         raise ArgumentError(f"every_seconds must be 0 or more, got {every_seconds!r}")
     step = Fraction(every_seconds).limit_denominator(10**6)  # 0.1 means 1/10: its double is more and would miss frames
     picture, first, seconds, before = _Picture(size), None, Fraction(0), None
-    with _opened(source if isinstance(source, IOBase) else _file(source)) as (container, stream):
+    opened: Any = source if hasattr(source, "read") else _file(source)
+    with _opened(opened) as (container, stream):
         walk = _Walk(container, stream)
         for tick, frame in walk.frames:
             if walk.is_damaged and not allow_truncated:
@@ -155,8 +155,8 @@ def iter_frames(
             if (interval := seconds // step if step else tick) != before:
                 before = interval
                 yield float(seconds), picture(frame)
-        num_lost = _num_lost(source, container, stream, walk.num_whole)
-    if walk.is_damaged or num_lost or first is None:
+        num_lost = _num_lost(opened, container, stream, walk.num_whole)
+    if walk.is_damaged or num_lost > 0 or first is None:
         found = f"{source} is cut off or damaged at {float(seconds):.2f} seconds"
         if not allow_truncated or first is None:
             raise VideoError(f"{found}; pass allow_truncated=True to use what decodes")
@@ -296,7 +296,7 @@ def _opened(source: Path | BinaryIO) -> Iterator[tuple[InputContainer, VideoStre
     # "file:" and the whitelist: a name is never read as a URL, and a playlist inside the file reaches no network.
     address = f"file:{source}" if isinstance(source, Path) else source
     try:
-        with av.open(address, "r", options={"protocol_whitelist": "file"}) as container:
+        with av.open(address, "r", options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
             if (kind := container.format.name) in ("tty", "image2") or kind.endswith("_pipe"):
                 raise VideoError(f"{source} is {'text' if kind == 'tty' else 'a still image'}, not a video")
             for stream in container.streams.video:
@@ -356,7 +356,7 @@ def _demux(path: Path) -> _Shown:
         num_lost = _num_lost(path, container, stream, len(found))
     if not found or time_base is None:
         raise VideoError(f"{path} has a video stream, but not one frame with a time")
-    return _Shown(_unique(found), last[1], _unique(keyframes), time_base, rate, num_lost)
+    return _Shown(_unique(found), last[1], _unique(keyframes), time_base, rate, max(num_lost, 0))
 
 
 def _unique(ticks: Iterable[int]) -> NDArray[np.int64]:
