@@ -18,6 +18,8 @@ KINDS = ["truncated"] * 10 + ["payload"] * 14 + ["header"] * 8 + ["start"] * 6 +
 BASES = ["a.mp4", "a.mkv", "a.avi", "a.ts", "a.webm"]
 SECONDS_EACH = 20
 
+Case = tuple[str, Path, Path, list[int]]
+
 CHILD = f"""
 import faulthandler, json, sys, warnings
 import torch
@@ -106,7 +108,7 @@ def broken(
     return cases, [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_each_gives_a_clear_error_or_frames(broken) -> None:
+def test_each_gives_a_clear_error_or_frames(broken: tuple[list[Case], list[dict[str, str]]]) -> None:
     cases, results = broken
     assert len(results) == len(cases) == 40
     for (kind, path, _, _), result in zip(cases, results, strict=True):
@@ -122,7 +124,9 @@ def test_each_gives_a_clear_error_or_frames(broken) -> None:
     assert False in outcomes["start"]
 
 
-def test_frames_away_from_the_damage_are_those_of_the_intact_file(broken) -> None:
+def test_frames_away_from_the_damage_are_those_of_the_intact_file(
+    broken: tuple[list[Case], list[dict[str, str]]],
+) -> None:
     cases, results = broken
     num_compared = 0
     for (kind, path, intact, places), result in zip(cases, results, strict=True):

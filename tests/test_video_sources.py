@@ -1,6 +1,5 @@
 """Folders, arrays and streams; sizes while decoding; the other decoder."""
 
-import importlib.util
 import io
 import os
 import sys
@@ -256,37 +255,3 @@ def test_what_cannot_be_played(tmp_path: Path) -> None:
         next(iter_frames(3))  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="every_seconds"):
         next(iter_frames(tmp_path, every_seconds=-1))
-
-
-# -------------------------------------------------------------------------------------------------------- torchcodec
-
-
-def why_not_torchcodec() -> str:
-    if importlib.util.find_spec("torchcodec") is None:
-        return "torchcodec is not installed"
-    try:
-        from torchcodec.decoders import VideoDecoder  # noqa: F401
-    except (ImportError, RuntimeError) as error:
-        return str(error).partition("\n")[0]
-    return ""
-
-
-@pytest.mark.skipif(why_not_torchcodec() != "", reason=why_not_torchcodec() or "torchcodec runs")
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm"])
-@pytest.mark.parametrize("size", [None, (32, 48)])
-def test_torchcodec_gives_the_same_frames(tmp_path: Path, name: str, size: tuple[int, int] | None) -> None:
-    path = write(tmp_path / name, 40, codec="libvpx" if name == "a.webm" else "libx264")
-    ours, theirs = (read_frames(path, 11, size=size, backend=backend) for backend in ("pyav", "torchcodec"))
-    assert torch.equal(ours.times_seconds, theirs.times_seconds)
-    assert ours.duration_seconds == theirs.duration_seconds
-    assert numbers(theirs) == expected_indices(40, 11)
-    assert int((ours.data.int() - theirs.data.int()).abs().max()) <= (2 if size is None else 4)
-
-
-def test_a_named_backend_runs_or_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a.mp4", 4)
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)  # as if it were not installed
-    with pytest.raises(VideoError, match="backend: torchcodec cannot read"):
-        read_frames(path, backend="torchcodec")
-    with pytest.raises(ArgumentError, match="backend must be one of auto, pyav, torchcodec, got 'decord'"):
-        read_frames(path, backend="decord")  # type: ignore[arg-type]
