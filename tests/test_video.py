@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,77 +16,8 @@ import torch
 from timetok import video
 from timetok.errors import ArgumentError, VideoError, VideoNotFoundError
 from timetok.video import Frames, read_frames
-
-HEIGHT, WIDTH, BLOCK, BITS = 64, 96, 16, 12
-NTSC = Fraction(30000, 1001)
-
-
-def draw(number: int) -> np.ndarray:
-    """A picture whose 16 x 16 blocks are the bits of ``number``, black or white: compression leaves them legible."""
-    columns = WIDTH // BLOCK
-    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    for bit in range(BITS):
-        row, column = divmod(bit, columns)
-        picture[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK] = 255 * (number >> bit & 1)
-    return picture
-
-
-def read_number(picture: torch.Tensor) -> int:
-    """The number drawn on one frame [c h w], whatever its size."""
-    _, height, width = picture.shape
-    centres = [
-        ((row + 0.5) * BLOCK / HEIGHT * height, (column + 0.5) * BLOCK / WIDTH * width)
-        for row, column in (divmod(bit, WIDTH // BLOCK) for bit in range(BITS))
-    ]
-    return sum(int(picture[1, int(y), int(x)] > 127) << bit for bit, (y, x) in enumerate(centres))
-
-
-def numbers(frames: Frames) -> list[int]:
-    return [read_number(picture) for picture in frames.data]
-
-
-def write(
-    path: Path,
-    num_frames: int,
-    *,
-    fps: Fraction | int = 8,
-    gop: int = 10,
-    codec: str = "libx264",
-    ticks: Sequence[int] | None = None,
-    time_base: Fraction | None = None,
-    first: int = 0,
-    faststart: bool = False,
-) -> Path:
-    options = {"movflags": "+faststart"} if faststart else {}
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=fps, options={"g": str(gop), "bf": "3", "sc_threshold": "0"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        if time_base is not None:
-            stream.codec_context.time_base = time_base
-        container.start_encoding()
-        for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(draw(number), format="rgb24")
-            frame.pts = ticks[number] if ticks is not None else first + number
-            frame.time_base = time_base or 1 / Fraction(fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def decode_everything(path: Path) -> tuple[list[torch.Tensor], list[Fraction]]:
-    """The slow, obvious truth: every frame from front to back, sorted by its time."""
-    with av.open(str(path)) as container:
-        shown = sorted(((f.pts * f.time_base, f) for f in container.decode(video=0)), key=lambda pair: pair[0])
-        pictures = [
-            torch.from_numpy(f.to_ndarray(format="rgb24", interpolation="BICUBIC")).permute(2, 0, 1) for _, f in shown
-        ]
-    return pictures, [time - shown[0][0] for time, _ in shown]
-
-
-def expected_indices(num_available: int, num_frames: int) -> list[int]:
-    """round(linspace(0, N - 1, T)), half to even, in exact fractions."""
-    steps = max(num_frames - 1, 1)
-    return [round(Fraction(i * (num_available - 1), steps)) for i in range(num_frames)]
+from timetok.video import file as video_file
+from tiny_videos import HEIGHT, NTSC, WIDTH, decode_everything, draw, expected_indices, numbers, read_number, write
 
 
 @pytest.fixture
@@ -94,16 +25,16 @@ def packets_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one element for each packet handed to the decoder."""
     seen: list[int] = []
 
-    class Counted(video._Walk):
+    class Counted(video_file.Walk):
         def __init__(self, container: Any, stream: Any, shown: Any) -> None:
             def demux(stream: Any) -> Iterator[Any]:
                 for packet in container.demux(stream):
                     seen.append(1)
                     yield packet
 
-            super().__init__(SimpleNamespace(demux=demux, seek=container.seek), stream, shown)
+            super().__init__(SimpleNamespace(demux=demux, seek=container.seek, format=container.format), stream, shown)
 
-    monkeypatch.setattr(video, "_Walk", Counted)
+    monkeypatch.setattr(video, "Walk", Counted)
     return seen
 
 
@@ -214,10 +145,10 @@ def test_without_places_to_seek_to_nothing_is_decoded_twice(
 
 
 def test_the_last_frame_without_a_duration_lasts_the_median_gap() -> None:
-    shown = video._Shown(np.array([0, 10, 20, 35, 45]), 0, (0,), Fraction(1, 100), None, 0)
-    assert video._duration(Path("a.mp4"), shown) == 0.55
-    alone = video._Shown(np.array([7]), 0, (7,), Fraction(1, 100), Fraction(4), 0)
-    assert video._duration(Path("a.mp4"), alone) == 0.25
+    shown = video_file.Shown(np.array([0, 10, 20, 35, 45]), 0, (), Fraction(1, 100), None)
+    assert video_file.duration(Path("a.mp4"), shown) == 0.55
+    alone = video_file.Shown(np.array([7]), 0, (), Fraction(1, 100), Fraction(4))
+    assert video_file.duration(Path("a.mp4"), alone) == 0.25
 
 
 # ------------------------------------------------------------------------------------------------------ bad input
@@ -290,9 +221,9 @@ def test_no_frame(tmp_path: Path) -> None:
 
 
 def test_no_duration() -> None:
-    still = video._Shown(np.array([5]), 0, (5,), Fraction(1, 8), None, 0)
+    still = video_file.Shown(np.array([5]), 0, (), Fraction(1, 8), None)
     with pytest.raises(VideoError, match="duration of 0 seconds"):
-        video._duration(Path("a.mp4"), still)
+        video_file.duration(Path("a.mp4"), still)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.6, 0.8, 0.95])
@@ -308,7 +239,7 @@ def test_cut_off_before_the_index(tmp_path: Path, capfd: pytest.CaptureFixture[s
 @pytest.fixture
 def half(tmp_path: Path) -> tuple[Path, list[int]]:
     """An mp4 of 60 frames cut off in the middle, and the numbers of the frames whose packets survived whole."""
-    path = write(tmp_path / "a.mp4", 60, fps=8, gop=10, faststart=True)
+    path = write(tmp_path / "a.mp4", 60, fps=8, gop=10, muxer={"movflags": "+faststart"})
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         packets = [p for p in container.demux(stream) if p.pts is not None]
@@ -363,7 +294,7 @@ def test_size_must_be_two_lengths(tmp_path: Path, size: object) -> None:
         read_frames(tmp_path / "a.mp4", size=size)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("source", [None, 3, b"a.mp4", torch.zeros(1)])
+@pytest.mark.parametrize("source", [None, 3, b"a.mp4", [torch.zeros(1)]])
 def test_source_must_be_a_path(source: object) -> None:
     with pytest.raises(ArgumentError, match="source must be the path"):
         read_frames(source)  # type: ignore[arg-type]

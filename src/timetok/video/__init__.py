@@ -1,0 +1,256 @@
+"""Frames of a video with their true times.
+
+What a container says about itself (frame count, duration, first timestamp) is often wrong or absent, so both
+are taken from the packets of the video stream, which costs no decoding. Only the frames asked for are decoded,
+with what must be decoded before them.
+"""
+
+import math
+import operator
+import os
+import re
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import torch
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from timetok.errors import ArgumentError, VideoError, VideoNotFoundError
+from timetok.video.file import Shown, Walk, count_lost, decodable, demux, duration, opened
+
+Source = str | os.PathLike[str]
+Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Frames sampled from a video, with the moments at which they are shown; else an ArgumentError.
+
+    Args:
+        data: RGB pixels, uint8 ``[t c h w]`` with c = 3.
+        times_seconds: Presentation times, float64 ``[t]``, never decreasing; the video's first frame stands at 0.
+            The last frame stands before the end: at ``duration_seconds`` minus its own duration.
+        duration_seconds: Length of the whole video, positive and finite.
+    """
+
+    data: torch.Tensor
+    times_seconds: torch.Tensor
+    duration_seconds: float
+
+    def __post_init__(self) -> None:
+        data, times = self.data, self.times_seconds
+        if data.dtype != torch.uint8 or data.ndim != 4 or data.shape[1] != 3 or 0 in data.shape:
+            raise ArgumentError(f"data must be uint8 [t 3 h w], none of them 0, got {data.dtype} {list(data.shape)}")
+        if times.dtype != torch.float64 or times.shape != data.shape[:1]:
+            raise ArgumentError(f"times_seconds must be float64 [{len(data)}], got {times.dtype} {list(times.shape)}")
+        if not 0 < self.duration_seconds < float("inf"):
+            raise ArgumentError(f"duration_seconds must be positive and finite, got {self.duration_seconds!r}")
+        if not bool((times.diff() >= 0).all() and times[0] >= 0 and times[-1] <= self.duration_seconds):
+            bounds = f"within [0, {self.duration_seconds}]"
+            raise ArgumentError(f"times_seconds must never decrease and stay {bounds}, got {times.tolist()}")
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def read_frames(
+    source: Source | torch.Tensor | NDArray[np.uint8],
+    num_frames: int = 100,
+    *,
+    size: Size | None = None,
+    fps: float | None = None,
+    allow_truncated: bool = False,
+) -> Frames:
+    """Read frames spread evenly over a video, the first and the last included: ``[t 3 h w]``, t = ``num_frames``.
+
+    Frame indices are ``round(linspace(0, N - 1, num_frames))``, half to even, where N is the number of frames the
+    video presents; one with fewer frames than asked for repeats some. They are turned as the file's metadata says.
+    ``source`` is a video file; or, with ``fps``, a folder of jpg and png files in the natural order of their names, or
+    an array uint8 ``[n 3 h w]``: picture i is shown at i / fps and the video ends at n / fps. ``size`` is the
+    ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
+    ``FrameTransform.resize`` that each frame passes once decoded, uint8 ``[1 3 h w]`` → ``[1 3 s s]``; None keeps the
+    video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples the frames that
+    still decode, as if the video ended with the last.
+
+    Raises:
+        VideoNotFoundError: There is nothing at ``source``.
+        VideoError: ``source`` is no video, shows no frame, has no duration, or is damaged.
+        ArgumentError: ``num_frames``, ``size`` or ``fps`` is not positive, or an argument has the wrong type.
+
+    Source: The sampling of LITA's released code (arXiv 2403.19046).
+
+    Example::
+
+        frames = read_frames("clip.mp4", num_frames=8, size=(224, 224))
+        frames.data.shape          # [8, 3, 224, 224]
+        frames.times_seconds[-1]   # one frame before frames.duration_seconds
+    """
+    num_frames, picture = _positive("num_frames", num_frames), _Picture(size)
+    if fps is not None or isinstance(source, torch.Tensor | np.ndarray):
+        return _stills(source, num_frames, picture, fps)
+    path = _file(source)
+    shown = demux(path)
+    indices = spread(len(shown), num_frames)
+    data = None if shown.num_lost else _decode(path, shown, indices, picture)
+    if data is None:  # something did not decode: find out what does
+        shown = decodable(path, shown, allow_truncated=allow_truncated)
+        indices = spread(len(shown), num_frames)
+        data = _decode(path, shown, indices, picture)
+    if data is None:
+        raise VideoError(f"{path} decodes differently each time it is read; re-encode it")
+    return Frames(data, torch.from_numpy(shown.seconds()[indices]), duration(path, shown))
+
+
+def iter_frames(
+    source: Source | BinaryIO, *, size: Size | None = None, every_seconds: float = 0, allow_truncated: bool = False
+) -> Generator[tuple[float, torch.Tensor], None, None]:
+    """Frames and their seconds since the first, uint8 ``[3 h w]``, as they are decoded; none is kept.
+
+    ``source`` is a video file or a binary file object, which may be a pipe without end and stays open. Of each
+    ``every_seconds`` only the earliest frame is given; 0 gives them all. ``size`` is that of ``read_frames``. Damage
+    raises where it is met; ``allow_truncated`` passes over what does not decode and warns at the end.
+
+    Raises:
+        VideoNotFoundError, VideoError, ArgumentError: As ``read_frames``, with the first frame or later.
+
+    Example::
+
+        for seconds, picture in iter_frames(sys.stdin.buffer, size=224, every_seconds=0.5): ...
+    """
+    if not 0 <= every_seconds < math.inf:
+        raise ArgumentError(f"every_seconds must be 0 or more, got {every_seconds!r}")
+    step = Fraction(every_seconds).limit_denominator(10**6)  # 0.1 means 1/10: its double is more and would miss frames
+    picture, first, seconds, before = _Picture(size), None, Fraction(0), None
+    given: Any = source if hasattr(source, "read") else _file(source)
+    with opened(given) as (container, stream):
+        walk = Walk(container, stream)
+        for tick, frame in walk.frames:
+            if walk.is_damaged and not allow_truncated:
+                break
+            first = tick if first is None else first
+            seconds = (tick - first) * Fraction(stream.time_base or 1)
+            if (interval := seconds // step if step else tick) != before:
+                before = interval
+                yield float(seconds), picture(frame)
+        is_damaged = walk.is_damaged or count_lost(given, container, stream, walk.num_whole) > 0
+    if is_damaged or first is None:
+        found = f"{source} is cut off or damaged at {float(seconds):.2f} seconds"
+        if not allow_truncated or first is None:
+            raise VideoError(f"{found}; pass allow_truncated=True to use what decodes")
+        warnings.warn(f"{found}; only what decodes was used", stacklevel=2)
+
+
+def _positive(name: str, value: object) -> int:
+    if not hasattr(value, "__index__") or isinstance(value, bool) or operator.index(value) < 1:
+        raise ArgumentError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return operator.index(value)
+
+
+def _file(source: object) -> Path:
+    if not isinstance(source, str | os.PathLike):
+        raise ArgumentError(f"source must be the path of a video file, got {type(source).__name__}")
+    path = Path(source)
+    if not path.exists():
+        raise VideoNotFoundError(f"{path} does not exist; give the path of a video file")
+    if path.is_dir():
+        raise VideoError(f"{path} is a directory; give a video file, or fps as well for a folder of pictures")
+    if not path.is_file() or not path.stat().st_size:
+        raise VideoError(f"{path} is {'an empty' if path.is_file() else 'not a regular'} file; give a video file")
+    return path
+
+
+def spread(num_available: int, num_frames: int) -> NDArray[np.int64]:
+    """Indices of ``num_frames`` frames spread evenly over those there are, both ends included, halves to even."""
+    return np.round(np.linspace(0, num_available - 1, num_frames)).astype(np.int64)
+
+
+class _Picture:
+    """Turns decoded frames into pictures uint8 [3 h w]: RGB, upright, all of one size."""
+
+    def __init__(self, size: Size | None) -> None:
+        if isinstance(size, Sequence) and len(size) == 2:
+            size = _positive("size[0] (height)", size[0]), _positive("size[1] (width)", size[1])
+        elif size is not None and not callable(size):
+            size = _positive("size, unless it is (height, width) or a function,", size)
+        self.size, self.shape = size, size if isinstance(size, tuple) else None
+        self.scaler = VideoReformatter()  # kept: setting one up costs several times what scaling a small frame does
+
+    def __call__(self, frame: VideoFrame) -> torch.Tensor:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # begins with a b _ c d: x' = a x + c y, y' = b x + d y
+        a, b, _, c, d = np.frombuffer(bytes(matrix)[:20], np.int32).tolist() if matrix else (1, 0, 0, 0, 1)
+        is_turned = abs(b) > abs(a)
+        shape = (frame.width, frame.height) if is_turned else (frame.height, frame.width)
+        if isinstance(self.size, int) and self.shape is None:
+            self.shape = shape[0] * self.size // min(shape), shape[1] * self.size // min(shape)
+        self.shape = self.shape or shape  # a stream that changes its size later is scaled to that of its first frame
+        height, width = self.shape[::-1] if is_turned else self.shape
+        pixels = self.scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
+        picture = torch.from_numpy(pixels).permute((2, 1, 0) if is_turned else (2, 0, 1))
+        down, right = (b, c) if is_turned else (d, a)
+        if down < 0 or right < 0:
+            picture = picture.flip([axis for axis, sign in ((1, down), (2, right)) if sign < 0])
+        if not callable(self.size):
+            return picture
+        resized = self.size(picture[None])
+        if resized.dtype != torch.uint8 or resized.ndim != 4 or resized.shape[:2] != (1, 3):
+            raise ArgumentError(f"size must return uint8 [1 3 s s], got {resized.dtype} {list(resized.shape)}")
+        return resized[0]
+
+    def sample(self, indices: NDArray[np.int64], frame_at: Callable[[int], VideoFrame | None]) -> torch.Tensor | None:
+        """Pictures [t 3 h w] at never decreasing indices, or None when one of them does not decode."""
+        data, row = torch.empty(0), 0
+        for index, count in zip(*np.unique(indices, return_counts=True), strict=True):
+            if (frame := frame_at(int(index))) is None:
+                return None
+            picture = self(frame)
+            if row == 0:
+                data = torch.empty(len(indices), *picture.shape, dtype=torch.uint8)
+            data[row : row + int(count)] = picture
+            row += int(count)
+        return data
+
+
+def _stills(source: object, num_frames: int, picture: _Picture, fps: float | None) -> Frames:
+    """Frames of an array or of a folder of pictures, which stand 1 / fps apart."""
+    if fps is None or not 0 < fps < math.inf:
+        raise ArgumentError(f"fps must be positive and finite, since an array has no times, got {fps!r}")
+    stills: Any
+    if isinstance(source, torch.Tensor | np.ndarray):
+        stills = source.numpy(force=True) if isinstance(source, torch.Tensor) else source
+        if stills.dtype != np.uint8 or stills.ndim != 4 or stills.shape[1] != 3 or 0 in stills.shape:
+            raise ArgumentError(f"source must be uint8 [n 3 h w], none of them 0, got {stills.dtype} {stills.shape}")
+    elif isinstance(source, str | os.PathLike) and (folder := Path(source)).is_dir():
+        names = sorted(file.name for file in folder.iterdir() if re.fullmatch(r"[^.].*\.(jpe?g|png)", file.name, re.I))
+        names.sort(key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])
+        stills = [folder / name for name in names]
+    else:
+        raise ArgumentError(f"fps: a video knows its own times, leave it out for {_file(source)}")
+    if not len(stills):
+        raise VideoError(f"{source} is a folder without jpg or png files")
+    indices = spread(len(stills), num_frames)
+    data = cast(torch.Tensor, picture.sample(indices, lambda index: _still(stills[index])))
+    return Frames(data, torch.from_numpy(indices / float(fps)), len(stills) / float(fps))
+
+
+def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
+    if isinstance(source, np.ndarray):
+        return VideoFrame.from_ndarray(np.ascontiguousarray(source.transpose(1, 2, 0)), "rgb24")
+    try:
+        with Image.open(source) as image:
+            return VideoFrame.from_ndarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), "rgb24")
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+        raise VideoError(f"{source} is no picture that can be read: {error}") from error
+
+
+def _decode(path: Path, shown: Shown, indices: NDArray[np.int64], picture: _Picture) -> torch.Tensor | None:
+    with opened(path) as (container, stream):
+        walk = Walk(container, stream, shown.keyframes)
+        return picture.sample(indices, lambda index: walk.find(int(shown.ticks[index])))

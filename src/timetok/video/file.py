@@ -1,0 +1,194 @@
+"""A video file as FFmpeg presents it: which frames it shows, when, and how to reach them."""
+
+import math
+import re
+import warnings
+from bisect import bisect_right, insort
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from statistics import median
+from typing import Any, BinaryIO
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from timetok.errors import VideoError
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The frames a file presents, in time-base ticks.
+
+    ``ticks`` are the presentation times in order, ``last_ticks`` the last frame's own duration (0 if unknown),
+    ``keyframes`` where decoding can start after a seek, ``num_lost`` frames beyond the end of the file, at least.
+    """
+
+    ticks: NDArray[np.int64]
+    last_ticks: int
+    keyframes: tuple[int, ...]
+    time_base: Fraction
+    rate: Fraction | None
+    num_lost: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ticks)
+
+    def seconds(self) -> NDArray[np.float64]:
+        """When each is shown, the first at 0."""
+        return np.asarray((self.ticks - self.ticks[0]) * self.time_base.numerator / self.time_base.denominator)
+
+
+@contextmanager
+def opened(source: Path | BinaryIO) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its first video stream that is no picture of a cover; else a VideoError."""
+    # "file:" and the whitelist: a name is never read as a URL, and a playlist inside the file reaches no network.
+    address = f"file:{source}" if isinstance(source, Path) else source
+    try:
+        with av.open(address, "r", options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
+            if (kind := container.format.name) in ("tty", "image2") or kind.endswith("_pipe"):
+                raise VideoError(f"{source} is {'text' if kind == 'tty' else 'a still image'}, not a video")
+            for stream in container.streams.video:
+                if not stream.disposition & Disposition.attached_pic:  # the cover of a song
+                    stream.codec_context.thread_type = "AUTO"
+                    yield container, stream
+                    return
+            if not container.streams:
+                raise VideoError(f"{source} holds no streams: most likely {_guess(source)}")
+            found = ", ".join(sorted({stream.type for stream in container.streams}))
+            raise VideoError(f"{source} has no video stream, only {found}; give a file that shows something")
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{source} cannot be read ({error.strerror}): most likely {_guess(source)}") from error
+
+
+def _head(source: object) -> bytes:
+    if not isinstance(source, Path):
+        return b""  # a stream is read once
+    with source.open("rb") as file:
+        return file.read(4096)
+
+
+def _guess(source: object) -> str:
+    is_mp4 = _head(source)[4:8] == b"ftyp"
+    return "an mp4 cut off or never finished, so that its index is missing or empty" if is_mp4 else "not a video"
+
+
+def count_lost(source: Any, container: InputContainer, stream: VideoStream, num_whole: int) -> int:
+    """How many frames the file promises beyond those read, or 1 where only that something is missing is known."""
+    # An mp4 whose index stands in front still opens when its end is missing; other formats list no single frames.
+    if "mp4" in container.format.name:
+        return max(sum(entry.size > 0 and not entry.is_discard for entry in stream.index_entries) - num_whole, 0)
+    # Matroska gives the size of all behind its header, in 7 bytes, unless they are all ones; FFmpeg passes over it.
+    header = re.match(rb"\x1aE\xdf\xa3.*?\x18S\x80g\x01(?!\xff{7})(.{7})", _head(source), re.DOTALL)
+    return int(header is not None and header.end() + int.from_bytes(header[1]) > source.stat().st_size)
+
+
+def demux(path: Path) -> Shown:
+    """What the packets say, without decoding."""
+    found: dict[int, int] = {}
+    keyframes = set()
+    with opened(path) as (container, stream):
+        is_mp4 = "mp4" in container.format.name
+        for packet in container.demux(stream):
+            if packet.pts is None:
+                continue
+            if packet.is_keyframe:
+                keyframes.add(packet.pts)
+            if not packet.is_discard and not (is_mp4 and packet.is_corrupt):  # such a one is counted as lost
+                found[packet.pts] = packet.duration or 0
+        time_base, rate = stream.time_base, stream.average_rate
+        num_lost = count_lost(path, container, stream, len(found))
+    if not found or time_base is None:
+        raise VideoError(f"{path} has a video stream, but not one frame with a time")
+    ticks = np.array(sorted(found), dtype=np.int64)
+    return Shown(ticks, found[int(ticks[-1])], tuple(sorted(keyframes)), time_base, rate, num_lost)
+
+
+def duration(path: Path, shown: Shown) -> float:
+    """Seconds from the first frame to the end of the last, however long the container says it is."""
+    last: Any = shown.last_ticks  # else the median gap, else what the file says of its rate
+    if last <= 0:
+        gaps = np.diff(shown.ticks).tolist()
+        last = Fraction(median(gaps)) if gaps else 1 / (shown.rate * shown.time_base) if shown.rate else 0
+    duration = (int(shown.ticks[-1] - shown.ticks[0]) + last) * shown.time_base
+    if duration <= 0:
+        raise VideoError(f"{path} has {len(shown)} frame(s) and a duration of 0 seconds; nothing can be located in it")
+    return float(duration)
+
+
+class Walk:
+    """Decodes forwards through a stream, tick and frame; jumps to a keyframe where that saves decoding."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream, keyframes: Sequence[int] = ()) -> None:
+        self.container, self.stream = container, stream
+        # AVI knows the order of decoding only, which B-frames make another one than that of showing: its ticks are
+        # true but stand on the wrong packets, so they queue up and each frame takes the earliest.
+        is_reordered = container.format.name == "avi" and stream.codec_context.has_b_frames
+        self.queue: list[int] | None = [] if is_reordered else None
+        # MPEG-TS and -PS have no index: FFmpeg seeks near a time there, not to the keyframe.
+        self.keyframes = () if is_reordered or container.format.name in ("mpegts", "mpeg") else keyframes
+        self.position = self.keyframes[0] if self.keyframes else 0  # latest tick given to the decoder
+        self.wanted: float = -math.inf
+        self.num_whole, self.is_damaged = 0, False
+        self.frames = self._forward()
+
+    def _forward(self) -> Iterator[tuple[int, VideoFrame]]:
+        decoder = self.stream.codec_context
+        # On the way, frames that no other is predicted from need no decoding; H.264 says for certain which these are.
+        can_skip = bool(self.keyframes) and decoder.name == "h264"
+        for packet in self.container.demux(self.stream):
+            if packet.pts is not None:
+                self.position = max(self.position, packet.pts)
+                self.num_whole += not packet.is_discard and not packet.is_corrupt
+                if self.queue is not None:
+                    insort(self.queue, packet.pts)
+            if can_skip:
+                decoder.skip_frame = "NONREF" if (packet.pts or self.wanted) < self.wanted else "DEFAULT"
+            try:
+                found = [] if packet.is_corrupt else decoder.decode(packet)
+                self.is_damaged |= packet.is_corrupt
+            except av.error.InvalidDataError:
+                found, self.is_damaged = [], True
+            for frame in found:
+                tick = frame.pts if self.queue is None else self.queue.pop(0) if self.queue else None
+                if tick is not None and not frame.is_corrupt:
+                    yield tick, frame
+
+    def find(self, tick: int) -> VideoFrame | None:
+        """The frame shown at ``tick``, which must not lie before one already found; None where there is none."""
+        self.wanted = tick
+        before = bisect_right(self.keyframes, tick) - 1
+        if before >= 0 and self.keyframes[before] > self.position:
+            self.position = self.keyframes[before]
+            self.container.seek(self.position, stream=self.stream)
+            self.frames = self._forward()
+        for reached, frame in self.frames:
+            if reached >= tick:
+                return frame if reached == tick else None
+        return None
+
+
+def decodable(path: Path, shown: Shown, *, allow_truncated: bool) -> Shown:
+    """What is left of a file when only the frames that decode count, read from front to back."""
+    with opened(path) as (container, stream):
+        walk = Walk(container, stream)
+        ticks = np.unique([tick for tick, _ in walk.frames])
+    if len(ticks) == 0:
+        raise VideoError(f"{path} holds {len(shown)} frame(s), but not one of them decodes")
+    last_ticks = shown.last_ticks if ticks[-1] == shown.ticks[-1] else 0
+    left = replace(shown, ticks=ticks, last_ticks=last_ticks, keyframes=(), num_lost=0)
+    if walk.is_damaged or shown.num_lost:  # else the file is whole and merely holds packets that show nothing
+        found = f"{path} is cut off or damaged: {len(left)} of its {len(shown) + shown.num_lost} frames decode"
+        found += f", the last at {left.seconds()[-1]:.2f} seconds"
+        if not allow_truncated:
+            raise VideoError(f"{found}; pass allow_truncated=True to use those")
+        warnings.warn(f"{found}; only those are used", stacklevel=3)
+    return left
