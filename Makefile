@@ -19,7 +19,7 @@ help:
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make format     let ruff rewrite the code"
 	@echo "make bench      every number of the README and the docs; trains what it compares (hours, resumes)"
-	@echo "make bench-gpu  pooling on a CUDA device (minutes)"
+	@echo "make bench-gpu  pooling, and LITA stage by stage, on a CUDA device (minutes)"
 
 demo: $(READY)
 	@$(BIN)/timetok localize $(QUESTION) --plot timetok-demo.png
@@ -52,11 +52,14 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/pooling.py
 	@THP_MEM_ALLOC_ENABLE=1 $(BIN)/python benchmarks/pooling.py --only-main --allocator "huge pages"
 	@$(BIN)/python benchmarks/plot.py
+	@$(BIN)/python benchmarks/video.py
+	@$(BIN)/python benchmarks/lita.py
 	@$(BIN)/python benchmarks/shapes.py $(ARGS)
 	@$(BIN)/python benchmarks/posterior.py
 
 bench-gpu: $(READY)
 	@$(BIN)/python benchmarks/pooling_gpu.py
+	@$(BIN)/python benchmarks/lita.py
 	@$(BIN)/python benchmarks/plot.py
 
 clean:
