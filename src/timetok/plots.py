@@ -49,11 +49,7 @@ def timeline(
         answer: What the model said, above its spans.
         truth: The true spans, a second row; None leaves the row out.
 
-    Example::
-
-        frames = read_frames("clip.mp4")
-        figure = timeline(frames.data, frames.times_seconds, frames.duration_seconds, [Span(3, 5)], question="When?")
-        save(figure, "timeline.png")
+    >>> save(timeline(pixels, [0.0, 2.0, 4.0], 6.0, [Span(1.5, 4.5)], question="When?"), "a.png")  # doctest: +SKIP
     """
     data, times = np.asarray(frames_data), np.asarray(times_seconds, dtype=np.float64)
     if data.dtype != np.uint8 or data.ndim != 4 or data.shape[1] != 3 or 0 in data.shape:
@@ -88,7 +84,7 @@ def timeline(
 def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, log: bool = False) -> Figure:
     """Draw lines ``[n]`` over ``x`` ``[n]``, on a log axis or not, by name in a legend.
 
-    NaN leaves a gap; the labels tell the units. Raises ArgumentError where lengths differ or are 0.
+    NaN leaves a gap; the labels tell the units. Where lengths differ, matplotlib raises ValueError.
     """
     figure = Figure((_WIDTH, 4.0), _DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, xscale="log" if log else "linear")
@@ -97,10 +93,7 @@ def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel:
     axes.grid(color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     for name, values in lines.items():
-        at, y = np.asarray(x, dtype=np.float64), np.asarray(values, dtype=np.float64)
-        if at.ndim != 1 or at.shape != y.shape or len(at) == 0:
-            raise ArgumentError(f"x and lines must be [n] with n >= 1, got {list(at.shape)} and {list(y.shape)}")
-        axes.plot(at, y, linewidth=1.8, marker="o" if len(at) < 20 else None, markersize=4, label=name)
+        axes.plot(x, values, linewidth=1.8, marker="o" if np.size(x) < 20 else None, markersize=4, label=name)
     axes.legend(frameon=False)
     return figure
 

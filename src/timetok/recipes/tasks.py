@@ -24,7 +24,6 @@ HELD_OUT = {("red", "cross"), ("green", "ring"), ("blue", "triangle"), ("yellow"
 
 SEEN_PAIRS = tuple(pair for pair in product(COLOUR_NAMES, SHAPES) if pair not in HELD_OUT)
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_SAME_INSTANT_SECONDS = 1e-6
 _start = attrgetter("span.start")
 _T = TypeVar("_T")
 
@@ -124,9 +123,8 @@ def vidqa(events: Sequence[Event], rng: Generator) -> Turn | None:
     """Plain question answering: a short answer without times; ``yes`` and ``no`` are equally frequent."""
     shown = sorted({(event.colour, event.shape) for event in events})
     absent = [pair for pair in SEEN_PAIRS if pair not in shown]  # a model would learn to deny a held-out pair
-    relations = _relations(events)
+    coloured, relations = _unique(events, "shape"), _relations(events)
     ends = [end for end in ("first", "last") if end in relations]
-    coloured = _unique(events, "shape")
     possible = (len(events) < len(_NUMBERS), shown and absent, coloured, ends)
     kind = next(kind for kind in rng.permutation(len(possible)) if possible[kind])
     if kind == 0:
@@ -180,11 +178,7 @@ def sample_turns(events: Sequence[Event], rng: Generator, num_turns: int, rates:
 
 
 def corpus(num_texts: int, *, seed: int = 0) -> list[str]:
-    """Questions and answers (one text each) over all tasks, to train a tokenizer on; times stay in seconds.
-
-    >>> len(corpus(10))
-    10
-    """
+    """Questions and answers (one text each) over all tasks, to train a tokenizer on; times stay in seconds."""
     rng = np.random.default_rng([seed, 0x7EC5])
     texts: list[str] = []
     while len(texts) < num_texts:
@@ -203,8 +197,8 @@ def _relations(events: Sequence[Event]) -> dict[str, list[tuple[str, Event, str]
     ordered = sorted(events, key=_start)
     if len(ordered) < 2 or len(_unique(events, "name")) < len(events):
         return {}
-    tied = [b.span.start - a.span.start < _SAME_INSTANT_SECONDS for a, b in pairwise(ordered)]
-    alone = [not (before or after) for before, after in zip([False, *tied], [*tied, False], strict=True)]
+    starts = [event.span.start for event in ordered]
+    alone = [sum(abs(start - other) < 1e-6 for other in starts) == 1 for start in starts]
     pairs = [pair for pair, both in zip(pairwise(ordered), pairwise(alone), strict=True) if all(both)]
     found = {
         "first": [("first", ordered[0], "first shape to appear")] * alone[0],
