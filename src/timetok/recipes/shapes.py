@@ -1,6 +1,6 @@
 """Synthetic videos: coloured shapes that appear, move, overlap and leave, before moving backgrounds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from itertools import product
@@ -77,16 +77,20 @@ def write_dataset(
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     numbered = ((k, folder / "videos" / f"{split}_{k:05d}.mp4") for k in range(num_clips))
     scenes = {path: draw_scene(seed * 1_000_000 + k, split) for k, path in numbered}
-    files = _annotations(scenes, _SPLIT_NUMBERS[split])
-    if (folder / "scenes.json").exists():
-        earlier, entries = read_json(folder / "scenes.json", dict, "what write_dataset writes"), files["scenes.json"]
-        if list(earlier.items())[:1] != list(entries.items())[:1]:  # the first clip tells the seed and the split
-            raise DataError(f"{folder} holds clips of another seed or split; choose another folder, or remove it")
-    for name, content in files.items():
+    claim(folder / "dataset.json", {"split": split, "seed": seed})
+    for name, content in _annotations(scenes, _SPLIT_NUMBERS[split]).items():
         write_json(folder / name, content)
     missing = [path for path in scenes if not path.exists()]
     thread_map(lambda path: write_clip(scenes[path], path), missing, max_workers=workers, desc="clips")
     return scenes
+
+
+def claim(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings a folder is made with; DataError where the file tells of others, which must not be mixed."""
+    if path.exists() and read_json(path, dict, "the settings of a run") != settings:
+        raise DataError(f"out: {str(path.parent)!r} holds files of other settings ({path.name}); choose another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
 
 
 def cut(events: Sequence[Event], start_seconds: float, stop_seconds: float) -> tuple[Event, ...]:

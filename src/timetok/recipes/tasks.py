@@ -1,8 +1,7 @@
 """Questions and answers about the events of a clip, in LITA's task formats.
 
 A task is a function of the events of a clip and a random generator; it returns one `Turn`, or None where nothing
-unambiguous can be asked. Times in answers are seconds in trusted text, ``<12.34>``, which `TimeTokenizer.to_tokens`
-turns into time tokens. The wordings are few: a tiny language model learns them from scratch.
+unambiguous can be asked. The wordings are few: a tiny language model learns them from scratch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +57,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Turn:
-    """One question, without times, and its answer, with times as seconds in trusted text.
+    """One question, without times, and its answer, with times in seconds that `TimeTokenizer.to_tokens` reads.
 
     ``task`` is its name in `TASKS`, ``span`` the one asked for; None where the task asks for none or for several.
     """
@@ -89,8 +88,7 @@ _SHORT = ("Answer with a short phrase.", "Give a short answer.", "Use only one o
 
 def event_loc(events: Sequence[Event], rng: Generator) -> Turn | None:
     """Event localisation: when is one named shape visible; the answer is its two timestamps only."""
-    candidates = _unique(events, "name")
-    if not candidates:
+    if not (candidates := _unique(events, "name")):
         return None
     event = _pick(rng, candidates)
     question = f"{_pick(rng, _WHEN).format(name=event.name)} {_pick(rng, _ONLY_TIMES)}"
@@ -111,8 +109,7 @@ def rtl(events: Sequence[Event], rng: Generator) -> Turn | None:
     That is first, last, or right before or after another. Shapes that appear at the same instant (as at the begin of a
     cut) leave an order undecided: nothing that depends on it is asked.
     """
-    relations = _relations(events)
-    if not relations:
+    if not (relations := _relations(events)):
         return None
     described, event, reason = _pick(rng, _pick(rng, list(relations.values())))
     question = _pick(rng, _WHEN_AND_WHY).format(described=f"the shape that appeared {described}")
@@ -146,8 +143,7 @@ def listing(events: Sequence[Event], rng: Generator) -> Turn | None:
 
     Not LITA's. A name right before the times it is looked up for is learned many steps sooner than a question.
     """
-    unique = _unique(events, "name")
-    if not unique:
+    if not (unique := _unique(events, "name")):
         return None
     answer = " ".join(f"{unique[k].name} {unique[k].times}" for k in rng.permutation(len(unique)))
     return Turn("List the shapes, each with its times.", answer, "listing", None)
