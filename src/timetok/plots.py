@@ -7,6 +7,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,14 +26,7 @@ _NUM_SLOTS, _MAX_ROWS = 8, 12
 
 
 def timeline(
-    frames_data: ArrayLike,
-    times_seconds: ArrayLike,
-    duration_seconds: float,
-    spans: Sequence[Span],
-    *,
-    question: str,
-    answer: str | None = None,
-    truth: Sequence[Span] | None = None,
+    frames: Any, spans: Sequence[Span], *, question: str, answer: str | None = None, truth: Sequence[Span] | None = None
 ) -> Figure:
     """Draw where in a video an answer lies: frames, the spans below them, and the question above.
 
@@ -41,23 +35,15 @@ def timeline(
     twelve share a row, without labels.
 
     Args:
-        frames_data: RGB frames, uint8 ``[t 3 h w]``, at least one.
-        times_seconds: Their true times ``[t]``, never decreasing.
-        duration_seconds: Length of the video, positive; the axis runs from 0 to it. Else ArgumentError is raised.
+        frames: ``timetok.video.Frames``; the axis runs from 0 to their ``duration_seconds``.
         spans: The predicted spans; none is drawn as "no span found".
         question: The title, wrapped; dollar signs stay dollar signs.
         answer: What the model said, above its spans.
         truth: The true spans, a second row; None leaves the row out.
 
-    >>> save(timeline(pixels, [0.0, 2.0, 4.0], 6.0, [Span(1.5, 4.5)], question="When?"), "a.png")  # doctest: +SKIP
+    >>> save(timeline(read_frames("clip.mp4"), [Span(3, 5)], question="When?"), "timeline.png")  # doctest: +SKIP
     """
-    data, times = np.asarray(frames_data), np.asarray(times_seconds, dtype=np.float64)
-    if data.dtype != np.uint8 or data.ndim != 4 or data.shape[1] != 3 or 0 in data.shape:
-        raise ArgumentError(f"frames_data must be uint8 [t 3 h w], none of them 0, got {data.dtype} {list(data.shape)}")
-    if times.shape != data.shape[:1] or not bool((np.diff(times) >= 0).all()):
-        raise ArgumentError(f"times_seconds must be [{len(data)}] and never decrease, got {times.tolist()}")
-    if not 0 < duration_seconds < float("inf"):
-        raise ArgumentError(f"duration_seconds must be positive and finite, got {duration_seconds!r}")
+    data, times, duration = frames.data.numpy(), frames.times_seconds.numpy(), frames.duration_seconds
     title = textwrap.fill(question, 54, max_lines=4, placeholder=" …")
     remark = textwrap.fill(answer or "", 64, max_lines=4, placeholder=" …")
     figure = Figure(dpi=_DPI, facecolor="white")
@@ -66,12 +52,12 @@ def timeline(
     num_slots = min(_NUM_SLOTS, len(data))
     grid = figure.add_gridspec(2, num_slots)
     for slot in range(num_slots):
-        nearest = int(np.abs(times - (slot + 0.5) * duration_seconds / num_slots).argmin())
+        nearest = int(np.abs(times - (slot + 0.5) * duration / num_slots).argmin())
         inside = any(span.start <= times[nearest] <= span.end for span in spans)
-        frame = figure.add_subplot(grid[0, slot], xticks=[], yticks=[])
-        frame.imshow(data[nearest].transpose(1, 2, 0), interpolation="antialiased")
-        frame.spines[:].set(visible=inside, color=_ANSWER, linewidth=3)
-    axes = figure.add_subplot(grid[1, :], xlim=(0, duration_seconds), frame_on=False)
+        picture = figure.add_subplot(grid[0, slot], xticks=[], yticks=[])
+        picture.imshow(data[nearest].transpose(1, 2, 0), interpolation="antialiased")
+        picture.spines[:].set(visible=inside, color=_ANSWER, linewidth=3)
+    axes = figure.add_subplot(grid[1, :], xlim=(0, duration), frame_on=False)
     axes.set_title(remark, loc="left", fontsize=10, color=_MUTED, parse_math=False)
     groups = {"answer": spans} | ({} if truth is None else {"truth": truth})
     num_rows = _draw_rows(axes, groups)
