@@ -59,8 +59,7 @@ def timeline(
         picture.spines[:].set(visible=inside, color=_ANSWER, linewidth=3)
     axes = figure.add_subplot(grid[1, :], xlim=(0, duration), frame_on=False)
     axes.set_title(remark, loc="left", fontsize=10, color=_MUTED, parse_math=False)
-    groups = {"answer": spans} | ({} if truth is None else {"truth": truth})
-    num_rows = _draw_rows(axes, groups)
+    num_rows = _draw_rows(axes, {"answer": spans} | ({} if truth is None else {"truth": truth}))
     heights = [min(0.85 * _WIDTH / num_slots * data.shape[2] / data.shape[3], 1.1), 0.4 * num_rows]  # inches
     grid.set_height_ratios(heights)
     figure.set_size_inches(_WIDTH, sum(heights) + 0.19 * len(title.splitlines() + remark.splitlines()) + 0.9)
@@ -96,10 +95,9 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     """Refuse, by an ArgumentError and before there is a figure, a suffix that is no format, or a missing folder."""
     path = Path(path)
     known = sorted(Figure().canvas.get_supported_filetypes())
-    if path.suffix.lower().removeprefix(".") not in known:
-        raise ArgumentError(f"path must end in one of {', '.join(known)}, got {str(path)!r}; for instance timeline.png")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ArgumentError(f"path must be a file in an existing folder, got {str(path)!r}; create the folder first")
+    if path.suffix.lower().removeprefix(".") not in known or path.is_dir() or not path.parent.is_dir():
+        expected = f"a file in an existing folder that ends in one of {', '.join(known)}"
+        raise ArgumentError(f"path must be {expected}, got {str(path)!r}; for instance timeline.png")
     return path
 
 

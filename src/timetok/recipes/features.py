@@ -89,8 +89,7 @@ class Conversations(Dataset[dict[str, Any]]):
         rng = np.random.default_rng([self.seed, index])
         turns: list[Turn] = []
         while not turns:  # a cut may show nothing that can be asked about
-            clip = self.clips[int(rng.integers(len(self.clips)))]
-            features, duration, events = draw_cut(clip, rng, self.num_frames)
+            features, duration, events = draw_cut(self.clips[int(rng.integers(len(self.clips)))], rng, self.num_frames)
             turns = sample_turns(events, rng, self.turns, self.rates)
         texts = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
         return {"turns": texts, "video_features": features.float(), "duration_seconds": duration}

@@ -63,20 +63,18 @@ def write_clip(scene: Scene, path: str | Path) -> None:
         container.mux(stream.encode(None))
 
 
-def write_dataset(
-    folder: str | Path, *, num_clips: int, split: Split, seed: int, workers: int = 1
-) -> dict[Path, Scene]:
+def write_dataset(folder: Path, *, num_clips: int, split: Split, seed: int, workers: int = 1) -> dict[Path, Scene]:
     """Write clips and their annotations: the path of each clip, and what it shows.
 
-    First the JSON: ``scenes.json`` (all that is shown) and, in LITA's layouts, ``dvc.json``, ``rtl.json`` and
-    ``event_loc.json`` (evaluation, one question a clip), ``vidqa.json``. Then ``videos/{split}_{k:05d}.mp4``, encoded
-    by ``workers`` threads. A call continues where an earlier one stopped and may ask for more clips. One folder holds
-    one split and one non-negative seed, which decides every byte of JSON and every pixel painted; else DataError.
+    First the JSON: ``dataset.json`` (split and seed), ``scenes.json`` (all that is shown) and, in LITA's layouts,
+    ``dvc.json``, ``rtl.json`` and ``event_loc.json`` (evaluation, one question a clip), ``vidqa.json``. Then
+    ``videos/{split}_{k:05d}.mp4``, encoded by ``workers`` threads. A call continues where an earlier one stopped and
+    may ask for more clips. One folder holds one split and one non-negative seed, which decides every byte of JSON and
+    every pixel painted; else DataError.
     """
-    folder = Path(folder)
-    (folder / "videos").mkdir(parents=True, exist_ok=True)
-    numbered = ((k, folder / "videos" / f"{split}_{k:05d}.mp4") for k in range(num_clips))
-    scenes = {path: draw_scene(seed * 1_000_000 + k, split) for k, path in numbered}
+    videos = folder / "videos"
+    videos.mkdir(parents=True, exist_ok=True)
+    scenes = {videos / f"{split}_{k:05d}.mp4": draw_scene(seed * 1_000_000 + k, split) for k in range(num_clips)}
     claim(folder / "dataset.json", {"split": split, "seed": seed})
     for name, content in _annotations(scenes, _SPLIT_NUMBERS[split]).items():
         write_json(folder / name, content)
