@@ -1,8 +1,7 @@
 """The recipe from an empty folder to a model: clips, their features by a frozen encoder, tokenizer, language model.
 
-As LITA starts from CLIP's tower, this starts from the one in the bundled model. Each step leaves its result in the
-output folder and is skipped where that exists, and training resumes from its checkpoints: a run that was interrupted
-ends at the weights of one that was not.
+Each step leaves its result in the output folder and is skipped where that exists, and training resumes from its
+checkpoints: a run that was interrupted ends at the weights of one that was not.
 """
 
 import platform
@@ -50,7 +49,7 @@ def build_model(preset: Preset) -> tuple[LitaForConditionalGeneration, LitaProce
     """A LITA sized by the preset, random but for its frozen encoder, and its processor; DataError if that fails.
 
     The encoder's weights come from the file ``data.tower``, from timm where ``vision`` says ``pretrained``, or else
-    from the bundled model.
+    from the bundled model, as LITA's come from CLIP.
     """
     try:
         encoder = FrameEncoder(**preset["vision"])
