@@ -1,9 +1,7 @@
 """Temporal position ids and frame-wise attention masks, for language models that read frames.
 
-Both take ``frame_index`` ``[b s]``, the frame of each token: counted from 0 through all videos of a row, -1 for text;
-and an attention mask ``[b s]`` that is 0 at padding, or None where there is none.
-
-Shapes: b batch, s sequence.
+Both take ``frame_index`` ``[b s]`` (batch, sequence), the frame of each token: counted from 0 through all videos of a
+row, -1 for text; and an attention mask ``[b s]`` that is 0 at padding, or None where there is none.
 """
 
 from collections.abc import Callable
@@ -26,9 +24,7 @@ def temporal_position_ids(
     n counts tokens. t counts text tokens and frames: the tokens of a frame share one, wherever they stand, and text
     after a video goes on one after its last frame. Rotations add up, so rotating by n and by t is one RoPE at these
     positions. A token generated next is ``a + b`` further on. Padding is not counted, and has position 0.
-
-    Raises:
-        ArgumentError: Shapes differ, or a or b is not finite.
+    ArgumentError: shapes differ, or a or b is not finite.
 
     Source: TC-LLaVA (arXiv 2409.03206). Which of the two its gamma scales could not be verified, so both are arguments;
     1 and 1 are those of the public re-implementation.
@@ -54,10 +50,7 @@ def frame_mask(frame_index: Tensor, attention_mask: Tensor | None = None, kind: 
     Everything sees the text before it, and text the visual tokens before it. Of visual tokens, visual tokens see those
     before (``"causal"``), all (``"full-visual"``), those of their own frame (``"frame-block"``), or these and those
     before, as TC-LLaVA proposes (``"frame-block-causal"``). Nothing sees padding but that itself: a row of no key at
-    all is NaN in some kernels.
-
-    Raises:
-        ArgumentError: Shapes differ, or there is no such kind.
+    all is NaN in some kernels. ArgumentError: shapes differ, or there is no such kind.
 
     Source: TC-LLaVA (arXiv 2409.03206) Fig. 3. That ``"frame-block"`` hides earlier frames too could not be verified.
 

@@ -150,9 +150,8 @@ def _localize(options: argparse.Namespace) -> None:
         if options.plot:
             from timetok.plots import save, timeline
 
-            shown = frames.data.numpy(), frames.times_seconds.numpy(), frames.duration_seconds, answers[0].spans
             told: Any = {"question": questions[0], "answer": answers[0].text, "truth": [truth] if truth else None}
-            save(timeline(*shown, **told), options.plot)
+            save(timeline(frames, answers[0].spans, **told), options.plot)
             if not options.json:
                 print(f"timeline: {options.plot}")
     if failed:

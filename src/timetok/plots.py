@@ -7,6 +7,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,14 +26,7 @@ _NUM_SLOTS, _MAX_ROWS = 8, 12
 
 
 def timeline(
-    frames_data: ArrayLike,
-    times_seconds: ArrayLike,
-    duration_seconds: float,
-    spans: Sequence[Span],
-    *,
-    question: str,
-    answer: str | None = None,
-    truth: Sequence[Span] | None = None,
+    frames: Any, spans: Sequence[Span], *, question: str, answer: str | None = None, truth: Sequence[Span] | None = None
 ) -> Figure:
     """Draw where in a video an answer lies: frames, the spans below them, and the question above.
 
@@ -41,27 +35,15 @@ def timeline(
     twelve share a row, without labels.
 
     Args:
-        frames_data: RGB frames, uint8 ``[t 3 h w]``, at least one.
-        times_seconds: Their true times ``[t]``, never decreasing.
-        duration_seconds: Length of the video, positive; the axis runs from 0 to it. Else ArgumentError is raised.
+        frames: ``timetok.video.Frames``; the axis runs from 0 to their ``duration_seconds``.
         spans: The predicted spans; none is drawn as "no span found".
         question: The title, wrapped; dollar signs stay dollar signs.
         answer: What the model said, above its spans.
         truth: The true spans, a second row; None leaves the row out.
 
-    Example::
-
-        frames = read_frames("clip.mp4")
-        figure = timeline(frames.data, frames.times_seconds, frames.duration_seconds, [Span(3, 5)], question="When?")
-        save(figure, "timeline.png")
+    >>> save(timeline(read_frames("clip.mp4"), [Span(3, 5)], question="When?"), "timeline.png")  # doctest: +SKIP
     """
-    data, times = np.asarray(frames_data), np.asarray(times_seconds, dtype=np.float64)
-    if data.dtype != np.uint8 or data.ndim != 4 or data.shape[1] != 3 or 0 in data.shape:
-        raise ArgumentError(f"frames_data must be uint8 [t 3 h w], none of them 0, got {data.dtype} {list(data.shape)}")
-    if times.shape != data.shape[:1] or not bool((np.diff(times) >= 0).all()):
-        raise ArgumentError(f"times_seconds must be [{len(data)}] and never decrease, got {times.tolist()}")
-    if not 0 < duration_seconds < float("inf"):
-        raise ArgumentError(f"duration_seconds must be positive and finite, got {duration_seconds!r}")
+    data, times, duration = frames.data.numpy(), frames.times_seconds.numpy(), frames.duration_seconds
     title = textwrap.fill(question, 54, max_lines=4, placeholder=" …")
     remark = textwrap.fill(answer or "", 64, max_lines=4, placeholder=" …")
     figure = Figure(dpi=_DPI, facecolor="white")
@@ -70,15 +52,14 @@ def timeline(
     num_slots = min(_NUM_SLOTS, len(data))
     grid = figure.add_gridspec(2, num_slots)
     for slot in range(num_slots):
-        nearest = int(np.abs(times - (slot + 0.5) * duration_seconds / num_slots).argmin())
+        nearest = int(np.abs(times - (slot + 0.5) * duration / num_slots).argmin())
         inside = any(span.start <= times[nearest] <= span.end for span in spans)
-        frame = figure.add_subplot(grid[0, slot], xticks=[], yticks=[])
-        frame.imshow(data[nearest].transpose(1, 2, 0), interpolation="antialiased")
-        frame.spines[:].set(visible=inside, color=_ANSWER, linewidth=3)
-    axes = figure.add_subplot(grid[1, :], xlim=(0, duration_seconds), frame_on=False)
+        picture = figure.add_subplot(grid[0, slot], xticks=[], yticks=[])
+        picture.imshow(data[nearest].transpose(1, 2, 0), interpolation="antialiased")
+        picture.spines[:].set(visible=inside, color=_ANSWER, linewidth=3)
+    axes = figure.add_subplot(grid[1, :], xlim=(0, duration), frame_on=False)
     axes.set_title(remark, loc="left", fontsize=10, color=_MUTED, parse_math=False)
-    groups = {"answer": spans} | ({} if truth is None else {"truth": truth})
-    num_rows = _draw_rows(axes, groups)
+    num_rows = _draw_rows(axes, {"answer": spans} | ({} if truth is None else {"truth": truth}))
     heights = [min(0.85 * _WIDTH / num_slots * data.shape[2] / data.shape[3], 1.1), 0.4 * num_rows]  # inches
     grid.set_height_ratios(heights)
     figure.set_size_inches(_WIDTH, sum(heights) + 0.19 * len(title.splitlines() + remark.splitlines()) + 0.9)
@@ -88,7 +69,7 @@ def timeline(
 def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, log: bool = False) -> Figure:
     """Draw lines ``[n]`` over ``x`` ``[n]``, on a log axis or not, by name in a legend.
 
-    NaN leaves a gap; the labels tell the units. Raises ArgumentError where lengths differ or are 0.
+    NaN leaves a gap; the labels tell the units. Where lengths differ, matplotlib raises ValueError.
     """
     figure = Figure((_WIDTH, 4.0), _DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, xscale="log" if log else "linear")
@@ -97,10 +78,7 @@ def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel:
     axes.grid(color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     for name, values in lines.items():
-        at, y = np.asarray(x, dtype=np.float64), np.asarray(values, dtype=np.float64)
-        if at.ndim != 1 or at.shape != y.shape or len(at) == 0:
-            raise ArgumentError(f"x and lines must be [n] with n >= 1, got {list(at.shape)} and {list(y.shape)}")
-        axes.plot(at, y, linewidth=1.8, marker="o" if len(at) < 20 else None, markersize=4, label=name)
+        axes.plot(x, values, linewidth=1.8, marker="o" if np.size(x) < 20 else None, markersize=4, label=name)
     axes.legend(frameon=False)
     return figure
 
@@ -117,10 +95,9 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     """Refuse, by an ArgumentError and before there is a figure, a suffix that is no format, or a missing folder."""
     path = Path(path)
     known = sorted(Figure().canvas.get_supported_filetypes())
-    if path.suffix.lower().removeprefix(".") not in known:
-        raise ArgumentError(f"path must end in one of {', '.join(known)}, got {str(path)!r}; for instance timeline.png")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ArgumentError(f"path must be a file in an existing folder, got {str(path)!r}; create the folder first")
+    if path.suffix.lower().removeprefix(".") not in known or path.is_dir() or not path.parent.is_dir():
+        expected = f"a file in an existing folder that ends in one of {', '.join(known)}"
+        raise ArgumentError(f"path must be {expected}, got {str(path)!r}; for instance timeline.png")
     return path
 
 

@@ -157,10 +157,10 @@ def test_a_dataset_resumes_and_repeats_itself(tmp_path, drawn_as):
     assert lost.read_bytes() == wanted
     shapes.write_dataset(tmp_path / "b", num_clips=3, workers=2, **options)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == 5 + 3
+    assert len(files) == 6 + 3
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
     for other in ({"seed": 4}, {"split": "train"}):
-        with pytest.raises(DataError, match="another seed"):
+        with pytest.raises(DataError, match=r"other settings \(dataset.json\)"):
             shapes.write_dataset(tmp_path / "a", num_clips=3, **{**options, **other})
 
 
@@ -187,9 +187,9 @@ def test_annotations_tell_what_the_scenes_show(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a": 1}'])
-def test_broken_scene_files_are_refused(tmp_path, text):
-    (tmp_path / "scenes.json").write_text(text)
-    with pytest.raises(DataError, match=r"scenes\.json|another seed"):
+def test_a_folder_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match=r"dataset\.json"):
         shapes.write_dataset(tmp_path, num_clips=1, split="test", seed=0)
 
 

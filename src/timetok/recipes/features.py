@@ -1,7 +1,4 @@
-"""What a language model of shapes is trained on: a frozen encoder's features of every clip, and cuts of clips.
-
-A cut is what a shorter file of the same recording would show: some of its frames, its own duration, its events clipped.
-"""
+"""What a language model of shapes is trained on: a frozen encoder's features of every clip, and cuts of clips."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,17 +54,16 @@ def cache_features(
 
 
 def draw_cut(clip: CachedClip, rng: np.random.Generator, num_frames: int) -> tuple[Tensor, float, tuple[Event, ...]]:
-    """A random cut, sampled as a file of its own would be: features ``[num_frames p e]``, duration, events."""
+    """What a shorter file of the same recording would show: features ``[num_frames p e]``, its duration, its events."""
     total = len(clip.features)
-    for _ in range(20):
-        length = total if rng.random() < 0.3 else int(rng.integers(min(_FEWEST_FRAMES, total), total + 1))
+    for attempt in range(21):
+        whole = attempt == 20 or rng.random() < 0.3
+        length = total if whole else int(rng.integers(min(_FEWEST_FRAMES, total), total + 1))
         start = int(rng.integers(0, total - length + 1))
         duration = length / clip.fps
         events = cut(clip.events, start / clip.fps, (start + length) / clip.fps)
         if events and all(event.span.duration_seconds >= _SHORTEST_EVENT * duration for event in events):
             break
-    else:
-        start, length, duration, events = 0, total, total / clip.fps, clip.events
     return clip.features[torch.from_numpy(start + spread(length, num_frames))], duration, events
 
 
@@ -93,8 +89,7 @@ class Conversations(Dataset[dict[str, Any]]):
         rng = np.random.default_rng([self.seed, index])
         turns: list[Turn] = []
         while not turns:  # a cut may show nothing that can be asked about
-            clip = self.clips[int(rng.integers(len(self.clips)))]
-            features, duration, events = draw_cut(clip, rng, self.num_frames)
+            features, duration, events = draw_cut(self.clips[int(rng.integers(len(self.clips)))], rng, self.num_frames)
             turns = sample_turns(events, rng, self.turns, self.rates)
         texts = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
         return {"turns": texts, "video_features": features.float(), "duration_seconds": duration}

@@ -93,7 +93,7 @@ def render_frames(scene: Scene, indices: Sequence[int] | NDArray[np.integer[Any]
         visible = np.flatnonzero((index >= track.start_index) & (index < track.stop_index))
         quarters = np.rint(4 * track.centres(seconds[visible], scene.size)).astype(int)
         for at, (x, y) in zip(visible, quarters, strict=True):
-            keep, add = _mask(track.shape, track.colour, track.radius, track.angle, x % 4, y % 4)
+            keep, add = _mask(track, x % 4, y % 4)
             left, top, reach = x // 4, y // 4, len(keep) // 2
             box = out[at, top - reach : top + reach, left - reach : left + reach]
             box[:] = box * keep + add
@@ -146,17 +146,16 @@ def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> Backgrou
 
 
 @lru_cache(maxsize=128)
-def _mask(
-    shape: str, colour: RGB, radius: float, angle: float, quarter_x: int, quarter_y: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _mask(track: Track, quarter_x: int, quarter_y: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What stays of the picture and what is added to it, float32 [2r 2r 3], at one quarter-pixel offset."""
-    reach = int(radius) + 2
+    reach = int(track.radius) + 2
     offsets = np.arange(-reach, reach, dtype=np.float64)
     x, y = offsets[None, :] - quarter_x / 4, offsets[:, None] - quarter_y / 4
-    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    alpha = np.clip(0.5 - _DISTANCES[shape](u, v, np.abs(u), np.abs(v), radius), 0.0, 1.0)[..., None]
+    cos, sin = np.cos(track.angle), np.sin(track.angle)
+    u, v = x * cos + y * sin, y * cos - x * sin
+    alpha = np.clip(0.5 - _DISTANCES[track.shape](u, v, np.abs(u), np.abs(v), track.radius), 0.0, 1.0)[..., None]
     keep = np.broadcast_to(1.0 - alpha, (*alpha.shape[:2], 3))
-    return np.ascontiguousarray(keep, dtype=np.float32), (alpha * colour + 0.5).astype(np.float32)
+    return np.ascontiguousarray(keep, dtype=np.float32), (alpha * track.colour + 0.5).astype(np.float32)
 
 
 # Signed distance to the outline of a shape of circumradius r, negative inside, at (u, v); a and b are |u| and |v|.

@@ -1,7 +1,6 @@
 """Synthetic videos: coloured shapes that appear, move, overlap and leave, before moving backgrounds."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from itertools import product
@@ -10,12 +9,12 @@ from typing import Any, Literal, TypeAlias
 
 import av
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import ArgumentError, DataError
 from timetok.recipes.painting import RGB, Scene, Track, draw_background, draw_distractor, draw_motion, render_frames
-from timetok.recipes.tasks import HELD_OUT, SHAPES, TASKS, Event, sample_turns
+from timetok.recipes.tasks import HELD_OUT, SEEN_PAIRS, SHAPES, TASKS, Event, sample_turns
 from timetok.timegrid import Span
 
 Split: TypeAlias = Literal["train", "test", "shifted"]
@@ -45,11 +44,10 @@ def draw_scene(seed: int, split: Split = "train") -> Scene:
     rng = np.random.default_rng([seed, _SPLIT_NUMBERS[split]])
     seconds, fps, size = _draw_format(rng, split)
     num_frames = round(seconds * fps)
-    shown = _draw_events(rng, num_frames, fps, hidden_pairs=split == "shifted")
-    tracks = _draw_tracks(rng, shown, fps, size)
+    events = _draw_events(rng, num_frames, fps, hidden_pairs=split == "shifted")
+    tracks = _draw_tracks(rng, events, fps, size)
     distractors = [draw_distractor(rng, num_frames, min(size)) for _ in range(rng.integers(4))]
     background = draw_background(rng, size)
-    events = tuple(Event(*pair, Span(start / fps, stop / fps)) for pair, start, stop in shown)
     return Scene(seed, size, fps, num_frames, events, (*distractors, *tracks), background)
 
 
@@ -65,34 +63,32 @@ def write_clip(scene: Scene, path: str | Path) -> None:
         container.mux(stream.encode(None))
 
 
-def write_dataset(
-    folder: str | Path, *, num_clips: int, split: Split, seed: int, workers: int = 1
-) -> dict[Path, Scene]:
+def write_dataset(folder: Path, *, num_clips: int, split: Split, seed: int, workers: int = 1) -> dict[Path, Scene]:
     """Write clips and their annotations: the path of each clip, and what it shows.
 
-    First the JSON: ``scenes.json`` (all that is shown) and, in LITA's layouts, ``dvc.json``, ``rtl.json`` and
-    ``event_loc.json`` (evaluation, one question a clip), ``vidqa.json``. Then ``videos/{split}_{k:05d}.mp4``. A call
-    continues where an earlier one stopped, and after a finished one only tells what is there.
-
-    One folder holds one split and one non-negative seed, which decides every byte of JSON and every pixel painted, or
-    DataError is raised; a later call may ask for more clips. ``workers`` threads encode.
+    First the JSON: ``dataset.json`` (split and seed), ``scenes.json`` (all that is shown) and, in LITA's layouts,
+    ``dvc.json``, ``rtl.json`` and ``event_loc.json`` (evaluation, one question a clip), ``vidqa.json``. Then
+    ``videos/{split}_{k:05d}.mp4``, encoded by ``workers`` threads. A call continues where an earlier one stopped and
+    may ask for more clips. One folder holds one split and one non-negative seed, which decides every byte of JSON and
+    every pixel painted; else DataError.
     """
-    folder = Path(folder)
-    (folder / "videos").mkdir(parents=True, exist_ok=True)
-    numbered = ((k, folder / "videos" / f"{split}_{k:05d}.mp4") for k in range(num_clips))
-    scenes = {path: draw_scene(seed * 1_000_000 + k, split) for k, path in numbered}
-    files = _annotations(scenes, _SPLIT_NUMBERS[split])
-    if (folder / "scenes.json").exists():
-        earlier, entries = read_json(folder / "scenes.json", dict, "what write_dataset writes"), files["scenes.json"]
-        if list(earlier.items())[:1] != list(entries.items())[:1]:  # the first clip tells the seed and the split
-            raise DataError(f"{folder} holds clips of another seed or split; choose another folder, or remove it")
-    for name, content in files.items():
+    videos = folder / "videos"
+    videos.mkdir(parents=True, exist_ok=True)
+    scenes = {videos / f"{split}_{k:05d}.mp4": draw_scene(seed * 1_000_000 + k, split) for k in range(num_clips)}
+    claim(folder / "dataset.json", {"split": split, "seed": seed})
+    for name, content in _annotations(scenes, _SPLIT_NUMBERS[split]).items():
         write_json(folder / name, content)
     missing = [path for path in scenes if not path.exists()]
-    with ThreadPoolExecutor(workers) as pool:
-        written = pool.map(lambda path: write_clip(scenes[path], path), missing)
-        list(tqdm(written, total=num_clips, initial=num_clips - len(missing), desc="clips"))
+    thread_map(lambda path: write_clip(scenes[path], path), missing, max_workers=workers, desc="clips")
     return scenes
+
+
+def claim(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings a folder is made with; DataError where the file tells of others, which must not be mixed."""
+    if path.exists() and read_json(path, dict, "the settings of a run") != settings:
+        raise DataError(f"out: {str(path.parent)!r} holds files of other settings ({path.name}); choose another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
 
 
 def cut(events: Sequence[Event], start_seconds: float, stop_seconds: float) -> tuple[Event, ...]:
@@ -101,9 +97,8 @@ def cut(events: Sequence[Event], start_seconds: float, stop_seconds: float) -> t
     >>> cut([Event("red", "circle", Span(1.0, 6.0))], 2.0, 5.0)[0].span
     Span(start=0.0, end=3.0)
     """
-    seen = [(max(each.span.start, start_seconds), min(each.span.end, stop_seconds), each) for each in events]
-    kept = [(Span(a - start_seconds, b - start_seconds), each) for a, b, each in seen if b - a > 1e-6]
-    return tuple(replace(each, span=span) for span, each in kept)
+    seen = [(each, max(each.span.start, start_seconds), min(each.span.end, stop_seconds)) for each in events]
+    return tuple(replace(each, span=Span(a - start_seconds, b - start_seconds)) for each, a, b in seen if b - a > 1e-6)
 
 
 def _draw_format(rng: np.random.Generator, split: Split) -> tuple[float, int, tuple[int, int]]:
@@ -115,15 +110,11 @@ def _draw_format(rng: np.random.Generator, split: Split) -> tuple[float, int, tu
     return duration, fps[rng.integers(len(fps))], sizes[rng.integers(len(sizes))]
 
 
-# A colour and a shape, and the frames [start, stop) in which it is visible.
-_Shown: TypeAlias = tuple[tuple[str, str], int, int]
-
-
-def _draw_events(rng: np.random.Generator, num_frames: int, fps: int, *, hidden_pairs: bool) -> list[_Shown]:
-    """Unique pairs, sorted by start."""
+def _draw_events(rng: np.random.Generator, num_frames: int, fps: int, *, hidden_pairs: bool) -> tuple[Event, ...]:
+    """Unique pairs, visible for whole frames, sorted by start."""
     num = int(rng.integers(2, 6))
-    allowed = [pair for pair in product(COLOURS, SHAPES) if hidden_pairs or pair not in HELD_OUT]
-    pairs = [allowed[i] for i in rng.choice(len(allowed), num, replace=False)]
+    allowed = tuple(product(COLOURS, SHAPES)) if hidden_pairs else SEEN_PAIRS
+    pairs = [allowed[int(i)] for i in rng.choice(len(allowed), num, replace=False)]
     if hidden_pairs and not HELD_OUT & set(pairs):
         pairs[rng.integers(num)] = sorted(HELD_OUT)[rng.integers(len(HELD_OUT))]
     shortest, longest = max(int(np.ceil(0.08 * num_frames)), int(np.ceil(0.6 * fps))), int(0.45 * num_frames)
@@ -136,33 +127,33 @@ def _draw_events(rng: np.random.Generator, num_frames: int, fps: int, *, hidden_
         crowd = [((starts <= start) & (stops > start)).sum() for start in starts]
         long_enough = (stops - starts >= shortest).all()
         if long_enough and np.diff(starts).min() >= _GAP * num_frames and max(crowd) <= _MOST_VISIBLE:
-            return list(zip(pairs, starts.tolist(), stops.tolist(), strict=True))
+            shown = zip(pairs, (starts / fps).tolist(), (stops / fps).tolist(), strict=True)
+            return tuple(Event(*pair, Span(start, stop)) for pair, start, stop in shown)
 
 
-def _draw_tracks(rng: np.random.Generator, shown: Sequence[_Shown], fps: int, size: tuple[int, int]) -> list[Track]:
+def _draw_tracks(rng: np.random.Generator, events: Sequence[Event], fps: int, size: tuple[int, int]) -> list[Track]:
     """Sizes and motions with which no shape is covered for long, nor at its begin or end."""
     while True:
         tracks: list[Track] = []
-        for (colour, shape), start, stop in shown:
+        for event in events:
+            start, stop = (round(second * fps) for second in event.span)
             radius, angle = rng.uniform(0.11, 0.2) * min(size), rng.uniform(-0.4, 0.4)
             for _ in range(40):
-                track = Track(shape, COLOURS[colour], radius, angle, start, stop, draw_motion(rng))
+                track = Track(event.shape, COLOURS[event.colour], radius, angle, start, stop, draw_motion(rng))
                 if all(_covered(track, other, fps, size) <= _MOST_COVERED for other in tracks):
                     tracks.append(track)
                     break
-        if len(tracks) == len(shown):
+        if len(tracks) == len(events):
             return tracks
 
 
 def _covered(a: Track, b: Track, fps: int, size: tuple[int, int]) -> float:
     """The larger share of a track's time spent too close to the other, plus 1 where one appears or leaves so."""
     frames = np.arange(max(a.start_index, b.start_index), min(a.stop_index, b.stop_index))
-    if not len(frames):
-        return 0.0
     apart = np.hypot(*(a.centres(frames / fps, size) - b.centres(frames / fps, size)).T)
     close = apart < 0.8 * (a.radius + b.radius)
     shortest = min(a.stop_index - a.start_index, b.stop_index - b.start_index)
-    return float(close.sum() / shortest + (close[0] or close[-1]))
+    return float(close.sum() / shortest + (close[:1] | close[-1:]).any())
 
 
 def _annotations(scenes: dict[Path, Scene], split_number: int) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Questions and answers about the events of a clip, in LITA's task formats.
 
 A task is a function of the events of a clip and a random generator; it returns one `Turn`, or None where nothing
-unambiguous can be asked. Times in answers are seconds in trusted text, ``<12.34>``, which `TimeTokenizer.to_tokens`
-turns into time tokens. The wordings are few: a tiny language model learns them from scratch.
+unambiguous can be asked. The wordings are few: a tiny language model learns them from scratch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,6 @@ HELD_OUT = {("red", "cross"), ("green", "ring"), ("blue", "triangle"), ("yellow"
 
 SEEN_PAIRS = tuple(pair for pair in product(COLOUR_NAMES, SHAPES) if pair not in HELD_OUT)
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_SAME_INSTANT_SECONDS = 1e-6
 _start = attrgetter("span.start")
 _T = TypeVar("_T")
 
@@ -59,7 +57,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Turn:
-    """One question, without times, and its answer, with times as seconds in trusted text.
+    """One question, without times, and its answer, with times in seconds that `TimeTokenizer.to_tokens` reads.
 
     ``task`` is its name in `TASKS`, ``span`` the one asked for; None where the task asks for none or for several.
     """
@@ -90,8 +88,7 @@ _SHORT = ("Answer with a short phrase.", "Give a short answer.", "Use only one o
 
 def event_loc(events: Sequence[Event], rng: Generator) -> Turn | None:
     """Event localisation: when is one named shape visible; the answer is its two timestamps only."""
-    candidates = _unique(events, "name")
-    if not candidates:
+    if not (candidates := _unique(events, "name")):
         return None
     event = _pick(rng, candidates)
     question = f"{_pick(rng, _WHEN).format(name=event.name)} {_pick(rng, _ONLY_TIMES)}"
@@ -112,8 +109,7 @@ def rtl(events: Sequence[Event], rng: Generator) -> Turn | None:
     That is first, last, or right before or after another. Shapes that appear at the same instant (as at the begin of a
     cut) leave an order undecided: nothing that depends on it is asked.
     """
-    relations = _relations(events)
-    if not relations:
+    if not (relations := _relations(events)):
         return None
     described, event, reason = _pick(rng, _pick(rng, list(relations.values())))
     question = _pick(rng, _WHEN_AND_WHY).format(described=f"the shape that appeared {described}")
@@ -124,9 +120,8 @@ def vidqa(events: Sequence[Event], rng: Generator) -> Turn | None:
     """Plain question answering: a short answer without times; ``yes`` and ``no`` are equally frequent."""
     shown = sorted({(event.colour, event.shape) for event in events})
     absent = [pair for pair in SEEN_PAIRS if pair not in shown]  # a model would learn to deny a held-out pair
-    relations = _relations(events)
+    coloured, relations = _unique(events, "shape"), _relations(events)
     ends = [end for end in ("first", "last") if end in relations]
-    coloured = _unique(events, "shape")
     possible = (len(events) < len(_NUMBERS), shown and absent, coloured, ends)
     kind = next(kind for kind in rng.permutation(len(possible)) if possible[kind])
     if kind == 0:
@@ -148,8 +143,7 @@ def listing(events: Sequence[Event], rng: Generator) -> Turn | None:
 
     Not LITA's. A name right before the times it is looked up for is learned many steps sooner than a question.
     """
-    unique = _unique(events, "name")
-    if not unique:
+    if not (unique := _unique(events, "name")):
         return None
     answer = " ".join(f"{unique[k].name} {unique[k].times}" for k in rng.permutation(len(unique)))
     return Turn("List the shapes, each with its times.", answer, "listing", None)
@@ -180,11 +174,7 @@ def sample_turns(events: Sequence[Event], rng: Generator, num_turns: int, rates:
 
 
 def corpus(num_texts: int, *, seed: int = 0) -> list[str]:
-    """Questions and answers (one text each) over all tasks, to train a tokenizer on; times stay in seconds.
-
-    >>> len(corpus(10))
-    10
-    """
+    """Questions and answers (one text each) over all tasks, to train a tokenizer on; times stay in seconds."""
     rng = np.random.default_rng([seed, 0x7EC5])
     texts: list[str] = []
     while len(texts) < num_texts:
@@ -203,8 +193,8 @@ def _relations(events: Sequence[Event]) -> dict[str, list[tuple[str, Event, str]
     ordered = sorted(events, key=_start)
     if len(ordered) < 2 or len(_unique(events, "name")) < len(events):
         return {}
-    tied = [b.span.start - a.span.start < _SAME_INSTANT_SECONDS for a, b in pairwise(ordered)]
-    alone = [not (before or after) for before, after in zip([False, *tied], [*tied, False], strict=True)]
+    starts = [event.span.start for event in ordered]
+    alone = [sum(abs(start - other) < 1e-6 for other in starts) == 1 for start in starts]
     pairs = [pair for pair, both in zip(pairwise(ordered), pairwise(alone), strict=True) if all(both)]
     found = {
         "first": [("first", ordered[0], "first shape to appear")] * alone[0],

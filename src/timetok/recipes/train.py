@@ -1,12 +1,10 @@
 """The recipe from an empty folder to a model: clips, their features by a frozen encoder, tokenizer, language model.
 
-As LITA starts from CLIP's tower, this starts from the one in the bundled model. Each step leaves its result in the
-output folder and is skipped where that exists, and training resumes from its checkpoints: a run that was interrupted
-ends at the weights of one that was not.
+Each step leaves its result in the output folder and is skipped where that exists, and training resumes from its
+checkpoints: a run that was interrupted ends at the weights of one that was not.
 """
 
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,17 +17,17 @@ from timm.optim.muon import Muon
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from torch.optim import Optimizer
-from transformers import PreTrainedTokenizerFast, Trainer, TrainerState, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from timetok import __version__, plots
-from timetok.atomic import read_json, replacing, write_json
+from timetok.atomic import replacing, write_json
 from timetok.errors import DataError
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import Localizer
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.features import CachedClip, Conversations, cache_features
-from timetok.recipes.shapes import write_dataset
+from timetok.recipes.shapes import claim, write_dataset
 from timetok.recipes.tasks import SEEN_PAIRS, corpus
 from timetok.vision import FrameEncoder
 
@@ -51,7 +49,7 @@ def build_model(preset: Preset) -> tuple[LitaForConditionalGeneration, LitaProce
     """A LITA sized by the preset, random but for its frozen encoder, and its processor; DataError if that fails.
 
     The encoder's weights come from the file ``data.tower``, from timm where ``vision`` says ``pretrained``, or else
-    from the bundled model.
+    from the bundled model, as LITA's come from CLIP.
     """
     try:
         encoder = FrameEncoder(**preset["vision"])
@@ -99,23 +97,20 @@ def train(preset: Preset, out: Path) -> Path:
     shared, settings = Path(data["folder"] or out), {**preset, "data": {**data, "folder": ""}}  # where is no setting
     stage_arguments(preset, out)  # refused now, not after an hour
     model, processor = build_model(preset)
-    _claim(out / "preset.json", settings)
+    claim(out / "preset.json", settings)
     if (out / "model").exists():
         return out / "model"
-    _claim(shared / "cache.json", {key: settings[key] for key in ("data", "vision", "transform", "features")})
+    claim(shared / "cache.json", {key: settings[key] for key in ("data", "vision", "transform", "features")})
     scenes = write_dataset(shared / "clips", num_clips=data["num_clips"], split="train", seed=data["seed"], workers=2)
     encoder, transform, path = model.vision, processor.frame_transform, shared / "features.safetensors"
     cached = cache_features(scenes, encoder, transform, path, frames_per_clip=preset["features"]["frames_per_clip"])
     whiten(model.model.projector, cached)
-    started = time.monotonic()
     log = train_stages(preset, model, processor, cached, out)
-    device = f"{model.device} ({torch.get_num_threads()} CPU threads)"
-    facts = {"minutes": round((time.monotonic() - started) / 60, 1), "device": device}
     nn.Module.half(model)  # which halves the file
     with replacing(out / "model") as partial_folder:
         model.save_pretrained(partial_folder)
         processor.save_pretrained(partial_folder)
-        _write_card(partial_folder, settings, log, facts | {"parameters": model.num_parameters()})
+        _write_card(partial_folder, settings, log, model)
     return out / "model"
 
 
@@ -184,22 +179,17 @@ def muon(model: nn.Module, arguments: TrainingArguments, *, matrix_learning_rate
     return Muon([for_muon, for_adamw], betas=betas, nesterov=True, adjust_lr_fn="original")
 
 
-def _claim(path: Path, settings: Preset) -> None:
-    """Refuse to mix two settings in one folder."""
-    if path.exists() and read_json(path, dict, "the settings of a run") != settings:
-        raise DataError(f"out: {str(path.parent)!r} holds a run of other settings ({path.name}); choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
-
-
-def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], facts: dict[str, Any]) -> None:
+def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], model: PreTrainedModel) -> None:
     """How a model came to be, beside it: ``training.json``, ``curve.png`` and, filled into card.md, ``README.md``."""
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
     steps, losses = zip(*points, strict=True)
     versions = {"timetok": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("torch", "transformers", "timm", "accelerate")}
-    total = sum(stage["trainer"]["max_steps"] for stage in preset["stages"])
-    facts = {"steps": total, **facts, "versions": versions, "preset": preset}
+    steps_taken = sum(stage["trainer"]["max_steps"] for stage in preset["stages"])
+    minutes = round(sum(entry.get("train_runtime", 0.0) for entry in log) / 60, 1)
+    device = f"{model.device} ({torch.get_num_threads()} CPU threads)"
+    facts = {"steps": steps_taken, "minutes": minutes, "device": device, "parameters": model.num_parameters()}
+    facts |= {"versions": versions, "preset": preset}
     write_json(folder / "training.json", {**facts, "curve": points})
     plots.save(plots.curves(steps, {"loss": losses}, xlabel="step", ylabel="training loss"), folder / "curve.png")
     card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
