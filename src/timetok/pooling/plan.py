@@ -111,11 +111,11 @@ class Path:
     def _along(self, size: int, window: int, cells: int | None) -> list[Interval]:
         if size < 1:
             return []
-        window = min(window, size) if self.partial == "adaptive" else window
-        if cells or self.partial == "adaptive":
-            cells = cells or (size // window if window else 1)
-            return [(k * size // cells, -(-(k + 1) * size // cells)) for k in range(cells)]
         window = window or size
+        if self.partial == "adaptive":
+            cells = cells or max(size // window, 1)
+        if cells:
+            return [(k * size // cells, -(-(k + 1) * size // cells)) for k in range(cells)]
         last = size if self.partial == "ceil" else size - size % window
         return [(k, min(k + window, size)) for k in range(0, last, window)]
 
