@@ -74,9 +74,8 @@ def over_space(frames: Tensor, path: Path) -> Tensor:
     """``[b g h w e]`` → ``[b g r c e]``: windows of patches reduced."""
     if path.window[1:] == (1, 1) and not path.cells:
         return frames
-    if path.window[1:] == (0, 0) and not path.cells and path.reduction != "bilinear":
-        patches = frames.flatten(2, 3)
-        return (patches.amax(2, True) if path.reduction == "max" else _mean_of_rows(patches)).unsqueeze(2)
+    if path.window[1:] == (0, 0) and not path.cells and path.reduction == "mean":
+        return _mean_of_rows(frames.flatten(2, 3)).unsqueeze(2)
     height, width = frames.shape[2:4]
     rows, columns = map(len, path.intervals((height, width)))
     window = path.window[1] or height, path.window[2] or width
