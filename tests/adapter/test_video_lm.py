@@ -482,10 +482,9 @@ def test_rows_of_pixels_train(seeing):
     batch = seeing.processor.collate(rows)
     assert [len(clip) for clip in batch["pixel_values_videos"]] == [3, 4, 3] and "video_features" not in batch
     seeing(**batch).loss.backward()
-    with pytest.raises(ArgumentError, match="rows: expected video_features or pixel_values_videos"):
-        seeing.processor.collate(
-            [rows[0], {"prompt": "<video>?", "answer": "", "video_features": torch.zeros(1, 4, 8)}]
-        )
+    mixed = [rows[0], {"prompt": "<video>?", "answer": "", "video_features": torch.zeros(1, 4, 8)}]
+    with pytest.raises(ArgumentError, match="pixel_values_videos, video_features: pass one of the two, got both"):
+        seeing(**seeing.processor.collate(mixed))
 
 
 def test_half_precision_takes_features_as_they_come():

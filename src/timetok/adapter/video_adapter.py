@@ -156,8 +156,7 @@ class VideoAdapter(VideoLM):
         kind = saved if projector is None else projector
         if kind is None:
             raise ArgumentError("projector: the saved adapter had a projector of its own class; pass one of that class")
-        if lm is None:
-            lm = AutoModelForCausalLM.from_pretrained(path / "lm")
+        lm = lm or AutoModelForCausalLM.from_pretrained(path / "lm")
         adapter = cls(lm, TimeTokenizer.from_pretrained(path), projector=kind, pooler=pooler, vision=vision, **settings)
         for name, part in (("projector.", adapter.projector), ("pooler.", adapter.pooler)):
             state = {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}
