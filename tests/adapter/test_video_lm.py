@@ -458,6 +458,19 @@ def test_a_video_of_pixels_is_encoded_once_for_many_questions(seeing):
     assert found == afresh
 
 
+@pytest.mark.parametrize("order", ["pool-first", "project-first"])
+@pytest.mark.parametrize("in_chunks", [True, False])
+def test_a_video_is_encoded_from_pixels_in_chunks_or_whole(order, in_chunks):
+    encoder = FrameEncoder("resnet10t", image_size=64, chunk_size=2)
+    vision = encoder if in_chunks else nn.Sequential(encoder)  # which has no chunks
+    adapter, (clip,) = tiny_lm.adapter(vision_dim=encoder.width, vision=vision, order=order), clips(5)
+    expected = adapter.visual_tokens(adapter.features(clip[None]))[0]
+    close(adapter.encode_video(pixels=clip).tokens, expected)
+    for given in ({}, {"features": clip, "pixels": clip}):
+        with pytest.raises(ArgumentError, match="features, pixels: pass one of the two"):
+            adapter.encode_video(prefix=[1], **given)
+
+
 def test_pixels_that_cannot_be_read_are_named(seeing):
     blind, (clip,) = tiny_lm.adapter(), clips(2)
     with pytest.raises(ArgumentError, match=r"pixels: expected \[t c h w\] .* an adapter with vision="):

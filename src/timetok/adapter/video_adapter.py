@@ -121,10 +121,9 @@ class VideoAdapter(VideoLM):
 
     def _card(self, adapter_only: bool) -> str:
         base = self.lm.config.name_or_path or type(self.lm).__name__
-        told = {"base_model": base, "num_time_tokens": len(self.time_token_ids)}
-        told["lm"] = base if adapter_only else "FOLDER/lm"
+        told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "version": __version__}
         text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
-        return text.format(**self._settings, **told, version=__version__)
+        return text.format(**self._settings, **told, num_time_tokens=len(self.time_token_ids))
 
     @classmethod
     def from_pretrained(
