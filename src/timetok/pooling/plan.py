@@ -63,12 +63,11 @@ class Path:
 
     def __post_init__(self) -> None:
         chosen: list[Any] = [("reduction", self.reduction, Reduction), ("partial", self.partial, Partial)]
-        for name, value, choices in [*chosen, *(("separators", place, Place) for place, _ in self.separators)]:
+        chosen += [("separators", place, Place) for place, _ in self.separators]
+        chosen += [] if isinstance(self.frames, tuple) else [("frames, unless indices", self.frames, Frames)]
+        for name, value, choices in chosen:
             if value not in get_args(choices):
                 raise ArgumentError(f"{name}: expected one of {', '.join(get_args(choices))}, got {value!r}")
-        if isinstance(self.frames, str) and self.frames not in get_args(Frames):
-            known = ", ".join(get_args(Frames))
-            raise ArgumentError(f"frames: expected indices or one of {known}, got {self.frames!r}")
         if self.frames in ("even", "floor", "every", "others"):
             _check_count("num", self.num, 1)
         for value in (*self.window, *(self.cells or ())):
