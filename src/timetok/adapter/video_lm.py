@@ -315,5 +315,5 @@ def _by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> Sequence[Tensor]
     sizes = [len(video) for video in videos]
     if sum(counts) != sum(sizes) or not {*accumulate(counts)} <= {0, *accumulate(sizes)}:
         held = f"placeholders by row are {list(counts)}, visual tokens by video are {sizes}"
-        raise PromptError(f"input_ids: {held}; expected whole videos in each row, and all of them")
+        raise PromptError(f"input_ids, video_features: {held}; expected whole videos in each row, and all of them")
     return torch.cat(list(videos)).split(list(counts)) if videos else ()
