@@ -106,7 +106,7 @@ def test_an_adapter_whose_embedding_is_bypassed_says_so(path, monkeypatch):
     inside = adapter.lm.model.embed_tokens
     adapter.lm.model.embed_tokens = lambda_module(lambda ids: inside(ids.clamp(max=9)))
     monkeypatch.setattr(type(adapter.lm), "get_input_embeddings", lambda self: unused)
-    with pytest.raises(SpliceError, match="call the model with input_ids"):
+    with pytest.raises(SpliceError, match="saw no placeholder; pass input_ids"):
         adapter(**batch) if path == "forward" else adapter.generate(**batch, max_new_tokens=2)
 
 

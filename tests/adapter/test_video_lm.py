@@ -318,7 +318,7 @@ def test_placeholders_that_the_videos_do_not_fill_name_the_row():
     batch = adapter.prepare(["<video> a", "<video> b"], videos=[tiny_lm.video(0), tiny_lm.video(1)])
     batch["input_ids"][1, -1] = adapter.video_token_id
     for call in (adapter, adapter.generate):
-        with pytest.raises(PromptError, match=r"row 1 holds 6 placeholders, .*visual tokens by video: \[5, 5\]"):
+        with pytest.raises(PromptError, match=r"placeholders by row are \[5, 6\], visual tokens by video are \[5, 5\]"):
             call(**batch)
 
 
@@ -326,11 +326,11 @@ def test_a_video_too_many_and_one_too_few_are_errors():
     adapter = tiny_lm.adapter()
     batch = dict(adapter.prepare("<video> a", videos=[tiny_lm.video()]))
     batch["video_features"] = torch.stack([tiny_lm.video(k) for k in range(2)])
-    with pytest.raises(PromptError, match="video_features: 2 videos given, 1 have placeholders"):
+    with pytest.raises(PromptError, match=r"by row are \[5\], visual tokens by video are \[5, 5\]; .* and all of them"):
         adapter(**batch)
     batch = dict(adapter.prepare(["<video>", "<video>"], videos=[tiny_lm.video()] * 2))
     batch["video_features"] = batch["video_features"][:1]
-    with pytest.raises(PromptError, match="row 1 holds 5 placeholders"):
+    with pytest.raises(PromptError, match=r"by row are \[5, 5\], visual tokens by video are \[5\]"):
         adapter(**batch)
 
 
@@ -339,7 +339,7 @@ def test_missing_features_are_an_error(features):
     adapter = tiny_lm.adapter()
     batch = dict(adapter.prepare(["<video>", "a"], videos=[tiny_lm.video()])) | {"video_features": features}
     for call in (adapter, adapter.generate):
-        with pytest.raises(PromptError, match=r"video_features: none given, but rows hold \[5, 0\] placeholders"):
+        with pytest.raises(PromptError, match=r"placeholders by row are \[5, 0\], visual tokens by video are \[\]"):
             call(**batch)
 
 
@@ -478,6 +478,19 @@ def test_pixels_in_chunks_become_the_tokens_of_their_features(order, preset, pro
         adapter.encode_video()
 
 
+@pytest.mark.parametrize("order", ["pool-first", "project-first"])
+@pytest.mark.parametrize("in_chunks", [True, False])
+def test_a_video_is_encoded_from_pixels_in_chunks_or_whole(order, in_chunks):
+    encoder = FrameEncoder("resnet10t", image_size=64, chunk_size=2)
+    vision = encoder if in_chunks else nn.Sequential(encoder)  # which has no chunks
+    adapter, (clip,) = tiny_lm.adapter(vision_dim=encoder.width, vision=vision, order=order), clips(5)
+    expected = adapter.visual_tokens(adapter.features(clip[None]))[0]
+    close(adapter.encode_video(pixels=clip).tokens, expected)
+    for given in ({}, {"features": clip, "pixels": clip}):
+        with pytest.raises(ArgumentError, match="features, pixels: pass one of the two"):
+            adapter.encode_video(prefix=[1], **given)
+
+
 def test_pixels_that_cannot_be_read_are_named(seeing):
     blind, (clip,) = tiny_lm.adapter(), clips(2)
     with pytest.raises(ArgumentError, match=r"pixels: expected \[t c h w\] .* an adapter with vision="):
@@ -502,10 +515,9 @@ def test_rows_of_pixels_train(seeing):
     batch = seeing.processor.collate(rows)
     assert [len(clip) for clip in batch["pixel_values_videos"]] == [3, 4, 3] and "video_features" not in batch
     seeing(**batch).loss.backward()
-    with pytest.raises(ArgumentError, match="rows: expected video_features or pixel_values_videos"):
-        seeing.processor.collate(
-            [rows[0], {"prompt": "<video>?", "answer": "", "video_features": torch.zeros(1, 4, 8)}]
-        )
+    mixed = [rows[0], {"prompt": "<video>?", "answer": "", "video_features": torch.zeros(1, 4, 8)}]
+    with pytest.raises(ArgumentError, match="pixel_values_videos, video_features: pass one of the two, got both"):
+        seeing(**seeing.processor.collate(mixed))
 
 
 def test_half_precision_takes_features_as_they_come():

@@ -194,7 +194,8 @@ def test_bad_plans_are_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frames": "odd"}, "frames: expected indices or one of all, even, floor, every, others, got 'odd'"),
+        ({"frames": "odd"}, "frames, unless indices: expected one of all, even, floor, every, others, got 'odd'"),
+        ({"frames": [1, 2]}, r"frames, unless indices: expected one of all, .* got \[1, 2\]"),
         ({"frames": "even"}, "num: expected an integer of at least 1, got 0"),
         ({"window": (1, -1, 0)}, "window: expected an integer of at least 0, got -1"),
         ({"reduction": "sum"}, "reduction: expected one of mean, max, bilinear, got 'sum'"),

@@ -58,6 +58,13 @@ def test_a_long_video_of_unknown_length_keeps_few_frames():
     assert all(abs(found - wanted) <= t / 64 for found, wanted in zip(tokens, exact, strict=True))
 
 
+@pytest.mark.parametrize("t", range(1, 30))
+def test_the_first_and_the_last_frame_are_kept_at_any_length(t):
+    video = torch.arange(t, dtype=torch.float32)[:, None, None].expand(t, 4, 1)
+    tokens = torch.cat(list(SlowFastPooler(fast=False).stream(video, max_kept=3))).flatten().tolist()
+    assert (tokens[0], tokens[-1]) == (0, t - 1)
+
+
 def test_low_precision_sums_in_float32():
     video = torch.full((3000, 4, 2), 0.1, dtype=torch.bfloat16)
     (tokens,) = SlowFastPooler.preset("lita-spatial").stream(video.split(7))

@@ -66,8 +66,8 @@ def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Ten
     lengths = mask.sum(1).tolist()
     groups: dict[tuple[bool, int], list[int]] = defaultdict(list)
     for k, (row, length) in enumerate(zip(input_ids, lengths, strict=True)):
-        rest = row[width - length + known :]
-        begins = torch.equal(row[width - length :][:known], video.prefix_ids) if 0 < known < length else False
+        start, rest = row[width - length :].tensor_split([known])
+        begins = 0 < known < length and torch.equal(start, video.prefix_ids)
         begins = begins and not (rest == model.video_token_id).any()
         groups[begins, 0 if begins and _skips_holes(model.lm, video.cache) else length].append(k)
     if options.get("return_dict_in_generate") and len(groups) > 1:
@@ -83,10 +83,7 @@ def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Ten
             hole = (longest - seen.sum(1, keepdim=True)) + known
             place = torch.arange(longest, device=ids.device)
             seen = ((place < known) | (place >= hole)).to(mask)
-            ids, more = (
-                ids.masked_fill(place < hole, 0),
-                {"past_key_values": cache},
-            )  # 0: read from the cache, or unseen
+            ids, more = ids.masked_fill(place < hole, 0), {"past_key_values": cache}  # 0: in the cache, or unseen
         output = model.generate(ids, attention_mask=seen, **more, **options)
         found = output if isinstance(output, Tensor) else output.sequences
         answers |= dict(zip(members, found[:, longest:].unflatten(0, (len(members), -1)), strict=True))

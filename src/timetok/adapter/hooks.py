@@ -78,9 +78,8 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
                 hooks.enter_context(module.register_forward_pre_hook(hide, with_kwargs=True))
         yield
     if not filled:
-        cause = "its input embedding was not called with the placeholders"
-        remedy = "call the model with input_ids, and without a cache that already holds them"
-        raise SpliceError(f"the video did not reach {type(lm).__name__}: {cause}; {remedy}")
+        why = "its input embedding saw no placeholder; pass input_ids, and no cache that already holds them"
+        raise SpliceError(f"the video did not reach {type(lm).__name__}: {why}")
 
 
 @cache
@@ -132,9 +131,8 @@ def placed(
         start = 0 if cache is None else int(cache.get_seq_length())
         stop = start + call["input_ids"].shape[1]
         new = (0, max(stop - length, 0))  # which is text
-        index, counted = (
-            pad(rows, new, value=value).repeat_interleave(repeats, 0) for rows, value in ((frames, -1), (valid, 1))
-        )
+        index = pad(frames, new, value=-1).repeat_interleave(repeats, 0)
+        counted = pad(valid, new, value=1).repeat_interleave(repeats, 0)
         if call.get("attention_mask") is None:
             call["attention_mask"] = counted[:, :stop]
         if rope is not None:

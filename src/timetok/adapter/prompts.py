@@ -87,8 +87,6 @@ class VideoPrompts:
         batch["labels"] = pad_sequence([torch.tensor(row) for row in labels], batch_first=True, padding_value=-100)
         for name in (FEATURES, PIXELS):
             batch |= _stacked(name, [video for row in rows for video in _listed(row.get(name))])
-        if FEATURES in batch and PIXELS in batch:
-            raise ArgumentError(f"rows: expected {FEATURES} or {PIXELS}, got rows with one and rows with the other")
         return BatchEncoding(batch)
 
     def _encode_row(self, index: int, row: Mapping[str, Any]) -> tuple[list[int], list[int]]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from safetensors import SafetensorError
@@ -79,11 +79,10 @@ class VideoAdapter(VideoLM):
         self, features: Tensor | None = None, prefix: str | Sequence[int] = (), *, pixels: Tensor | None = None
     ) -> EncodedVideo:
         r"""As ``VideoLM.encode_video``; ``prefix`` may be trusted text, such as ``"USER: <video>\n"``."""
-        ids: Sequence[int] = () if isinstance(prefix, str) else prefix
         if isinstance(prefix, str):
             given: Any = {"videos": [features]} if pixels is None else {"pixels": [pixels]}
-            ids = self.processor([prefix], **given)["input_ids"][0].tolist()
-        return super().encode_video(features, ids, pixels=pixels)
+            prefix = cast(list[int], self.processor([prefix], **given)["input_ids"][0].tolist())
+        return super().encode_video(features, prefix, pixels=pixels)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, adapter_only: bool = True) -> None:
         """Write the adapter: projector, learned separators, time rows (safetensors), settings, tokenizer, a card.
@@ -122,11 +121,9 @@ class VideoAdapter(VideoLM):
 
     def _card(self, adapter_only: bool) -> str:
         base = self.lm.config.name_or_path or type(self.lm).__name__
-        what = "Projector and time rows" if adapter_only else "A language model and its adapter"
-        told = {"what": what, "base_model": base, "num_time_tokens": len(self.time_token_ids)}
-        told["lm"] = base if adapter_only else "FOLDER/lm"
+        told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "version": __version__}
         text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
-        return text.format(**self._settings, **told, version=__version__)
+        return text.format(**self._settings, **told, num_time_tokens=len(self.time_token_ids))
 
     @classmethod
     def from_pretrained(
@@ -158,8 +155,7 @@ class VideoAdapter(VideoLM):
         kind = saved if projector is None else projector
         if kind is None:
             raise ArgumentError("projector: the saved adapter had a projector of its own class; pass one of that class")
-        if lm is None:
-            lm = AutoModelForCausalLM.from_pretrained(path / "lm")
+        lm = lm or AutoModelForCausalLM.from_pretrained(path / "lm")
         adapter = cls(lm, TimeTokenizer.from_pretrained(path), projector=kind, pooler=pooler, vision=vision, **settings)
         for name, part in (("projector.", adapter.projector), ("pooler.", adapter.pooler)):
             state = {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}

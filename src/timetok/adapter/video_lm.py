@@ -5,7 +5,7 @@ n visual tokens, s sequence.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import accumulate
 from typing import Any, Literal, Self, cast, get_args
@@ -79,11 +79,10 @@ class VideoLM(nn.Module):
         table = getattr(lm.get_input_embeddings(), "weight", None)
         if not (isinstance(table, Tensor) and table.is_floating_point()):
             kind = table.dtype if isinstance(table, Tensor) else type(lm.get_input_embeddings()).__name__
-            why = f"({kind}), and visual tokens need its floating-point width; quantise the other layers only"
-            raise ArgumentError(f"lm: its input embedding is quantised {why}, as bitsandbytes does by default")
+            raise ArgumentError(f"lm: its input embedding is quantised ({kind}); quantise the other layers only")
         if order not in get_args(Order):
             raise ArgumentError(f"order: expected 'pool-first' or 'project-first', got {order!r}")
-        self.lm = lm
+        self.lm: Any = lm
         self.pooler = pooler or SlowFastPooler()
         self.projector = _projector(projector, vision_dim, tables(lm)[0].shape[1])
         self.video_token_id, self.order = video_token_id, order
@@ -123,24 +122,12 @@ class VideoLM(nn.Module):
     def features(self, pixels: Tensor) -> Tensor:
         """What ``vision`` sees in frames: ``[m t c h w]`` → ``[m t p e]``; ArgumentError where there is none."""
         if self.vision is None:
-            remedy = "make the adapter with vision=, or pass features"
-            raise ArgumentError(f"pixel_values_videos: there is no encoder; {remedy}")
-        found: Tensor = self.vision(pixels.to(next(self.vision.parameters(), pixels)))
-        return found
+            raise ArgumentError("pixel_values_videos: there is no encoder; give the adapter vision=, or pass features")
+        return cast(Tensor, self.vision(pixels.to(next(self.vision.parameters(), pixels))))
 
     def visual_tokens(self, features: Tensor) -> Tensor:
         """Pool and project: ``[m t p e]`` or ``[m t h w e]`` → ``[m n d]``."""
         return self._through(self.pooler, features, features.shape[1])
-
-    @torch.no_grad()
-    def pixel_tokens(self, pixels: Tensor) -> Tensor:
-        """Encode, pool and project frames ``[t c h w]``, a chunk of ``vision`` after the other, to ``[n d]``."""
-        encode: Any = getattr(self.vision, "chunks", None)
-        if encode is None:
-            return self.visual_tokens(self.features(pixels.unsqueeze(0)))[0]
-        stream = partial(self.pooler.stream, num_frames=len(pixels))
-        chunks = encode(pixels.to(self.lm.device))
-        return self._through(lambda pieces: torch.cat(list(stream(pieces))).unsqueeze(0), chunks, len(pixels))[0]
 
     def _through(self, pool: Callable[[Any], Tensor], features: Any, num_frames: int) -> Tensor:
         """Features, all or in pieces, through ``pool`` and projector in their order, marked where asked for."""
@@ -169,11 +156,16 @@ class VideoLM(nn.Module):
         prompts begin and which hold the video, are run once, too. Of ``pixels`` ``[t c h w]``, in place of features,
         each chunk is pooled before the next is encoded.
         """
-        if features is not None and pixels is None:
-            return remember(self, self.visual_tokens(features.unsqueeze(0).to(self.lm.device))[0], prefix)
-        if pixels is None or features is not None:
+        if (features is None) == (pixels is None):
             raise ArgumentError("features, pixels: pass one of the two")
-        return remember(self, self.pixel_tokens(pixels), prefix)
+        if pixels is not None:
+            stream = partial(self.pooler.stream, num_frames=len(pixels))
+            encode = getattr(self.vision, "chunks", lambda frames: self.features(frames.unsqueeze(0)))
+            pieces = encode(pixels.to(self.lm.device))
+            tokens = self._through(lambda found: torch.cat(list(stream(found))).unsqueeze(0), pieces, len(pixels))
+        elif features is not None:
+            tokens = self.visual_tokens(features.unsqueeze(0).to(self.lm.device))
+        return remember(self, tokens[0], prefix)
 
     @contextmanager
     def spliced(
@@ -194,18 +186,14 @@ class VideoLM(nn.Module):
                 raise ArgumentError("pixel_values_videos, video_features: pass one of the two, got both")
             video_features = [self.features(pixels.unsqueeze(0))[0] for pixels in pixel_values_videos]
         counts = (input_ids == self.video_token_id).sum(1).tolist()
-        if video_features is None or len(video_features) == 0:
-            if any(counts):
-                raise PromptError(f"video_features: none given, but rows hold {counts} placeholders")
-            yield
-            return
         if isinstance(video_features, Tensor):
             videos = list(self.visual_tokens(video_features.to(input_ids.device)))
         else:  # BatchEncoding.to leaves a list of tensors where it was
-            given = [video.tokens if isinstance(video, EncodedVideo) else video for video in video_features]
-            given = [video.to(input_ids.device) for video in given]
+            found = [video.tokens if isinstance(video, EncodedVideo) else video for video in video_features or ()]
+            given = [video.to(input_ids.device) for video in found]
             videos = [video if video.ndim == 2 else self.visual_tokens(video.unsqueeze(0))[0] for video in given]
-        with splice(self.lm, _by_row(videos, counts), self.video_token_id):
+        rows = _by_row(videos, counts)
+        with splice(self.lm, rows, self.video_token_id) if videos else nullcontext():
             yield
 
     def forward(
@@ -273,10 +261,9 @@ class VideoLM(nn.Module):
         never = _Never([placeholder], device=str(self.lm.device))
         processors = LogitsProcessorList([never, *(generate_kwargs.get("logits_processor") or ())])
         options = generate_kwargs | {"logits_processor": processors}
-        generate: Any = self.lm.generate
         placement = placed(self, input_ids, attention_mask, video_features, pixel_values_videos, options)
         with self.spliced(input_ids, video_features, pixel_values_videos), placement:
-            return generate(input_ids=input_ids, attention_mask=attention_mask, **options)
+            return self.lm.generate(input_ids=input_ids, attention_mask=attention_mask, **options)
 
     @torch.no_grad()
     def prompt_embeds(self, input_ids: Tensor, *, attention_mask: Tensor | None = None, **videos: Any) -> list[Tensor]:
@@ -297,10 +284,9 @@ class _Never(SuppressTokensLogitsProcessor):
 
 def _shared(model: nn.Module) -> dict[str, str]:
     """Names of parameters that stand under an earlier name already, which is given: a tied head."""
-    first: dict[int, str] = {}
+    first = {weight: name for name, weight in model.named_parameters()}
     named = model.named_parameters(remove_duplicate=False)
-    found = {name: first.setdefault(id(weight), name) for name, weight in named}
-    return {name: earlier for name, earlier in found.items() if name != earlier}
+    return {name: first[weight] for name, weight in named if name != first[weight]}
 
 
 def _store_once(model: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
@@ -326,13 +312,8 @@ def _projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) ->
 
 def _by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> Sequence[Tensor]:
     """Deal videos out to prompts so that each prompt's placeholders are used up exactly."""
-    ends, sizes = list(accumulate(counts)), [len(video) for video in videos]
-    whole = [0, *accumulate(sizes)]
-    for row, end in enumerate(ends):
-        if end not in whole:
-            held = f"row {row} holds {counts[row]} placeholders, which whole videos do not fill"
-            raise PromptError(f"input_ids: {held}; visual tokens by video: {sizes}")
-    if ends[-1] != whole[-1]:
-        raise PromptError(f"video_features: {len(videos)} videos given, {whole.index(ends[-1])} have placeholders")
-    rows: Sequence[Tensor] = torch.cat(list(videos)).split(list(counts))
-    return rows
+    sizes = [len(video) for video in videos]
+    if sum(counts) != sum(sizes) or not {*accumulate(counts)} <= {0, *accumulate(sizes)}:
+        held = f"placeholders by row are {list(counts)}, visual tokens by video are {sizes}"
+        raise PromptError(f"input_ids, video_features: {held}; expected whole videos in each row, and all of them")
+    return torch.cat(list(videos)).split(list(counts)) if videos else ()

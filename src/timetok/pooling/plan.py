@@ -63,12 +63,11 @@ class Path:
 
     def __post_init__(self) -> None:
         chosen: list[Any] = [("reduction", self.reduction, Reduction), ("partial", self.partial, Partial)]
-        for name, value, choices in [*chosen, *(("separators", place, Place) for place, _ in self.separators)]:
+        chosen += [("separators", place, Place) for place, _ in self.separators]
+        chosen += [] if isinstance(self.frames, tuple) else [("frames, unless indices", self.frames, Frames)]
+        for name, value, choices in chosen:
             if value not in get_args(choices):
                 raise ArgumentError(f"{name}: expected one of {', '.join(get_args(choices))}, got {value!r}")
-        if isinstance(self.frames, str) and self.frames not in get_args(Frames):
-            known = ", ".join(get_args(Frames))
-            raise ArgumentError(f"frames: expected indices or one of {known}, got {self.frames!r}")
         if self.frames in ("even", "floor", "every", "others"):
             _check_count("num", self.num, 1)
         for value in (*self.window, *(self.cells or ())):
@@ -111,11 +110,11 @@ class Path:
     def _along(self, size: int, window: int, cells: int | None) -> list[Interval]:
         if size < 1:
             return []
-        window = min(window, size) if self.partial == "adaptive" else window
-        if cells or self.partial == "adaptive":
-            cells = cells or (size // window if window else 1)
-            return [(k * size // cells, -(-(k + 1) * size // cells)) for k in range(cells)]
         window = window or size
+        if self.partial == "adaptive":
+            cells = cells or max(size // window, 1)
+        if cells:
+            return [(k * size // cells, -(-(k + 1) * size // cells)) for k in range(cells)]
         last = size if self.partial == "ceil" else size - size % window
         return [(k, min(k + window, size)) for k in range(0, last, window)]
 

@@ -3,6 +3,7 @@
 Shapes: b batch, t frames, h w patch grid, e width, g groups of frames, r c rows and columns of tokens, n tokens.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -73,14 +74,11 @@ def over_space(frames: Tensor, path: Path) -> Tensor:
     """``[b g h w e]`` → ``[b g r c e]``: windows of patches reduced."""
     if path.window[1:] == (1, 1) and not path.cells:
         return frames
-    if path.window[1:] == (0, 0) and not path.cells and path.reduction != "bilinear":
-        patches = frames.flatten(2, 3)
-        return (patches.amax(2, True) if path.reduction == "max" else _mean_of_rows(patches)).unsqueeze(2)
+    if path.window[1:] == (0, 0) and not path.cells and path.reduction == "mean":
+        return _mean_of_rows(frames.flatten(2, 3)).unsqueeze(2)
     height, width = frames.shape[2:4]
     rows, columns = map(len, path.intervals((height, width)))
     window = path.window[1] or height, path.window[2] or width
-    if not frames.numel():
-        return frames.new_zeros(*frames.shape[:2], rows, columns, frames.shape[4])
     images = frames.flatten(0, 1).permute(0, 3, 1, 2)
     if path.reduction == "bilinear":
         cells = interpolate(images, (rows, columns), mode="bilinear", align_corners=False)
@@ -90,16 +88,13 @@ def over_space(frames: Tensor, path: Path) -> Tensor:
         cells = max_pool2d(images, window, ceil_mode=path.partial == "ceil")
     else:
         cells = avg_pool2d(images, window, ceil_mode=path.partial == "ceil", count_include_pad=False)
-    return cells.permute(0, 2, 3, 1).reshape(*frames.shape[:2], rows, columns, -1)
+    return cells.permute(0, 2, 3, 1).reshape(*frames.shape[:2], rows, columns, frames.shape[4])
 
 
 def separated(tokens: Tensor, path: Path, separators: Mapping[str, Tensor]) -> Tensor:
     """``[b g r c e]`` → ``[b g n e]``; what stands around a whole path makes it one group."""
-    vectors: dict[str, Tensor] = {place: separators[name].to(tokens) for place, name in path.separators}
-    if "row_end" in vectors:
-        ends = vectors["row_end"].expand(*tokens.shape[:3], 1, -1)
-        tokens = torch.cat([tokens, ends], 3)
-    tokens = tokens.flatten(2, 3)
+    vectors = {place: separators[name].to(tokens) for place, name in path.separators}
+    tokens = _around(tokens, None, vectors.get("row_end")).flatten(2, 3)
     tokens = _around(tokens, vectors.get("frame_start"), vectors.get("frame_end"))
     if {"start", "end"} & vectors.keys():
         tokens = _around(tokens.flatten(1, 2).unsqueeze(1), vectors.get("start"), vectors.get("end"))
@@ -107,9 +102,8 @@ def separated(tokens: Tensor, path: Path, separators: Mapping[str, Tensor]) -> T
 
 
 def _around(tokens: Tensor, start: Tensor | None, end: Tensor | None) -> Tensor:
-    shape = *tokens.shape[:2], 1, tokens.shape[3]
-    first, last = ([] if vector is None else [vector.expand(shape)] for vector in (start, end))
-    return torch.cat([*first, tokens, *last], 2) if first or last else tokens
+    first, last = ([] if vector is None else [vector.expand(*tokens.shape[:-2], 1, -1)] for vector in (start, end))
+    return torch.cat([*first, tokens, *last], -2) if first or last else tokens
 
 
 class _Means(torch.autograd.Function):
@@ -180,54 +174,48 @@ class _PathStream:
     def __init__(self, path: Path, separators: Mapping[str, Tensor], num_frames: int | None, max_kept: int) -> None:
         whole = {place: separators[name][None] for place, name in path.separators if place in ("start", "end")}
         inner = tuple(pair for pair in path.separators if pair[0] not in whole)
-        self._path, self._separators, self._max_kept = replace(path, separators=inner), separators, max_kept
+        self._path, self._separators, self._end = replace(path, separators=inner), separators, whole.get("end")
         self.ready = [(0, whole["start"])] if "start" in whole else []
-        self._end, self._chooses = whole.get("end"), path.frames in ("even", "floor")
-        self._wanted = set(path.frame_indices(num_frames)) if self._chooses and num_frames is not None else None
+        self._chooses = path.frames in ("even", "floor")
+        known = self._chooses and num_frames is not None
+        self._wanted: Sequence[int] = path.frame_indices(num_frames or 0) if known else range(sys.maxsize)
+        self._max_kept = sys.maxsize if known else max_kept
         self._kept: dict[int, Tensor] = {}  # tokens that may be chosen
-        self._stride = 1  # between them
-        self._open: list[tuple[int, Tensor]] = []  # frames of the group that is not complete
+        self._count = 0  # frames of the group that is not complete, of which the sum is kept
 
     def take(self, number: int, frame: Tensor) -> None:
         """Pool what is complete with a frame ``[h w e]``, given its number."""
-        path = self._path
+        path, self._last = self._path, frame
         if self._chooses:
-            if number in self._wanted if self._wanted is not None else number % self._stride == 0:
-                self._keep(number, frame)
-            self._open = [(number, frame)]  # may prove to be the last
+            if number in self._wanted:
+                self._kept[number] = self._tokens(frame)
+            if len(self._kept) > self._max_kept:
+                self._wanted = self._wanted[::2]
+                self._kept = {k: tokens for k, tokens in self._kept.items() if k in self._wanted}
         elif path.frames == "all" or (number % path.num == 0) == (path.frames == "every"):
-            if not path.window[0]:  # one mean of all frames, of which their sum is kept
-                exact, self._dtype = torch.promote_types(frame.dtype, torch.float32), frame.dtype
-                frame = frame.to(exact) + (self._open.pop()[1] if self._open else 0)
-            self._open.append((number, frame))
-            if len(self._open) == path.window[0]:
+            if not self._count:
+                self._first, self._sum = number, frame
+            else:
+                self._sum = self._sum.to(torch.promote_types(frame.dtype, torch.float32)) + frame
+            self._count += 1
+            if self._count == path.window[0]:
                 self._pool()
 
     def finish(self, total: int) -> None:
         """Pool what is complete with the end of the video."""
         if self._chooses:
-            if self._wanted is None:
-                self._keep(*self._open[0])
+            self._kept[total - 1] = self._tokens(self._last)
             nearest = [min(self._kept, key=lambda k: abs(k - number)) for number in self._path.frame_indices(total)]
             self.ready += [(number, self._kept[number]) for number in nearest]
-        elif self._open:
-            if not self._path.window[0]:
-                self._open = [(0, (self._open[0][1] / total).to(self._dtype))]
+        elif self._count:
             self._pool()
         if self._end is not None:
             self.ready.append((total - 1, self._end))
 
-    def _keep(self, number: int, frame: Tensor) -> None:
-        self._kept[number] = self._tokens([frame])
-        if self._wanted is None and len(self._kept) > self._max_kept:
-            self._stride *= 2
-            self._kept = {k: tokens for k, tokens in self._kept.items() if k % self._stride == 0}
-
     def _pool(self) -> None:
-        numbers, frames = zip(*self._open, strict=True)
-        self.ready.append((numbers[0], self._tokens(frames)))
-        self._open = []
+        mean = (self._sum / self._count).to(self._last.dtype)
+        self.ready.append((self._first, self._tokens(mean)))
+        self._count = 0
 
-    def _tokens(self, group: Sequence[Tensor]) -> Tensor:
-        cells = over_space(over_time(torch.stack([*group])[None], self._path), self._path)
-        return separated(cells, self._path, self._separators)[0, 0]
+    def _tokens(self, frame: Tensor) -> Tensor:
+        return separated(over_space(frame[None, None], self._path), self._path, self._separators)[0, 0]
