@@ -14,8 +14,8 @@ _ARGUMENTS = {"vision", "transform", "trainer", "pooler", "lm", "rates"}
 def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     """Read a preset, by its shipped name or the path of a TOML file, and apply changes.
 
-    Those are ``key=value`` with dotted keys and TOML values (a bare word is a string). DataError: there is no such
-    preset, it is no TOML, or a key or a value does not fit.
+    Those are ``key=value`` with dotted keys and TOML values (a bare word is a string); ``smoke=true`` makes those of
+    the preset's ``[smoke]`` table. DataError: there is no such preset, it is no TOML, or a key or a value does not fit.
 
     >>> load_preset("shapes", ["stages.0.trainer.max_steps=10"])["stages"][0]["trainer"]["max_steps"]
     10
@@ -26,7 +26,10 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         names = sorted(path.stem for path in _SHAPES.parent.glob("*.toml"))
         raise DataError(f"preset: expected one of {names} or a TOML file, got {name!r}: {error}") from error
-    for key, value in map(_read_change, changes):
+    asked, smoke = dict(map(_read_change, changes)), preset.pop("smoke", {})
+    if asked.pop("smoke", False):
+        asked = smoke | asked  # what is asked for outlasts it
+    for key, value in asked.items():
         *names, last = key.split(".")
         table: Any = preset
         try:
@@ -35,14 +38,15 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
             table[last] = value
         except (LookupError, TypeError, ValueError) as error:
             raise DataError(f"--set: the preset has no {key!r}; its tables are {', '.join(sorted(preset))}") from error
+    del shipped["smoke"]
     _check("preset", shipped, preset)
     return preset
 
 
 def _read_change(change: str) -> tuple[str, Any]:
     key, sign, text = change.partition("=")
-    if not sign or not all(key.split(".")):
-        raise DataError(f"--set: expected key=value, got {change!r}")
+    if not sign or not all(key.split(".")) or (key == "smoke" and text not in ("true", "false")):
+        raise DataError(f"--set: expected key=value, or smoke=true, got {change!r}")
     try:
         return key, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
