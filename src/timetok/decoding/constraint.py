@@ -11,10 +11,8 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from timetok.codecs import IndexCodec
-from timetok.decoding.grammar import SpanGrammar, State
+from timetok.decoding.grammar import ANY_SECONDS, SpanGrammar, State
 from timetok.errors import ArgumentError, MalformedAnswerError, TokenizerError
-
-_ANY_SECONDS = 99_999.0  # a video in which every moment is possible
 
 
 class SpanConstraint:
@@ -54,7 +52,7 @@ class SpanConstraint:
         options: dict[str, Any] = {"separator": separator, "free_text": free_text, "tight": len(two) == 2}
         options |= {"min_spans": min_spans, "max_spans": max_spans}
         self.grammar = lru_cache(256)(partial(SpanGrammar, tt.codec, **options))
-        longest = self.grammar(_ANY_SECONDS)
+        longest = self.grammar(ANY_SECONDS)
         self._with_moments, self._plain = _Node({}, []), _Node({}, [])  # the second holds nothing that begins a moment
         for token, text in self._texts.items():
             if free_text and not any(map(longest.begins, text)):
@@ -72,12 +70,12 @@ class SpanConstraint:
         need none. ``prompt_length`` counts ids in front of the answer, padding included; None for those that are there
         at the first step, of which there are none where prompts are given as embeddings.
         """
-        each = list(durations) if isinstance(durations, Sequence) else [durations]
+        each = durations if isinstance(durations, Sequence) else [ANY_SECONDS if durations is None else durations]
         if isinstance(self._codec, IndexCodec):
-            each = [1.0] * len(each)  # only the order of marks matters: one grammar for all videos
+            each = [ANY_SECONDS] * len(each)  # only the order of marks matters: one grammar for all videos
         return SpanLogitsProcessor(self, each, prompt_length)
 
-    def follow(self, duration: float | None, state: State | None, token: int) -> State | None:
+    def follow(self, duration: float, state: State | None, token: int) -> State | None:
         """Where an answer stands after a token; None where it is not well-formed."""
         step = self.grammar(duration).step
         if token not in self._texts:
@@ -86,7 +84,7 @@ class SpanConstraint:
             state = state and step(state, character)
         return state
 
-    def _mask(self, duration: float | None, state: State, size: int, device: torch.device) -> Tensor:
+    def _mask(self, duration: float, state: State, size: int, device: torch.device) -> Tensor:
         """Which tokens may come next: bool ``[v]``."""
         stops = torch.tensor(sorted(self.stop_ids) if self.grammar(duration).accepts(state) else [], dtype=torch.long)
         found = self._find(self._with_moments, duration, state, False) + self._find(self._plain, duration, state, True)
@@ -97,7 +95,7 @@ class SpanConstraint:
         mask[allowed] = True
         return mask.to(device)
 
-    def _find(self, node: "_Node", duration: float | None, state: State, plain: bool) -> list[Tensor]:
+    def _find(self, node: "_Node", duration: float, state: State, plain: bool) -> list[Tensor]:
         """Ids below a node that may be written on, by kinds of characters; in a plain tree no token begins a moment."""
         grammar, found = self.grammar(duration), []
         if plain and grammar.rests(state):
@@ -113,7 +111,7 @@ class SpanConstraint:
 
     def _find_kinds(self, node: "_Node") -> list[tuple[list[str], Tensor]]:
         """Characters between which an answer makes no difference, and the ids of all tokens that go on with them."""
-        kind, kinds = self.grammar(_ANY_SECONDS).kind, defaultdict(list)
+        kind, kinds = self.grammar(ANY_SECONDS).kind, defaultdict(list)
         for character in node.children:
             kinds[kind(character)].append(character)
         return [(characters, node.from_children(characters)) for characters in kinds.values()]
@@ -122,11 +120,9 @@ class SpanConstraint:
 class SpanLogitsProcessor(LogitsProcessor):
     """Leaves only tokens that keep an answer well-formed; made by `SpanConstraint.processor` for one ``generate``."""
 
-    def __init__(
-        self, constraint: SpanConstraint, durations: Sequence[float | None], prompt_length: int | None
-    ) -> None:
+    def __init__(self, constraint: SpanConstraint, durations: Sequence[float], prompt_length: int | None) -> None:
         self._constraint, self._durations, self._prompt_length = constraint, durations, prompt_length
-        self._states: dict[tuple[float | None, tuple[int, ...]], State | None] = {}
+        self._states: dict[tuple[float, tuple[int, ...]], State | None] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Set the scores ``[b v]`` of what may not come next to ``-inf``.
@@ -138,7 +134,7 @@ class SpanLogitsProcessor(LogitsProcessor):
         rows, each = input_ids[:, self._prompt_length :].tolist(), self._durations
         if len(rows) % len(each):
             raise ArgumentError(f"durations: expected one for each prompt, got {len(each)} for {len(rows)} rows")
-        states: dict[tuple[float | None, tuple[int, ...]], State | None] = {}
+        states: dict[tuple[float, tuple[int, ...]], State | None] = {}
         allowed = torch.ones_like(scores, dtype=torch.bool)
         for k, row in enumerate(rows):
             duration, answer = each[k * len(each) // len(rows)], tuple(row)
@@ -152,7 +148,7 @@ class SpanLogitsProcessor(LogitsProcessor):
         self._states = states
         return scores.masked_fill(~allowed, -torch.inf)
 
-    def _state(self, duration: float | None, answer: tuple[int, ...]) -> State | None:
+    def _state(self, duration: float, answer: tuple[int, ...]) -> State | None:
         known = (duration, answer[:-1]) in self._states
         state = self._states[duration, answer[:-1]] if known else self._constraint.grammar(duration).start
         for token in answer[-1:] if known else answer:
