@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -53,13 +52,15 @@ class SpanConstraint:
         options |= {"min_spans": min_spans, "max_spans": max_spans}
         self.grammar = lru_cache(256)(partial(SpanGrammar, tt.codec, **options))
         longest = self.grammar(ANY_SECONDS)
-        self._with_moments, self._plain = _Node({}, []), _Node({}, [])  # the second holds nothing that begins a moment
+        self._with_moments, self._plain = _Node(), _Node()  # the second holds nothing that begins a moment
+        examples: dict[str, str] = {}  # of each kind of characters; they stand in the trees for all of it
+        example = lru_cache(None)(lambda character: examples.setdefault(longest.kind(character), character))
         for token, text in self._texts.items():
             if free_text and not any(map(longest.begins, text)):
-                self._plain.add(token, text)
+                self._plain.add(token, map(example, text))
             elif free_text or longest.alphabet.issuperset(text):
-                self._with_moments.add(token, text)
-        self._kinds, self.mask = lru_cache(None)(self._find_kinds), lru_cache(256)(self._mask)
+                self._with_moments.add(token, map(example, text))
+        self.mask = lru_cache(256)(self._mask)
 
     def processor(
         self, durations: Sequence[float] | float | None = None, *, prompt_length: int | None = None
@@ -86,35 +87,16 @@ class SpanConstraint:
 
     def _mask(self, duration: float, state: State, size: int, device: torch.device) -> Tensor:
         """Which tokens may come next: bool ``[v]``."""
-        stops = torch.tensor(sorted(self.stop_ids) if self.grammar(duration).accepts(state) else [], dtype=torch.long)
-        found = self._find(self._with_moments, duration, state, False) + self._find(self._plain, duration, state, True)
-        allowed = torch.cat([stops, *found])
+        grammar = self.grammar(duration)
+        stops = torch.tensor(sorted(self.stop_ids) if grammar.accepts(state) else [], dtype=torch.long)
+        allowed = torch.cat(
+            [stops, *_find(self._with_moments, grammar, state, False), *_find(self._plain, grammar, state, True)]
+        )
         if not len(allowed):
             raise TokenizerError(f"tt: no token of its vocabulary may follow {state.written!r} in {state.place!r}")
         mask = torch.zeros(size, dtype=torch.bool)
         mask[allowed] = True
         return mask.to(device)
-
-    def _find(self, node: "_Node", duration: float, state: State, plain: bool) -> list[Tensor]:
-        """Ids below a node that may be written on, by kinds of characters; in a plain tree no token begins a moment."""
-        grammar, found = self.grammar(duration), []
-        if plain and grammar.rests(state):
-            return [node.below]
-        for characters, all_ids in self._kinds(node):
-            reached = grammar.step(state, characters[0])
-            if reached is not None and plain and grammar.rests(reached):
-                found.append(all_ids)
-            elif reached is not None:
-                for child in map(node.children.__getitem__, characters):
-                    found += [torch.tensor(child.ids, dtype=torch.long), *self._find(child, duration, reached, plain)]
-        return found
-
-    def _find_kinds(self, node: "_Node") -> list[tuple[list[str], Tensor]]:
-        """Characters between which an answer makes no difference, and the ids of all tokens that go on with them."""
-        kind, kinds = self.grammar(ANY_SECONDS).kind, defaultdict(list)
-        for character in node.children:
-            kinds[kind(character)].append(character)
-        return [(characters, node.from_children(characters)) for characters in kinds.values()]
 
 
 class SpanLogitsProcessor(LogitsProcessor):
@@ -156,29 +138,39 @@ class SpanLogitsProcessor(LogitsProcessor):
         return state
 
 
-@dataclass(frozen=True, eq=False)  # hashed by identity
 class _Node:
-    """Of the tree of the texts of tokens."""
+    """Of a tree of the texts of tokens."""
 
-    children: dict[str, "_Node"]
-    ids: list[int]
+    def __init__(self) -> None:
+        self.children: defaultdict[str, _Node] = defaultdict(_Node)
+        self.ids: list[int] = []
 
-    def add(self, token: int, text: str) -> None:
+    def add(self, token: int, text: Iterable[str]) -> None:
         node = self
         for character in text:
-            node = node.children.setdefault(character, _Node({}, []))
+            node = node.children[character]
         node.ids.append(token)
 
     @cached_property
-    def below(self) -> Tensor:
-        """Ids of all tokens that go on from here."""
-        return self.from_children(self.children)
+    def own(self) -> Tensor:
+        """Ids of the tokens that end here."""
+        return torch.tensor(self.ids, dtype=torch.long)
 
-    def from_children(self, characters: Iterable[str]) -> Tensor:
-        """Ids of all tokens that go on with one of some characters."""
-        nodes = [self.children[character] for character in characters]
-        ends = torch.tensor([token for node in nodes for token in node.ids], dtype=torch.long)
-        return torch.cat([ends, *(node.below for node in nodes if node.children)])
+    @cached_property
+    def below(self) -> Tensor:
+        """Ids of all tokens that end or go on here."""
+        return torch.cat([self.own, *(node.below for node in self.children.values())])
+
+
+def _find(node: _Node, grammar: SpanGrammar, state: State, plain: bool) -> list[Tensor]:
+    """Ids of tokens at and below a node that may be written on; in a plain tree no token begins a moment."""
+    if plain and grammar.rests(state):
+        return [node.below]
+    found = [node.own]
+    for character, child in node.children.items():
+        if reached := grammar.step(state, character):
+            found += _find(child, grammar, reached, plain)
+    return found
 
 
 def _token_texts(tt: Any, stop_ids: frozenset[int]) -> dict[int, str]:
