@@ -1,8 +1,7 @@
 """Holding a language model to answers made of well-formed spans."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -52,14 +51,17 @@ class SpanConstraint:
         options |= {"min_spans": min_spans, "max_spans": max_spans}
         self.grammar = lru_cache(256)(partial(SpanGrammar, tt.codec, **options))
         longest = self.grammar(ANY_SECONDS)
-        self._with_moments, self._plain = _Node(), _Node()  # the second holds nothing that begins a moment
-        examples: dict[str, str] = {}  # of each kind of characters; they stand in the trees for all of it
+        examples: dict[str, str] = {}  # of each kind of characters; in the tree they stand for all of it
         example = lru_cache(None)(lambda character: examples.setdefault(longest.kind(character), character))
-        for token, text in self._texts.items():
-            if free_text and not any(map(longest.begins, text)):
-                self._plain.add(token, map(example, text))
-            elif free_text or longest.alphabet.issuperset(text):
-                self._with_moments.add(token, map(example, text))
+        self._tree: list[dict[str, int]] = [{}]  # of the texts of tokens: the children of each node, which come later
+        ends = {token: 0 for token, text in self._texts.items() if free_text or longest.alphabet.issuperset(text)}
+        for token in ends:
+            for character in map(example, self._texts[token]):
+                child = self._tree[ends[token]].setdefault(character, len(self._tree))
+                if child == len(self._tree):
+                    self._tree.append({})
+                ends[token] = child
+        self._tokens, self._ends = torch.tensor([*ends]), torch.tensor([*ends.values()])
         self.mask = lru_cache(256)(self._mask)
 
     def processor(
@@ -87,15 +89,16 @@ class SpanConstraint:
 
     def _mask(self, duration: float, state: State, size: int, device: torch.device) -> Tensor:
         """Which tokens may come next: bool ``[v]``."""
-        grammar = self.grammar(duration)
-        stops = torch.tensor(sorted(self.stop_ids) if grammar.accepts(state) else [], dtype=torch.long)
-        allowed = torch.cat(
-            [stops, *_find(self._with_moments, grammar, state, False), *_find(self._plain, grammar, state, True)]
-        )
-        if not len(allowed):
-            raise TokenizerError(f"tt: no token of its vocabulary may follow {state.written!r} in {state.place!r}")
+        grammar, states = self.grammar(duration), [state, *[None] * (len(self._tree) - 1)]
+        for reached, children in zip(states, self._tree, strict=True):
+            if reached:
+                for character, child in children.items():
+                    states[child] = grammar.step(reached, character)
         mask = torch.zeros(size, dtype=torch.bool)
-        mask[allowed] = True
+        mask[self._tokens] = torch.tensor([reached is not None for reached in states])[self._ends]
+        mask[list(self.stop_ids)] = grammar.accepts(state)
+        if not mask.any():
+            raise TokenizerError(f"tt: no token of its vocabulary may follow {state.written!r} in {state.place!r}")
         return mask.to(device)
 
 
@@ -136,41 +139,6 @@ class SpanLogitsProcessor(LogitsProcessor):
         for token in answer[-1:] if known else answer:
             state = self._constraint.follow(duration, state, token)
         return state
-
-
-class _Node:
-    """Of a tree of the texts of tokens."""
-
-    def __init__(self) -> None:
-        self.children: defaultdict[str, _Node] = defaultdict(_Node)
-        self.ids: list[int] = []
-
-    def add(self, token: int, text: Iterable[str]) -> None:
-        node = self
-        for character in text:
-            node = node.children[character]
-        node.ids.append(token)
-
-    @cached_property
-    def own(self) -> Tensor:
-        """Ids of the tokens that end here."""
-        return torch.tensor(self.ids, dtype=torch.long)
-
-    @cached_property
-    def below(self) -> Tensor:
-        """Ids of all tokens that end or go on here."""
-        return torch.cat([self.own, *(node.below for node in self.children.values())])
-
-
-def _find(node: _Node, grammar: SpanGrammar, state: State, plain: bool) -> list[Tensor]:
-    """Ids of tokens at and below a node that may be written on; in a plain tree no token begins a moment."""
-    if plain and grammar.rests(state):
-        return [node.below]
-    found = [node.own]
-    for character, child in node.children.items():
-        if reached := grammar.step(state, character):
-            found += _find(child, grammar, reached, plain)
-    return found
 
 
 def _token_texts(tt: Any, stop_ids: frozenset[int]) -> dict[int, str]:

@@ -125,15 +125,6 @@ class SpanGrammar:
         self.start = State("text" if free_text else "lead")
         self.step = lru_cache(1 << 16)(self._step)
 
-    def rests(self, state: State) -> bool:
-        """Whether any text may follow that holds no beginning of a moment."""
-        written, parse = state.written, self._moments.parse
-        return state.place == "text" and (written in ("", "x") or [] != parse(written) == parse(written + "x"))
-
-    def begins(self, character: str) -> bool:
-        """Whether a moment may begin with a character, or it is the codec's own, which nothing else is made of."""
-        return character in self.own_characters or self._moments.reach(character) >= 0
-
     def kind(self, character: str) -> str:
         """One name for all characters between which an answer makes no difference; those of moments are their own."""
         if character in self.alphabet:
@@ -198,7 +189,7 @@ class SpanGrammar:
                 return None
             settled = all(parse(written + more)[: len(span)] == span for more in "x1")
             return state._replace(written=self._context(written) if settled else written)
-        if self._stands_free(state.written) and self.begins(character) and room:
+        if room and self._moments.reach(character) >= 0 and self._stands_free(state.written):
             return state._replace(place="start", written=character)
         return None if parse(written) else state._replace(written=self._context(written))
 
