@@ -49,8 +49,8 @@ class SpanConstraint:
         two = tt.tokenizer.encode(" ".join(tt.codec.tokens[:2]), add_special_tokens=False)
         options: dict[str, Any] = {"separator": separator, "free_text": free_text, "tight": len(two) == 2}
         options |= {"min_spans": min_spans, "max_spans": max_spans}
-        self.grammar = lru_cache(256)(partial(SpanGrammar, tt.codec, **options))
-        longest = self.grammar(ANY_SECONDS)
+        longest = SpanGrammar(tt.codec, **options)
+        self.grammar = lru_cache(256)(partial(SpanGrammar, tt.codec, shapes=longest.shapes, **options))
         examples: dict[str, str] = {}  # of each kind of characters; in the tree they stand for all of it
         example = lru_cache(None)(lambda character: examples.setdefault(longest.kind(character), character))
         self._tree: list[dict[str, int]] = [{}]  # of the texts of tokens: the children of each node, which come later
@@ -94,11 +94,12 @@ class SpanConstraint:
             if reached:
                 for character, child in children.items():
                     states[child] = grammar.step(reached, character)
-        mask = torch.zeros(size, dtype=torch.bool)
-        mask[self._tokens] = torch.tensor([reached is not None for reached in states])[self._ends]
-        mask[list(self.stop_ids)] = grammar.accepts(state)
-        if not mask.any():
+        allowed = self._tokens[torch.tensor([reached is not None for reached in states])[self._ends]]
+        stops = sorted(self.stop_ids) if grammar.accepts(state) else []
+        if not (stops or len(allowed)):
             raise TokenizerError(f"tt: no token of its vocabulary may follow {state.written!r} in {state.place!r}")
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[allowed] = mask[stops] = True
         return mask.to(device)
 
 

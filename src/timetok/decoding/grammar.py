@@ -6,10 +6,11 @@ A token of a codec counts as one character, from Unicode's private use area.
 import math
 import re
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from timetok.codecs import MomentCodec, check_num_spans
 
+Shapes: TypeAlias = list[tuple[str, str]]
 _DIGITS = "0123456789"
 _FIRST_PRIVATE = 0xF0000
 ANY_SECONDS = 99_999.0  # a video in which every moment is possible
@@ -43,21 +44,22 @@ class Moments:
         own: Characters that stand for the codec's tokens, in their order.
         alphabet: Characters that moments are made of.
         first: Text of the earliest moment.
+        shapes: The first and the last text of each length: the same for every video, and costly to find.
         seconds: ``seconds(text)`` is when; None if ``text`` is not a moment as the codec writes it in this video.
         reach: ``reach(prefix)`` is the latest moment, in seconds, whose text begins so; -1 where there is none.
     """
 
-    def __init__(self, codec: MomentCodec, duration: float) -> None:
+    def __init__(self, codec: MomentCodec, duration: float, shapes: Shapes | None = None) -> None:
         self._codec, self._duration = codec, duration
         self.own = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
         self._tokens = re.compile("|".join(map(re.escape, codec.tokens)) or "(?!)")
         self._private = dict(zip(codec.tokens, self.own, strict=True))
         self._names = str.maketrans(dict(zip(self.own, codec.tokens, strict=True)))
         self.seconds, self.reach = lru_cache(1 << 14)(self._seconds), lru_cache(1 << 14)(self._reach)
-        shapes = self._first_and_last()
-        self.first, self._last = shapes[0][0], self.parse(self._write(duration, duration))[0]
-        self.alphabet = frozenset(_DIGITS).union(self.own, *(text for shape in shapes for text in shape))
-        self._shapes = [shape for shape in shapes if self.seconds(shape[0]) is not None]  # not beyond the end
+        self.shapes = shapes or self._first_and_last()
+        self.first, self._last = self.shapes[0][0], self.parse(self._write(duration, duration))[0]
+        self.alphabet = frozenset(_DIGITS).union(self.own, *(text for shape in self.shapes for text in shape))
+        self._within = [shape for shape in self.shapes if self.seconds(shape[0]) is not None]  # not beyond the end
 
     def parse(self, text: str) -> list[float]:
         """Seconds of all moments in a text."""
@@ -70,14 +72,14 @@ class Moments:
         return found[0]
 
     def _reach(self, prefix: str) -> float:
-        n, shapes = len(prefix), self._shapes if self.alphabet.issuperset(prefix) else []
+        n, shapes = len(prefix), self._within if self.alphabet.issuperset(prefix) else []
         lasts = [last for first, last in shapes if len(first) >= n and self.seconds(prefix + first[n:]) is not None]
         return max((min(self._last, *self.parse(prefix + last[n:])) for last in lasts), default=-1.0)
 
     def _write(self, seconds: float, duration: float) -> str:
         return self._tokens.sub(lambda token: self._private[token[0]], self._codec.format(seconds, duration))
 
-    def _first_and_last(self) -> list[tuple[str, str]]:
+    def _first_and_last(self) -> Shapes:
         """The first and the last text of each length: 0.0 and 9.9, 10.0 and 99.9, and so on."""
         write = partial(self._write, duration=_BEYOND_SECONDS)
         shapes, first = [], write(0.0)
@@ -94,7 +96,7 @@ class SpanGrammar:
     """Answers of well-formed spans about one video, read character by character; options as in `SpanConstraint`.
 
     No span lies after ``duration``, the length of the video in seconds. With ``tight``, no spaces are written beside
-    moments: see ``lita_spacing`` of `timetok.TimeTokenizer`.
+    moments: see ``lita_spacing`` of `timetok.TimeTokenizer`. ``shapes`` are those of another grammar of the same codec.
 
     Attributes:
         alphabet: Characters an answer without free text is made of.
@@ -113,15 +115,16 @@ class SpanGrammar:
         separator: str = " ",
         free_text: bool = False,
         tight: bool = False,
+        shapes: Shapes | None = None,
     ) -> None:
         check_num_spans(min_spans, max_spans)
         literals = [*codec.span.split("{}"), separator]
         before, between, self._after, gap = (text.strip(" ") for text in literals) if tight else literals
         self._literals = {"before": before, "between": between, "behind": self._after + gap + before}
-        self._moments, self._owns_tokens = Moments(codec, duration), bool(codec.tokens)
+        self._moments, self._owns_tokens = Moments(codec, duration, shapes), bool(codec.tokens)
         self._min, self._max, self._free = min_spans, math.inf if max_spans is None else max_spans, free_text
         self.alphabet = self._moments.alphabet.union(" ", *self._literals.values())
-        self.own_characters = self._moments.own
+        self.own_characters, self.shapes = self._moments.own, self._moments.shapes
         self.start = State("text" if free_text else "lead")
         self.step = lru_cache(1 << 16)(self._step)
 
