@@ -61,7 +61,7 @@ class SpanConstraint:
                 if child == len(self._tree):
                     self._tree.append({})
                 ends[token] = child
-        self._tokens, self._ends = torch.tensor([*ends]), torch.tensor([*ends.values()])
+        self._tokens, self._ends = torch.tensor([*ends.items()], dtype=torch.long).reshape(-1, 2).T.contiguous()
         self.mask = lru_cache(256)(self._mask)
 
     def processor(
