@@ -103,13 +103,13 @@ class IndexCodec:
 
     def format(self, seconds: float, duration: float | None = None) -> str:
         """The token of the mark nearest to ``seconds``; TimeRangeError without a duration or where the grid refuses."""
-        return self._name(self.grid.encode(seconds, _needed(duration)))
+        return self._name(self.grid.encode(seconds, duration))
 
     def parse(self, text: str, duration: float | None = None) -> list[float]:
         """Seconds of every time token in ``text``; names beyond the marks are handled by the grid."""
         before, after = map(re.escape, self.template.split("{}"))
         found = re.findall(f"{before}([0-9]{{1,18}}){after}", text)
-        return [self.grid.decode(int(number) - self.first, _needed(duration)) for number in found]
+        return [self.grid.decode(int(number) - self.first, duration) for number in found]
 
     def _name(self, index: int) -> str:
         return self.template.replace("{}", str(index + self.first))
@@ -211,9 +211,3 @@ def _fraction(decimals: int) -> str:
 def _check_span(span: str) -> None:
     if span.count("{}") != 2 or re.search("[{}]", span.replace("{}", "")):
         raise ArgumentError(f"span must hold '{{}}' twice and no other brace, got {span!r}")
-
-
-def _needed(duration: float | None) -> float:
-    if duration is None:
-        raise TimeRangeError("duration must be given: time tokens say where in the video, not how many seconds")
-    return duration

@@ -88,9 +88,7 @@ class Report(Score):
         return asdict(self)
 
     def __str__(self) -> str:
-        rows: list[tuple[str, Score]] = [("all", self)]
-        if len(self.by_task) > 1:
-            rows += self.by_task.items()
+        rows: list[tuple[str, Score]] = [("all", self), *(self.by_task.items() if len(self.by_task) > 1 else ())]
         width = max(len(self.protocol), *(len(name) for name, _ in rows))
         lines = [f"{self.protocol:<{width}}  {'mIoU':>6}  {'P@0.5':>6}  {'parsed':>6}  {'samples':>7}  {'videos':>6}"]
         for name, score in rows:
@@ -112,16 +110,11 @@ def union_iou(a: Sequence[Span], b: Sequence[Span]) -> float:
     >>> union_iou([Span(0, 2), Span(1, 3)], [Span(2, 4)])
     0.25
     """
-    union = _covered([*a, *b])
-    return max(0.0, _covered(a) + _covered(b) - union) / union if union > 0 else 0.0
-
-
-def _covered(spans: Sequence[Span]) -> float:
-    length, reached = 0.0, -math.inf
-    for start, end in sorted(spans, key=tuple):
-        length += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return length
+    edges = np.unique([moment for span in (*a, *b) for moment in span])
+    start, end, length = edges[:-1], edges[1:], np.diff(edges)
+    one, other = (np.any([(s.start <= start) & (end <= s.end) for s in spans], axis=0) for spans in (a, b))
+    union = length[one | other].sum()
+    return float(length[one & other].sum() / union) if union > 0 else 0.0
 
 
 def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference], protocol: str = "lita-rtl") -> Report:

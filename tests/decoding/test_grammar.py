@@ -149,6 +149,15 @@ def test_a_span_never_ends_before_it_starts():
     assert [feed(index, names[2] + " " + end)[1][2:] for end in names] == ["", "", names[2], names[3]]
 
 
+def test_without_a_duration_every_moment_is_possible_in_its_order():
+    seconds, index = SpanGrammar(SecondsCodec()), SpanGrammar(IndexCodec(TimeGrid(4)))
+    assert (
+        feed(seconds, "3600.5 86400.0")[1] == "3600.5 86400.0" and feed(seconds, "3600.5 3600.4")[1] == "3600.5 3600."
+    )
+    a, b = index.own_characters[1:3]
+    assert feed(index, f"{a} {b}")[1] == f"{a} {b}" and feed(index, f"{b} {a}")[1] == f"{b} "
+
+
 def test_without_spaces_beside_tokens_and_without_an_answer():
     codec = IndexCodec(TimeGrid(4))
     tight = SpanGrammar(codec, 1.0, min_spans=0, max_spans=2, tight=True)

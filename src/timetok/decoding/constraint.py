@@ -1,9 +1,7 @@
 """Holding a language model to answers made of well-formed spans."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -11,10 +9,8 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from timetok.codecs import IndexCodec
-from timetok.decoding.grammar import SpanGrammar, State
+from timetok.decoding.grammar import ANY_SECONDS, SpanGrammar, State
 from timetok.errors import ArgumentError, MalformedAnswerError, TokenizerError
-
-_ANY_SECONDS = 99_999.0  # a video in which every moment is possible
 
 
 class SpanConstraint:
@@ -53,15 +49,20 @@ class SpanConstraint:
         two = tt.tokenizer.encode(" ".join(tt.codec.tokens[:2]), add_special_tokens=False)
         options: dict[str, Any] = {"separator": separator, "free_text": free_text, "tight": len(two) == 2}
         options |= {"min_spans": min_spans, "max_spans": max_spans}
-        self.grammar = lru_cache(256)(partial(SpanGrammar, tt.codec, **options))
-        longest = self.grammar(_ANY_SECONDS)
-        self._with_moments, self._plain = _Node({}, []), _Node({}, [])  # the second holds nothing that begins a moment
-        for token, text in self._texts.items():
-            if free_text and not any(map(longest.begins, text)):
-                self._plain.add(token, text)
-            elif free_text or longest.alphabet.issuperset(text):
-                self._with_moments.add(token, text)
-        self._kinds, self.mask = lru_cache(None)(self._find_kinds), lru_cache(256)(self._mask)
+        longest = SpanGrammar(tt.codec, **options)
+        self.grammar = lru_cache(256)(partial(SpanGrammar, tt.codec, shapes=longest.shapes, **options))
+        examples: dict[str, str] = {}  # of each kind of characters; in the tree they stand for all of it
+        example = lru_cache(None)(lambda character: examples.setdefault(longest.kind(character), character))
+        self._tree: list[dict[str, int]] = [{}]  # of the texts of tokens: the children of each node, which come later
+        ends = {token: 0 for token, text in self._texts.items() if free_text or longest.alphabet.issuperset(text)}
+        for token in ends:
+            for character in map(example, self._texts[token]):
+                child = self._tree[ends[token]].setdefault(character, len(self._tree))
+                if child == len(self._tree):
+                    self._tree.append({})
+                ends[token] = child
+        self._tokens, self._ends = torch.tensor([*ends.items()], dtype=torch.long).reshape(-1, 2).T.contiguous()
+        self.mask = lru_cache(256)(self._mask)
 
     def processor(
         self, durations: Sequence[float] | float | None = None, *, prompt_length: int | None = None
@@ -72,12 +73,12 @@ class SpanConstraint:
         need none. ``prompt_length`` counts ids in front of the answer, padding included; None for those that are there
         at the first step, of which there are none where prompts are given as embeddings.
         """
-        each = list(durations) if isinstance(durations, Sequence) else [durations]
+        each = durations if isinstance(durations, Sequence) else [ANY_SECONDS if durations is None else durations]
         if isinstance(self._codec, IndexCodec):
-            each = [1.0] * len(each)  # only the order of marks matters: one grammar for all videos
+            each = [ANY_SECONDS] * len(each)  # only the order of marks matters: one grammar for all videos
         return SpanLogitsProcessor(self, each, prompt_length)
 
-    def follow(self, duration: float | None, state: State | None, token: int) -> State | None:
+    def follow(self, duration: float, state: State | None, token: int) -> State | None:
         """Where an answer stands after a token; None where it is not well-formed."""
         step = self.grammar(duration).step
         if token not in self._texts:
@@ -86,47 +87,28 @@ class SpanConstraint:
             state = state and step(state, character)
         return state
 
-    def _mask(self, duration: float | None, state: State, size: int, device: torch.device) -> Tensor:
+    def _mask(self, duration: float, state: State, size: int, device: torch.device) -> Tensor:
         """Which tokens may come next: bool ``[v]``."""
-        stops = torch.tensor(sorted(self.stop_ids) if self.grammar(duration).accepts(state) else [], dtype=torch.long)
-        found = self._find(self._with_moments, duration, state, False) + self._find(self._plain, duration, state, True)
-        allowed = torch.cat([stops, *found])
-        if not len(allowed):
+        grammar, states = self.grammar(duration), [state, *[None] * (len(self._tree) - 1)]
+        for reached, children in zip(states, self._tree, strict=True):
+            if reached:
+                for character, child in children.items():
+                    states[child] = grammar.step(reached, character)
+        allowed = self._tokens[torch.tensor([reached is not None for reached in states])[self._ends]]
+        stops = sorted(self.stop_ids) if grammar.accepts(state) else []
+        if not (stops or len(allowed)):
             raise TokenizerError(f"tt: no token of its vocabulary may follow {state.written!r} in {state.place!r}")
         mask = torch.zeros(size, dtype=torch.bool)
-        mask[allowed] = True
+        mask[allowed] = mask[stops] = True
         return mask.to(device)
-
-    def _find(self, node: "_Node", duration: float | None, state: State, plain: bool) -> list[Tensor]:
-        """Ids below a node that may be written on, by kinds of characters; in a plain tree no token begins a moment."""
-        grammar, found = self.grammar(duration), []
-        if plain and grammar.rests(state):
-            return [node.below]
-        for characters, all_ids in self._kinds(node):
-            reached = grammar.step(state, characters[0])
-            if reached is not None and plain and grammar.rests(reached):
-                found.append(all_ids)
-            elif reached is not None:
-                for child in map(node.children.__getitem__, characters):
-                    found += [torch.tensor(child.ids, dtype=torch.long), *self._find(child, duration, reached, plain)]
-        return found
-
-    def _find_kinds(self, node: "_Node") -> list[tuple[list[str], Tensor]]:
-        """Characters between which an answer makes no difference, and the ids of all tokens that go on with them."""
-        kind, kinds = self.grammar(_ANY_SECONDS).kind, defaultdict(list)
-        for character in node.children:
-            kinds[kind(character)].append(character)
-        return [(characters, node.from_children(characters)) for characters in kinds.values()]
 
 
 class SpanLogitsProcessor(LogitsProcessor):
     """Leaves only tokens that keep an answer well-formed; made by `SpanConstraint.processor` for one ``generate``."""
 
-    def __init__(
-        self, constraint: SpanConstraint, durations: Sequence[float | None], prompt_length: int | None
-    ) -> None:
+    def __init__(self, constraint: SpanConstraint, durations: Sequence[float], prompt_length: int | None) -> None:
         self._constraint, self._durations, self._prompt_length = constraint, durations, prompt_length
-        self._states: dict[tuple[float | None, tuple[int, ...]], State | None] = {}
+        self._states: dict[tuple[float, tuple[int, ...]], State | None] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Set the scores ``[b v]`` of what may not come next to ``-inf``.
@@ -138,7 +120,7 @@ class SpanLogitsProcessor(LogitsProcessor):
         rows, each = input_ids[:, self._prompt_length :].tolist(), self._durations
         if len(rows) % len(each):
             raise ArgumentError(f"durations: expected one for each prompt, got {len(each)} for {len(rows)} rows")
-        states: dict[tuple[float | None, tuple[int, ...]], State | None] = {}
+        states: dict[tuple[float, tuple[int, ...]], State | None] = {}
         allowed = torch.ones_like(scores, dtype=torch.bool)
         for k, row in enumerate(rows):
             duration, answer = each[k * len(each) // len(rows)], tuple(row)
@@ -152,37 +134,12 @@ class SpanLogitsProcessor(LogitsProcessor):
         self._states = states
         return scores.masked_fill(~allowed, -torch.inf)
 
-    def _state(self, duration: float | None, answer: tuple[int, ...]) -> State | None:
+    def _state(self, duration: float, answer: tuple[int, ...]) -> State | None:
         known = (duration, answer[:-1]) in self._states
         state = self._states[duration, answer[:-1]] if known else self._constraint.grammar(duration).start
         for token in answer[-1:] if known else answer:
             state = self._constraint.follow(duration, state, token)
         return state
-
-
-@dataclass(frozen=True, eq=False)  # hashed by identity
-class _Node:
-    """Of the tree of the texts of tokens."""
-
-    children: dict[str, "_Node"]
-    ids: list[int]
-
-    def add(self, token: int, text: str) -> None:
-        node = self
-        for character in text:
-            node = node.children.setdefault(character, _Node({}, []))
-        node.ids.append(token)
-
-    @cached_property
-    def below(self) -> Tensor:
-        """Ids of all tokens that go on from here."""
-        return self.from_children(self.children)
-
-    def from_children(self, characters: Iterable[str]) -> Tensor:
-        """Ids of all tokens that go on with one of some characters."""
-        nodes = [self.children[character] for character in characters]
-        ends = torch.tensor([token for node in nodes for token in node.ids], dtype=torch.long)
-        return torch.cat([ends, *(node.below for node in nodes if node.children)])
 
 
 def _token_texts(tt: Any, stop_ids: frozenset[int]) -> dict[int, str]:

@@ -6,24 +6,24 @@ A token of a codec counts as one character, from Unicode's private use area.
 import math
 import re
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from timetok.codecs import MomentCodec, check_num_spans
 
+Shapes: TypeAlias = list[tuple[str, str]]
 _DIGITS = "0123456789"
 _FIRST_PRIVATE = 0xF0000
-_LATEST_SECONDS = 99_999.0  # where no duration is given
+ANY_SECONDS = 99_999.0  # a video in which every moment is possible
 _BEYOND_SECONDS = 999_999.0  # the lengths of texts are told up to here
 _CONTEXT = 24  # characters of a text that are remembered while they may belong to a number
-_FOLLOWS = {"before": "start", "between": "end", "after": "gap", "gap": "before"}
 
 
 class State(NamedTuple):
     """Where in an answer a character stands.
 
     Attributes:
-        place: ``lead`` (nothing yet), ``start``, ``end``, a literal of the layout (``before``, ``between``, ``after``,
-            ``gap``), or ``text``.
+        place: ``lead`` (nothing yet), ``start``, ``end``, what is written ``before``, ``between`` and ``behind`` them,
+            up to the next start, or ``text``.
         written: What of it is written; of a text, what may still matter: right behind a span its end, too.
         earliest: Seconds before which no moment may lie.
         num_spans: Spans that are complete.
@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 
 class Moments:
-    """The moments that a codec can write in a video of some seconds; None for codecs that need no duration.
+    """The moments that a codec can write in a video of some seconds.
 
     Texts of one length must be written as an odometer does: each place runs through its digits by itself.
 
@@ -44,26 +44,26 @@ class Moments:
         own: Characters that stand for the codec's tokens, in their order.
         alphabet: Characters that moments are made of.
         first: Text of the earliest moment.
+        shapes: The first and the last text of each length: the same for every video, and costly to find.
         seconds: ``seconds(text)`` is when; None if ``text`` is not a moment as the codec writes it in this video.
         reach: ``reach(prefix)`` is the latest moment, in seconds, whose text begins so; -1 where there is none.
     """
 
-    def __init__(self, codec: MomentCodec, duration: float | None) -> None:
+    def __init__(self, codec: MomentCodec, duration: float, shapes: Shapes | None = None) -> None:
         self._codec, self._duration = codec, duration
+        self.own = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
         self._tokens = re.compile("|".join(map(re.escape, codec.tokens)) or "(?!)")
-        self.own = tuple(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
         self._private = dict(zip(codec.tokens, self.own, strict=True))
-        self._names = dict(zip(self.own, codec.tokens, strict=True))
+        self._names = str.maketrans(dict(zip(self.own, codec.tokens, strict=True)))
         self.seconds, self.reach = lru_cache(1 << 14)(self._seconds), lru_cache(1 << 14)(self._reach)
-        self._shapes = self._first_and_last()
-        self.first = self._shapes[0][0]
-        self._last = self.parse(self._write(_LATEST_SECONDS if duration is None else duration, duration))[0]
-        self.alphabet = frozenset(_DIGITS).union(self.own, *(shape for pair in self._shapes for shape in pair))
-        self._shapes = [shape for shape in self._shapes if self.seconds(shape[0]) is not None]  # not beyond the end
+        self.shapes = shapes or self._first_and_last()
+        self.first, self._last = self.shapes[0][0], self.parse(self._write(duration, duration))[0]
+        self.alphabet = frozenset(_DIGITS).union(self.own, *(text for shape in self.shapes for text in shape))
+        self._within = [shape for shape in self.shapes if self.seconds(shape[0]) is not None]  # not beyond the end
 
     def parse(self, text: str) -> list[float]:
         """Seconds of all moments in a text."""
-        return self._codec.parse("".join(self._names.get(each, each) for each in text), self._duration)
+        return self._codec.parse(text.translate(self._names), self._duration)
 
     def _seconds(self, text: str) -> float | None:
         found = self.parse(text)
@@ -72,14 +72,14 @@ class Moments:
         return found[0]
 
     def _reach(self, prefix: str) -> float:
-        n, shapes = len(prefix), self._shapes if self.alphabet.issuperset(prefix) else []
+        n, shapes = len(prefix), self._within if self.alphabet.issuperset(prefix) else []
         lasts = [last for first, last in shapes if len(first) >= n and self.seconds(prefix + first[n:]) is not None]
         return max((min(self._last, *self.parse(prefix + last[n:])) for last in lasts), default=-1.0)
 
-    def _write(self, seconds: float, duration: float | None) -> str:
+    def _write(self, seconds: float, duration: float) -> str:
         return self._tokens.sub(lambda token: self._private[token[0]], self._codec.format(seconds, duration))
 
-    def _first_and_last(self) -> list[tuple[str, str]]:
+    def _first_and_last(self) -> Shapes:
         """The first and the last text of each length: 0.0 and 9.9, 10.0 and 99.9, and so on."""
         write = partial(self._write, duration=_BEYOND_SECONDS)
         shapes, first = [], write(0.0)
@@ -95,8 +95,8 @@ class Moments:
 class SpanGrammar:
     """Answers of well-formed spans about one video, read character by character; options as in `SpanConstraint`.
 
-    No span lies after ``duration``, the length of the video in seconds; None for codecs that need none. With ``tight``,
-    no spaces are written beside moments: see ``lita_spacing`` of `timetok.TimeTokenizer`.
+    No span lies after ``duration``, the length of the video in seconds. With ``tight``, no spaces are written beside
+    moments: see ``lita_spacing`` of `timetok.TimeTokenizer`. ``shapes`` are those of another grammar of the same codec.
 
     Attributes:
         alphabet: Characters an answer without free text is made of.
@@ -108,33 +108,25 @@ class SpanGrammar:
     def __init__(
         self,
         codec: MomentCodec,
-        duration: float | None = None,
+        duration: float = ANY_SECONDS,
         *,
         min_spans: int = 1,
         max_spans: int | None = 1,
         separator: str = " ",
         free_text: bool = False,
         tight: bool = False,
+        shapes: Shapes | None = None,
     ) -> None:
         check_num_spans(min_spans, max_spans)
-        before, between, after = codec.span.split("{}")
-        literals = {"before": before, "between": between, "after": after, "gap": separator}
-        self._literals = {place: text.strip(" ") if tight else text for place, text in literals.items()}
-        self._moments, self._owns_tokens = Moments(codec, duration), bool(codec.tokens)
+        literals = [*codec.span.split("{}"), separator]
+        before, between, self._after, gap = (text.strip(" ") for text in literals) if tight else literals
+        self._literals = {"before": before, "between": between, "behind": self._after + gap + before}
+        self._moments, self._owns_tokens = Moments(codec, duration, shapes), bool(codec.tokens)
         self._min, self._max, self._free = min_spans, math.inf if max_spans is None else max_spans, free_text
         self.alphabet = self._moments.alphabet.union(" ", *self._literals.values())
-        self.own_characters = self._moments.own
+        self.own_characters, self.shapes = self._moments.own, self._moments.shapes
         self.start = State("text" if free_text else "lead")
         self.step = lru_cache(1 << 16)(self._step)
-
-    def rests(self, state: State) -> bool:
-        """Whether any text may follow that holds no beginning of a moment."""
-        written, parse = state.written, self._moments.parse
-        return state.place == "text" and (written in ("", "x") or [] != parse(written) == parse(written + "x"))
-
-    def begins(self, character: str) -> bool:
-        """Whether a moment may begin with a character, or it is the codec's own, which nothing else is made of."""
-        return character in self.own_characters or self._moments.reach(character) >= 0
 
     def kind(self, character: str) -> str:
         """One name for all characters between which an answer makes no difference; those of moments are their own."""
@@ -150,39 +142,27 @@ class SpanGrammar:
         if state.place in ("start", "end"):
             closed = self._close(state)
             return closed is not None and self.accepts(closed)
-        if state.place in ("before", "between", "after") or (state.place == "gap" and state.written):
-            return False
-        return state.num_spans >= self._min
+        complete = state.place in ("lead", "text") or (state.place == "behind" and state.written == self._after)
+        return complete and state.num_spans >= self._min
 
     def _step(self, state: State, character: str) -> State | None:
+        if state.place == "text":
+            return self._step_in_text(state, character)
+        if state.place == "lead":  # a first word is often a token with a space in front
+            opened = State("before")
+            return opened if character == " " else self.step(opened, character)
+        longer = state._replace(written=state.written + character)
         if state.place in ("start", "end"):
-            longer = state._replace(written=state.written + character)
             if self._moments.reach(longer.written) >= state.earliest:
                 return longer
             closed = self._close(state)
             return closed and self.step(closed, character)
-        if state.place == "text":
-            return self._step_in_text(state, character)
-        if state.place == "lead":  # a first word is often a token with a space in front
-            opened = self._enter("before", 0)
-            return opened if character == " " and state != opened else self.step(opened, character)
-        literal = self._literals[state.place]
-        if state.place == "gap" and state.num_spans == self._max:
+        if state.place == "behind" and state.written == self._after and state.num_spans == self._max:
             return None
-        if not literal:
-            return self.step(self._enter("before", state.num_spans), character)
-        if literal[len(state.written)] != character:
-            return None
-        written = state.written + character
-        if written != literal:
-            return state._replace(written=written)
-        return self._enter(_FOLLOWS[state.place], state.num_spans, state.earliest)
-
-    def _enter(self, place: str, num_spans: int, earliest: float = 0.0) -> State:
-        """The beginning of a place; of the next one where it is an empty literal."""
-        while place != "gap" and self._literals.get(place) == "":
-            place = _FOLLOWS[place]
-        return State(place, "", earliest if place in ("between", "end") else 0.0, num_spans)
+        if state.written == self._literals[state.place]:
+            moment = state._replace(place="end" if state.place == "between" else "start", written="")
+            return self.step(moment, character)
+        return longer if self._literals[state.place].startswith(longer.written) else None
 
     def _close(self, state: State) -> State | None:
         """What a moment is followed by; None if it is not complete."""
@@ -192,9 +172,9 @@ class SpanGrammar:
                 return None
             return State("text", self._context(state.written), 0.0, num_spans)  # it was some other number
         if state.place == "start":
-            return self._enter("between", num_spans, seconds)
+            return State("between", "", seconds, num_spans)
         if not self._free:
-            return self._enter("after", num_spans + 1)
+            return State("behind", "", 0.0, num_spans + 1)
         return State("text", "" if self._owns_tokens else state.written, 0.0, num_spans + 1)
 
     def _step_in_text(self, state: State, character: str) -> State | None:
@@ -212,7 +192,7 @@ class SpanGrammar:
                 return None
             settled = all(parse(written + more)[: len(span)] == span for more in "x1")
             return state._replace(written=self._context(written) if settled else written)
-        if self._stands_free(state.written) and self.begins(character) and room:
+        if room and self._moments.reach(character) >= 0 and self._stands_free(state.written):
             return state._replace(place="start", written=character)
         return None if parse(written) else state._replace(written=self._context(written))
 

@@ -27,9 +27,7 @@ def as_row(ids: Any) -> NDArray[np.int64]:
 
 def is_nested(ids: Any) -> bool:
     """Whether ids are a batch of sequences, not one sequence."""
-    if hasattr(ids, "ndim"):
-        return bool(ids.ndim > 1)
-    return any(np.ndim(part) > 0 for part in ids[:1])
+    return getattr(ids, "ndim", 1) > 1 or any(np.ndim(part) > 0 for part in ids[:1])
 
 
 def with_durations(rows: Sequence[Any], duration: Any) -> Iterator[tuple[Any, Any]]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import count, takewhile
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -44,7 +43,8 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spac
         num = len(present)
         raise TokenizerError(f"T: the tokenizer already carries {num} time tokens, got {len(wanted)}; use T={num}")
     if present:
-        if drops_spaces(tokenizer, vocabulary[wanted[0]]) != lita_spacing:
+        first = tokenizer.added_tokens_decoder.get(vocabulary[wanted[0]])
+        if getattr(first, "rstrip", False) != lita_spacing:
             raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
         return
     spaces = {"lstrip": lita_spacing, "rstrip": lita_spacing}
@@ -55,27 +55,26 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spac
         raise TokenizerError(f"tokenizer: {type(tokenizer).__name__} takes no new tokens; {remedy}") from error
 
 
-def drops_spaces(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
-    """Whether a token was added so that the spaces beside it vanish."""
-    return bool(getattr(tokenizer.added_tokens_decoder.get(token_id), "rstrip", False))
-
-
-def check_found(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, ids: tuple[int, ...]) -> None:
-    """Tokenise every time token in the ways that `TimeTokenizer` names; TokenizerError if one is not found there."""
-    tokens = codec.tokens
-    if not ids:
-        return
+def find_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> tuple[int, ...]:
+    """Ids of time tokens, each tokenised in the ways that `TimeTokenizer` names; else TokenizerError as it says."""
+    if not tokens:
+        return ()
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in tokens if token not in vocabulary]
+    if missing:
+        raise TokenizerError(f"tokenizer lacks {missing[0]} and {len(missing) - 1} more; use TimeTokenizer.wrap")
+    ids = tuple(vocabulary[token] for token in tokens)
     if ids != tuple(range(ids[0], ids[0] + len(ids))):
         found = f"{ids[0]} to {ids[-1]} for {len(ids)} tokens; wrap a tokenizer that does not have some of them yet"
         raise TokenizerError(f"time tokens must have contiguous ids in the order of time, got {found}")
     texts = [("glued to each other", "".join(tokens), ids), ("glued to text", f"a{'a'.join(tokens)}b", ids)]
     texts += [("alone", token, (own,)) for token, own in zip(tokens, ids, strict=True)]
     rows = tokenizer([text for _, text, _ in texts], add_special_tokens=False)["input_ids"]
-    for (where, text, expected), found in zip(texts, rows, strict=True):
-        row = np.asarray(found, dtype=np.int64)
-        if row[(row >= ids[0]) & (row <= ids[-1])].tolist() != list(expected):
+    for (where, text, expected), row in zip(texts, rows, strict=True):
+        if tuple(token for token in row if ids[0] <= token <= ids[-1]) != expected:
             name, example = type(tokenizer).__name__, reprlib.repr(text)
             raise TokenizerError(f"tokenizer: {name} does not find time tokens {where}, as in {example}")
+    return ids
 
 
 class PlainCopies:

@@ -17,7 +17,7 @@ from timetok.codecs import IndexCodec, MomentCodec, spans_regex
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
 from timetok.tokenizer.ids import as_integers, as_row, is_nested, strings, with_durations
-from timetok.tokenizer.tokens import CODECS, CodecName, PlainCopies, add_tokens, check_found, choose_codec, drops_spaces
+from timetok.tokenizer.tokens import CODECS, CodecName, PlainCopies, add_tokens, choose_codec, find_tokens
 
 Malformed: TypeAlias = Literal["drop", "raise", "sort"]
 SETTINGS_FILE = "time_tokens.json"
@@ -41,14 +41,9 @@ class TimeTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, codec: MomentCodec) -> None:
         self.tokenizer, self.codec = tokenizer, codec
-        vocabulary = tokenizer.get_vocab() if codec.tokens else {}
-        missing = [token for token in codec.tokens if token not in vocabulary]
-        if missing:
-            raise TokenizerError(f"tokenizer lacks {missing[0]} and {len(missing) - 1} more; use TimeTokenizer.wrap")
-        self.time_token_ids = tuple(vocabulary[token] for token in codec.tokens)
+        self.time_token_ids = find_tokens(tokenizer, codec.tokens)
         self._written = re.compile("|".join(map(re.escape, codec.tokens)) or r"(?!)")
         self._copies = PlainCopies(tokenizer, codec.tokens)
-        check_found(tokenizer, codec, self.time_token_ids)
 
     @classmethod
     def wrap(
@@ -119,11 +114,9 @@ class TimeTokenizer:
         """Ids of one chat; in what users typed a literal ``<t12>`` or ``<12.3>`` stays plain characters.
 
         ``messages`` and ``template_kwargs``, such as ``add_generation_prompt=True``, are those of transformers'
-        ``apply_chat_template``, but for ``tokenize`` (ArgumentError); text of ``trusted_roles`` may hold moments, the
-        template itself none. A content is a text or a list of ``{"type": "text", "text": …}``. Else as in calling.
+        ``apply_chat_template``, but for ``tokenize``; text of ``trusted_roles`` may hold moments, the template itself
+        none. A content is a text or a list of ``{"type": "text", "text": …}``. Else as in calling.
         """
-        if "tokenize" in template_kwargs:
-            raise ArgumentError("tokenize: encode_chat always does; call tt.tokenizer.apply_chat_template for the text")
         names = self._copies.names(json.dumps(messages, ensure_ascii=False, default=str))
 
         def named(value: Any) -> Any:
@@ -252,7 +245,7 @@ class TimeTokenizer:
         self.tokenizer.save_pretrained(folder)
         name = next((name for name, kind in CODECS.items() if type(self.codec) is kind), None)
         options: Any = asdict(self.codec) if name else None  # type: ignore[call-overload]
-        write_json(Path(folder) / SETTINGS_FILE, {"codec": name, "options": options, "lita_spacing": self.lita_spacing})
+        write_json(Path(folder) / SETTINGS_FILE, {"codec": name, "options": options})
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, codec: MomentCodec | None = None) -> Self:
@@ -263,7 +256,7 @@ class TimeTokenizer:
         """
         try:
             settings = read_json(Path(folder) / SETTINGS_FILE, dict, "the settings of time tokens")
-            name, options, spacing = (settings[key] for key in ("codec", "options", "lita_spacing"))
+            name, options = settings["codec"], settings["options"]
             if name is not None and codec is None:
                 if "grid" in options:
                     options["grid"] = TimeGrid(**options["grid"])
@@ -275,12 +268,7 @@ class TimeTokenizer:
             raise ArgumentError(f"codec must be given: {str(folder)!r} was saved with one that is not timetok's")
         from transformers import AutoTokenizer
 
-        return cls.wrap(AutoTokenizer.from_pretrained(os.fspath(folder)), codec=codec, lita_spacing=bool(spacing))
-
-    @property
-    def lita_spacing(self) -> bool:
-        """Whether the tokenizer drops spaces beside time tokens."""
-        return bool(self.time_token_ids) and drops_spaces(self.tokenizer, self.time_token_ids[0])
+        return cls(AutoTokenizer.from_pretrained(os.fspath(folder)), codec)
 
     def _is_time(self, row: NDArray[np.int64]) -> NDArray[np.bool_]:
         first, last = (self.time_token_ids[0], self.time_token_ids[-1]) if self.time_token_ids else (0, -1)
