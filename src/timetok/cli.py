@@ -107,7 +107,6 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--vision", required=True, metavar="DIR|NAME", help="a CLIP folder, or a timm model at hand")
     convert.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     convert.add_argument("--base", metavar="DIR", help="the language model of a checkpoint that has none")
-    convert.add_argument("--num-time-tokens", type=_positive, metavar="T", help="to add where there are none")
     convert.set_defaults(run=_convert)
 
     commands.add_parser("info", help="versions and what is at hand").set_defaults(run=_info)
@@ -241,8 +240,7 @@ def _plan(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace) -> None:
     from timetok.lita.convert import convert
 
-    given = {"vision": options.vision, "out": options.out, "base": options.base}
-    convert(options.source, **given, num_time_tokens=options.num_time_tokens)
+    convert(options.source, vision=options.vision, out=options.out, base=options.base)
     print(f"model:    {options.out}")
 
 
