@@ -1,6 +1,7 @@
 """Video language models of the Hugging Face Hub, untrained and through their own processors; who answers a question."""
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -72,9 +73,8 @@ class HubLocalizer:
         With thousands of visual tokens each they are put one by one, without padding. There are no confidences.
         """
         answers, stops = [], sorted(self._constraint.stop_ids)
-        options: Any = {"eos_token_id": stops, "pad_token_id": stops[0], "max_new_tokens": max_new_tokens}
-        options["streamer"] = streamer
-        options |= {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}  # digits may repeat
+        options: Any = {"eos_token_id": stops, "pad_token_id": stops[0], "streamer": streamer, "do_sample": False}
+        options |= {"max_new_tokens": max_new_tokens, "num_beams": 1, "repetition_penalty": 1.0}  # digits may repeat
         for frames, question, duration in zip(clips, questions, durations, strict=True):
             inputs = self.prepare(frames, question, duration).to(self.model.device)
             length = inputs["input_ids"].shape[1]
@@ -187,11 +187,9 @@ def localize_all(
 def read_ahead(localizer: AnyLocalizer, videos: Iterable[Video]) -> Iterator[Future[Frames]]:
     """Frames of video after video, each read while the one before is in use; an error comes from ``result()``."""
     with ThreadPoolExecutor(1) as pool:
-        before: Future[Frames] | None = None
+        waiting: deque[Future[Frames]] = deque()
         for video in videos:
-            coming = pool.submit(localizer.read, video)
-            if before:
-                yield before
-            before = coming
-        if before:
-            yield before
+            waiting.append(pool.submit(localizer.read, video))
+            if len(waiting) > 1:
+                yield waiting.popleft()
+        yield from waiting

@@ -98,8 +98,7 @@ class Localizer:
     """A LITA model, put in evaluation mode, with the processor saved with it: ready to be asked."""
 
     def __init__(self, model: LitaForConditionalGeneration, processor: LitaProcessor) -> None:
-        self.model, self.processor, self.tt = model, processor, processor.tt
-        model.train(False)
+        self.model, self.processor, self.tt = model.train(False), processor, processor.tt
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str] | None = None, *, device: str = "cpu") -> Self:
@@ -122,7 +121,8 @@ class Localizer:
 
     def encode(self, frames: Frames) -> EncodedVideo:
         """One video as the language model reads it, to be asked about any number of times."""
-        return self.model.encode_video(self.processor.frame_transform(frames.data).to(self.model.device))
+        encoded: EncodedVideo = self.model.model.encode_video(pixels=self.processor.frame_transform(frames.data))
+        return encoded
 
     def check_question(self, question: str, *, max_new_tokens: int = 96) -> None:
         """Refuse, before any decoding, a question that `ask` would refuse."""

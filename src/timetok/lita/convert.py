@@ -213,13 +213,11 @@ def _describe(
     shared: _Json = {
         "num_frames": settings.get("num_video_frames", settings["num_frames"]),
         "num_time_tokens": num or 100,
-        "codec": "index" if num else "seconds",
-        "transform": asdict(transform) | {"image_size": encoder.image_size} | crop,
         "pooler": {"preset": f"lita-{settings['video_arch'].replace('_', '-')}"},
     }
-    if not (isinstance(shared["num_frames"], int) and shared["num_frames"] > 0):
-        raise ModelFolderError(f"num_frames: expected at least 1, got {shared['num_frames']!r}")
-    processor = LitaProcessor(tokenizer, grid=encoder.grid, lita_spacing=bool(num), system=VICUNA, **shared)
+    ours: _Json = {"codec": "index" if num else "seconds", "lita_spacing": bool(num), "system": VICUNA, **shared}
+    seen = asdict(transform) | {"image_size": encoder.image_size} | crop
+    processor = LitaProcessor(tokenizer, transform=seen, grid=encoder.grid, **ours)
     ids = list(processor.tt.time_token_ids)
     if settings["time_token_ids"] not in (None, [], ids):
         raise ModelFolderError(f"time_token_ids: they are not the tokenizer's, which start with {ids[:1]}")

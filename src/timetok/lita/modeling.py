@@ -3,14 +3,13 @@
 Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame, p patches, e vision width.
 """
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
-from timetok.adapter import EncodedVideo, VideoLM
+from timetok.adapter import VideoLM
 from timetok.lita.configuration import LitaConfig
 from timetok.pooling import SlowFastPooler
 from timetok.vision import FrameEncoder
@@ -79,10 +78,6 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def features(self, pixel_values_videos: Tensor) -> Tensor:
         """Frames → patch features, ``[m t c s s]`` → ``[m t p e]``."""
         return cast(Tensor, self.model.features(pixel_values_videos))
-
-    def encode_video(self, pixels: Tensor, prefix: Sequence[int] = ()) -> EncodedVideo:
-        """Frames ``[t c s s]`` of a video that many questions are about, as ``VideoLM.encode_video``."""
-        return cast(EncodedVideo, self.model.encode_video(prefix=prefix, pixels=pixels))
 
     def forward(
         self,
