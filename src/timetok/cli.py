@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from timetok import __version__
 from timetok.errors import ArgumentError, DataError, TimetokError
+from timetok.metrics import PROTOCOLS
 from timetok.timegrid import Span
 
 
@@ -67,10 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     localize = commands.add_parser("localize", help="ask when something happens in a video")
-    localize.add_argument("video", nargs="?", metavar="VIDEO", help="a video file")
+    about = localize.add_mutually_exclusive_group(required=True)
+    about.add_argument("video", nargs="?", metavar="VIDEO", help="a video file")
+    about.add_argument("--sample", action="store_true", help="use the bundled clip and its question")
+    about.add_argument("--input", metavar="FILE", help='JSON lines of {"video", "question"}; - is stdin')
     localize.add_argument("questions", nargs="*", metavar="QUESTION", help='such as "When is the red circle visible?"')
-    localize.add_argument("--sample", action="store_true", help="use the bundled clip and its question")
-    localize.add_argument("--input", metavar="FILE", help='instead: JSON lines of {"video", "question"}; - is stdin')
     localize.add_argument("--model", metavar="NAME|DIR", help="a downloaded video LM (default: one of shapes)")
     localize.add_argument("--json", action="store_true", help="print JSON lines")
     localize.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="questions put at once")
@@ -87,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score a model on annotated questions")
     evaluate.add_argument("model", metavar="MODEL", help="a downloaded video LM or a folder; 'tiny' is the bundled one")
     evaluate.add_argument("data", metavar="DATA", help="an evaluation file in LITA's layout, or a folder of them")
-    evaluate.add_argument("--protocol", default="lita-rtl", metavar="NAME")
+    evaluate.add_argument("--protocol", choices=PROTOCOLS, default="lita-rtl", help="default: %(default)s")
     evaluate.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     evaluate.add_argument("--json", metavar="FILE", help="write the report with every sample")
     evaluate.set_defaults(run=_evaluate)
@@ -164,8 +166,6 @@ def _localize(options: argparse.Namespace) -> None:
 
 def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Span | None]:
     """Videos with the questions about each, and the true answer if it is known."""
-    if options.sample + bool(options.video) + bool(options.input) != 1:
-        raise ArgumentError("VIDEO, QUESTION: give both, or --input FILE alone, or --sample alone")
     if options.video and not options.questions:
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
     if options.sample:
@@ -204,10 +204,6 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from timetok.metrics import PROTOCOLS
-
-    if options.protocol not in PROTOCOLS:
-        raise ArgumentError(f"--protocol: expected one of {', '.join(sorted(PROTOCOLS))}, got {options.protocol!r}")
     if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
         raise ArgumentError(f"--json: expected a file in an existing folder, got {options.json!r}")
     from timetok.atomic import write_json
