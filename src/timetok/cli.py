@@ -10,13 +10,11 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from timetok import __version__
@@ -125,16 +123,17 @@ def _localize(options: argparse.Namespace) -> None:
     for question in (question for _, questions in asked for question in questions):
         localizer.check_question(question)
     for (video, questions), coming in zip(asked, read_ahead(localizer, [video for video, _ in asked]), strict=True):
-        streamer = None
         try:
             frames = coming.result()
             if options.stream:
                 from transformers import TextStreamer
 
-                print(f"{'question:':9s} {questions[0]}\n{'answer:':9s} ", end="")
-                decoder: Any = SimpleNamespace(decode=partial(localizer.tt.decode, duration=frames.duration_seconds))
-                streamer = TextStreamer(decoder, skip_prompt=True)
-            answers = localize_all(frames, questions, localizer, batch_size=options.batch_size, streamer=streamer)
+                print(f"question: {questions[0]}\nanswer:   ", end="")
+                given = [localizer.encode(frames)], questions, [frames.duration_seconds]
+                streamer = TextStreamer(localizer.tt, skip_prompt=True, duration=frames.duration_seconds)
+                answers = localizer.ask(*given, streamer=streamer)
+            else:
+                answers = localize_all(frames, questions, localizer, batch_size=options.batch_size)
         except TimetokError as error:
             if not options.input:
                 raise
@@ -166,13 +165,13 @@ def _localize(options: argparse.Namespace) -> None:
 
 def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Span | None]:
     """Videos with the questions about each, and the true answer if it is known."""
-    if options.video and not options.questions:
-        raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
     if options.sample:
         from timetok.lita.answer import load_sample
 
         video, question, truth = load_sample()
         return [(video, [question])], truth
+    if options.video and not options.questions:
+        raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
     if options.video:
         return [(options.video, options.questions)], None
     lines = (sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")).split("\n")

@@ -159,18 +159,9 @@ def localize(video: Video, question: str, model: Model = None, *, max_new_tokens
 
 
 def localize_all(
-    video: Video,
-    questions: Sequence[str],
-    model: Model = None,
-    *,
-    max_new_tokens: int = 96,
-    batch_size: int = 8,
-    streamer: BaseStreamer | None = None,
+    video: Video, questions: Sequence[str], model: Model = None, *, max_new_tokens: int = 96, batch_size: int = 8
 ) -> list[Answer]:
-    """As `localize`, several questions about a video that is read and encoded once, ``batch_size`` put at a time.
-
-    ``streamer`` is as `Localizer.ask` has it.
-    """
+    """As `localize`, several questions about a video that is read and encoded once, ``batch_size`` put at a time."""
     if not isinstance(model, AnyLocalizer):
         config = find_folder(model) / "config.json"
         model = _loaded(config.parent, config.stat().st_mtime if config.exists() else 0.0)
@@ -180,7 +171,7 @@ def localize_all(
     encoded: Any = model.encode(frames)
     for group in (questions[k : k + batch_size] for k in range(0, len(questions), batch_size)):
         shown = [encoded] * len(group), group, [frames.duration_seconds] * len(group)
-        answers += model.ask(*shown, max_new_tokens=max_new_tokens, streamer=streamer)
+        answers += model.ask(*shown, max_new_tokens=max_new_tokens)
     return answers
 
 

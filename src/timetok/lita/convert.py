@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, normalizers
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoConfig, GenerationConfig, LlamaTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, LlamaTokenizer, PreTrainedTokenizerFast
 
 from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import ArgumentError, ModelFolderError
@@ -81,9 +81,10 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
     with telling_which(source):
         settings, text, files, delta = _find(Path(source), None if base is None else Path(base))
     with telling_which(vision):
-        layer, transform = settings["mm_vision_select_layer"], FrameTransform()
+        layer = settings["mm_vision_select_layer"]
         if Path(vision).is_dir():
             encoder = FrameEncoder.from_clip(vision, layer=layer)
+            transform = FrameTransform(encoder.image_size)
         else:
             transform = FrameTransform.of(os.fspath(vision))
             encoder = FrameEncoder(os.fspath(vision), image_size=transform.image_size, layer=layer, pretrained=True)
@@ -115,8 +116,6 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
         write_json(partial / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
         config.save_pretrained(partial)
         processor.save_pretrained(partial)
-        ends = {f"{name}_token_id": getattr(processor.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-        GenerationConfig(**ends).save_pretrained(partial)
 
 
 def _find(folder: Path, base: Path | None) -> tuple[_Json, _Json, list[Path], Path | None]:
@@ -180,8 +179,6 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder as `convert` says; its ids are the checkpoint's."""
     from sentencepiece import SentencePieceProcessor  # only here, and in the extra `train`
 
-    added = folder / "added_tokens.json"
-    stored = _read(added) if added.is_file() else {}
     loaded = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
     description = json.loads(loaded.backend_tokenizer.to_str())
     for token in description["added_tokens"]:
@@ -194,7 +191,8 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     pieces, probe = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")), f"  {VICUNA}\n  12 é"
     if pieces.encode(probe) != tokenizer.encode(probe, add_special_tokens=False):
         raise ModelFolderError("tokenizer.model: it normalises text, which Llama's does not")
-    for token, index in stored.items():
+    added = folder / "added_tokens.json"
+    for token, index in (_read(added) if added.is_file() else {}).items():
         if tokenizer.convert_tokens_to_ids(token) != index:
             raise ModelFolderError(f"{added.name}: {token!r} cannot have the id {index!r}")
     return tokenizer
@@ -216,8 +214,7 @@ def _describe(
         "pooler": {"preset": f"lita-{settings['video_arch'].replace('_', '-')}"},
     }
     ours: _Json = {"codec": "index" if num else "seconds", "lita_spacing": bool(num), "system": VICUNA, **shared}
-    seen = asdict(transform) | {"image_size": encoder.image_size} | crop
-    processor = LitaProcessor(tokenizer, transform=seen, grid=encoder.grid, **ours)
+    processor = LitaProcessor(tokenizer, transform=asdict(transform) | crop, grid=encoder.grid, **ours)
     ids = list(processor.tt.time_token_ids)
     if settings["time_token_ids"] not in (None, [], ids):
         raise ModelFolderError(f"time_token_ids: they are not the tokenizer's, which start with {ids[:1]}")

@@ -60,8 +60,8 @@ class LitaProcessor(ProcessorMixin):
         self.video_token, self.video_token_id = VIDEO_TOKEN, self.prompts.video_token_id
         super().__init__(tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
 
-    def prompt(self, question: str, *, duration_seconds: float | None = None, video: bool = True) -> str:
-        """One user turn in LITA's conversation format, ready for the answer; ``video`` puts the placeholder line first.
+    def prompt(self, question: str, *, duration_seconds: float | None = None) -> str:
+        """The first user turn in LITA's conversation format, ready for the answer.
 
         ``duration_seconds`` is told to models that answer in seconds of text, which could not know it. Raises
         PromptError where those are not told, or the question is empty or holds ``<video>`` or another control token,
@@ -70,8 +70,6 @@ class LitaProcessor(ProcessorMixin):
         Source: LITA's code (Vicuna v1 roles; the placeholder line first). The sentence is ours.
         """
         check_typed(question, self.tokenizer)
-        if not video:
-            return f"USER: {question} ASSISTANT:"
         if self.codec == "seconds":
             if duration_seconds is None:
                 raise PromptError("duration_seconds: needed where times are written as text")
@@ -80,8 +78,9 @@ class LitaProcessor(ProcessorMixin):
 
     def conversation(self, asked: Sequence[tuple[str, str]], duration_seconds: float) -> list[tuple[str, str]]:
         """Questions and answers about one video, trusted text → the ``turns`` of a row for ``VideoPrompts.collate``."""
-        prompts = [self.prompt(q, duration_seconds=duration_seconds, video=k == 0) for k, (q, _) in enumerate(asked)]
-        return [(prompt, f" {answer}") for prompt, (_, answer) in zip(prompts, asked, strict=True)]
+        first, *later = asked
+        begin = self.prompt(first[0], duration_seconds=duration_seconds), f" {first[1]}"
+        return [begin, *((f"USER: {question} ASSISTANT:", f" {answer}") for question, answer in later)]
 
     def read(self, video: Video) -> Frames:
         """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few."""
@@ -113,8 +112,7 @@ class LitaProcessor(ProcessorMixin):
         if return_tensors != "pt":
             raise ArgumentError(f"return_tensors: expected 'pt', got {return_tensors!r}")
         prompts = as_prompts(text, len(videos))
-        twice = [row for row, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
-        if twice:
+        if twice := [row for row, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]:
             raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")
         clips = [(told, *self._pixels(video)) for video, told in with_durations(videos, durations)]
         seconds = iter([own if told is None else told for told, _, own in clips])
