@@ -106,10 +106,9 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
     with replacing(out) as partial:
         partial.mkdir(parents=True)
         index: dict[str, str] = {}
-        for number, path in enumerate(tqdm([None, *files], "converting", unit="file"), start=1):
-            tensors = encoder.state_dict(prefix="model.vision.") if path is None else _tensors(path)
-            taken = tensors if path is None else [name for name in tensors if places.get(name) == path]
-            part = {name: _grown(tensors[name], rows.get(name), ids) for name in taken}
+        for number, path in enumerate(tqdm([None, *files], "converting", unit="file"), start=1):  # None: its eyes
+            found = encoder.state_dict(prefix="model.vision.") if path is None else _tensors(path)
+            part = {name: _grown(each, rows.get(name), ids) for name, each in found.items() if places.get(name) == path}
             file = f"model-{number:05d}-of-{len(files) + 1:05d}.safetensors"
             save_file(part, partial / file, metadata={"format": "pt"})
             index |= dict.fromkeys(part, file)
