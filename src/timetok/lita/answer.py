@@ -144,8 +144,7 @@ class Localizer:
         transformers has it.
         """
         batch = self._batch(questions, durations, max_new_tokens, videos)
-        first = videos[0]
-        if len(videos) > 1 and isinstance(first, EncodedVideo) and all(video is first for video in videos):
+        if len(videos) > 1 and len(set(videos)) == 1 and isinstance(first := videos[0], EncodedVideo):
             begins = self.processor.prompts([f"USER: {VIDEO_TOKEN}"], videos=[first])["input_ids"][0]
             batch["video_features"] = [remember(self.model.model, first.tokens, begins.tolist())] * len(videos)
         greedy: Any = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_logits": True}
@@ -153,8 +152,7 @@ class Localizer:
         new = output.sequences[:, batch["input_ids"].shape[1] :]
         steps = zip(output.logits, new.T, strict=True)
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
-        rows = zip(new.tolist(), chosen.tolist(), durations, strict=True)
-        return [self._answer(*row) for row in rows]
+        return list(map(self._answer, new.tolist(), chosen.tolist(), durations))
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, videos: Sequence[Any] = ()

@@ -1,7 +1,4 @@
-"""Checkpoints of the original LITA, of LLaVA-1.5 and of VILA → a LITA folder, file by file.
-
-Shapes: v vocabulary, d language width.
-"""
+"""LITA's, LLaVA-1.5's and VILA's checkpoints → a LITA folder, file by file. Shapes: v vocabulary, d language width."""
 
 import json
 import os
@@ -244,8 +241,7 @@ def _grown(tensor: Tensor, rows: Tensor | None, ids: list[int]) -> Tensor:
 
 def _places(config: LitaConfig, held: dict[str, tuple[Path, Tensor]]) -> dict[str, Path]:
     """The file of each tensor that the model has, but for its eyes; refuse too many, too few, or of other sizes."""
-    layers = config.text_config.num_hidden_layers
-    if layers > len(held):  # building a billion would never end
+    if (layers := config.text_config.num_hidden_layers) > len(held):  # building a billion would never end
         raise ModelFolderError(f"num_hidden_layers: {layers} are more than there are weights")
     with torch.device("meta"):
         model = LitaForConditionalGeneration(config)
