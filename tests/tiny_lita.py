@@ -70,10 +70,8 @@ def build(
         LitaConfig(
             text_config={"initializer_range": 0.2} | text | ids | length,
             vision=vision,
-            transform=transform,
             num_frames=NUM_FRAMES,
             num_time_tokens=count,
-            codec=codec,
             time_token_ids=list(processor.tt.time_token_ids),
             video_token_id=processor.video_token_id,
             **(ids | config),

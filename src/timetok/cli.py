@@ -10,17 +10,16 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from timetok import __version__
 from timetok.errors import ArgumentError, DataError, TimetokError
+from timetok.metrics import PROTOCOLS
 from timetok.timegrid import Span
 
 
@@ -67,10 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     localize = commands.add_parser("localize", help="ask when something happens in a video")
-    localize.add_argument("video", nargs="?", metavar="VIDEO", help="a video file")
+    about = localize.add_mutually_exclusive_group(required=True)
+    about.add_argument("video", nargs="?", metavar="VIDEO", help="a video file")
+    about.add_argument("--sample", action="store_true", help="use the bundled clip and its question")
+    about.add_argument("--input", metavar="FILE", help='JSON lines of {"video", "question"}; - is stdin')
     localize.add_argument("questions", nargs="*", metavar="QUESTION", help='such as "When is the red circle visible?"')
-    localize.add_argument("--sample", action="store_true", help="use the bundled clip and its question")
-    localize.add_argument("--input", metavar="FILE", help='instead: JSON lines of {"video", "question"}; - is stdin')
     localize.add_argument("--model", metavar="NAME|DIR", help="a downloaded video LM (default: one of shapes)")
     localize.add_argument("--json", action="store_true", help="print JSON lines")
     localize.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="questions put at once")
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score a model on annotated questions")
     evaluate.add_argument("model", metavar="MODEL", help="a downloaded video LM or a folder; 'tiny' is the bundled one")
     evaluate.add_argument("data", metavar="DATA", help="an evaluation file in LITA's layout, or a folder of them")
-    evaluate.add_argument("--protocol", default="lita-rtl", metavar="NAME")
+    evaluate.add_argument("--protocol", choices=PROTOCOLS, default="lita-rtl", help="default: %(default)s")
     evaluate.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     evaluate.add_argument("--json", metavar="FILE", help="write the report with every sample")
     evaluate.set_defaults(run=_evaluate)
@@ -107,7 +107,6 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--vision", required=True, metavar="DIR|NAME", help="a CLIP folder, or a timm model at hand")
     convert.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     convert.add_argument("--base", metavar="DIR", help="the language model of a checkpoint that has none")
-    convert.add_argument("--num-time-tokens", type=_positive, metavar="T", help="to add where there are none")
     convert.set_defaults(run=_convert)
 
     commands.add_parser("info", help="versions and what is at hand").set_defaults(run=_info)
@@ -124,16 +123,17 @@ def _localize(options: argparse.Namespace) -> None:
     for question in (question for _, questions in asked for question in questions):
         localizer.check_question(question)
     for (video, questions), coming in zip(asked, read_ahead(localizer, [video for video, _ in asked]), strict=True):
-        streamer = None
         try:
             frames = coming.result()
             if options.stream:
                 from transformers import TextStreamer
 
-                print(f"{'question:':9s} {questions[0]}\n{'answer:':9s} ", end="")
-                decoder: Any = SimpleNamespace(decode=partial(localizer.tt.decode, duration=frames.duration_seconds))
-                streamer = TextStreamer(decoder, skip_prompt=True)
-            answers = localize_all(frames, questions, localizer, batch_size=options.batch_size, streamer=streamer)
+                print(f"question: {questions[0]}\nanswer:   ", end="")
+                given = [localizer.encode(frames)], questions, [frames.duration_seconds]
+                streamer = TextStreamer(localizer.tt, skip_prompt=True, duration=frames.duration_seconds)
+                answers = localizer.ask(*given, streamer=streamer)
+            else:
+                answers = localize_all(frames, questions, localizer, batch_size=options.batch_size)
         except TimetokError as error:
             if not options.input:
                 raise
@@ -164,15 +164,13 @@ def _localize(options: argparse.Namespace) -> None:
 
 def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Span | None]:
     """Videos with the questions about each, and the true answer if it is known."""
-    if options.sample + bool(options.video) + bool(options.input) != 1:
-        raise ArgumentError("VIDEO, QUESTION: give both, or --input FILE alone, or --sample alone")
-    if options.video and not options.questions:
-        raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
     if options.sample:
         from timetok.lita.answer import load_sample
 
         video, question, truth = load_sample()
         return [(video, [question])], truth
+    if options.video and not options.questions:
+        raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
     if options.video:
         return [(options.video, options.questions)], None
     lines = (sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")).split("\n")
@@ -204,10 +202,6 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from timetok.metrics import PROTOCOLS
-
-    if options.protocol not in PROTOCOLS:
-        raise ArgumentError(f"--protocol: expected one of {', '.join(sorted(PROTOCOLS))}, got {options.protocol!r}")
     if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
         raise ArgumentError(f"--json: expected a file in an existing folder, got {options.json!r}")
     from timetok.atomic import write_json
@@ -240,8 +234,7 @@ def _plan(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace) -> None:
     from timetok.lita.convert import convert
 
-    given = {"vision": options.vision, "out": options.out, "base": options.base}
-    convert(options.source, **given, num_time_tokens=options.num_time_tokens)
+    convert(options.source, vision=options.vision, out=options.out, base=options.base)
     print(f"model:    {options.out}")
 
 

@@ -1,6 +1,7 @@
 """Video language models of the Hugging Face Hub, untrained and through their own processors; who answers a question."""
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -72,9 +73,8 @@ class HubLocalizer:
         With thousands of visual tokens each they are put one by one, without padding. There are no confidences.
         """
         answers, stops = [], sorted(self._constraint.stop_ids)
-        options: Any = {"eos_token_id": stops, "pad_token_id": stops[0], "max_new_tokens": max_new_tokens}
-        options["streamer"] = streamer
-        options |= {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}  # digits may repeat
+        options: Any = {"eos_token_id": stops, "pad_token_id": stops[0], "streamer": streamer, "do_sample": False}
+        options |= {"max_new_tokens": max_new_tokens, "num_beams": 1, "repetition_penalty": 1.0}  # digits may repeat
         for frames, question, duration in zip(clips, questions, durations, strict=True):
             inputs = self.prepare(frames, question, duration).to(self.model.device)
             length = inputs["input_ids"].shape[1]
@@ -159,18 +159,9 @@ def localize(video: Video, question: str, model: Model = None, *, max_new_tokens
 
 
 def localize_all(
-    video: Video,
-    questions: Sequence[str],
-    model: Model = None,
-    *,
-    max_new_tokens: int = 96,
-    batch_size: int = 8,
-    streamer: BaseStreamer | None = None,
+    video: Video, questions: Sequence[str], model: Model = None, *, max_new_tokens: int = 96, batch_size: int = 8
 ) -> list[Answer]:
-    """As `localize`, several questions about a video that is read and encoded once, ``batch_size`` put at a time.
-
-    ``streamer`` is as `Localizer.ask` has it.
-    """
+    """As `localize`, several questions about a video that is read and encoded once, ``batch_size`` put at a time."""
     if not isinstance(model, AnyLocalizer):
         config = find_folder(model) / "config.json"
         model = _loaded(config.parent, config.stat().st_mtime if config.exists() else 0.0)
@@ -180,18 +171,16 @@ def localize_all(
     encoded: Any = model.encode(frames)
     for group in (questions[k : k + batch_size] for k in range(0, len(questions), batch_size)):
         shown = [encoded] * len(group), group, [frames.duration_seconds] * len(group)
-        answers += model.ask(*shown, max_new_tokens=max_new_tokens, streamer=streamer)
+        answers += model.ask(*shown, max_new_tokens=max_new_tokens)
     return answers
 
 
 def read_ahead(localizer: AnyLocalizer, videos: Iterable[Video]) -> Iterator[Future[Frames]]:
     """Frames of video after video, each read while the one before is in use; an error comes from ``result()``."""
     with ThreadPoolExecutor(1) as pool:
-        before: Future[Frames] | None = None
+        waiting: deque[Future[Frames]] = deque()
         for video in videos:
-            coming = pool.submit(localizer.read, video)
-            if before:
-                yield before
-            before = coming
-        if before:
-            yield before
+            waiting.append(pool.submit(localizer.read, video))
+            if len(waiting) > 1:
+                yield waiting.popleft()
+        yield from waiting

@@ -17,8 +17,8 @@ from tiny_lita import LLAMA, NUM_FRAMES, QWEN2, RESNET, VIT, build, noise
 PROMPT = "USER: <video>\nWhen is the red circle visible? ASSISTANT:"
 LONGER = "USER: <video>\nWhen is the blue square visible after the red circle has left? ASSISTANT:"
 UNTIED = LLAMA | {"tie_word_embeddings": False}
-OUR_KEYS = {"vision", "transform", "pooler", "projector", "order", "num_frames", "num_time_tokens", "codec"}
-OUR_KEYS |= {"time_token_ids", "video_token_id", "time_markers", "tie_word_embeddings"}
+OUR_KEYS = {"vision", "pooler", "projector", "order", "num_frames", "num_time_tokens", "time_token_ids"}
+OUR_KEYS |= {"video_token_id", "time_markers", "tie_word_embeddings"}
 # A Swin holds buffers that are in no file and must be computed again after loading.
 SWIN: dict[str, Any] = {
     "name": "swin_tiny_patch4_window7_224",

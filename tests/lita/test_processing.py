@@ -134,7 +134,8 @@ def test_a_question_without_text_is_refused(processor: LitaProcessor, question: 
 
 def test_prompts_have_litas_form(processor: LitaProcessor) -> None:
     assert processor.prompt("When?") == "USER: <video>\nWhen? ASSISTANT:"
-    assert processor.prompt("And then?", video=False) == "USER: And then? ASSISTANT:"
+    turns = processor.conversation([("When?", "<1.0>"), ("And then?", "Later.")], 2.0)
+    assert turns == [("USER: <video>\nWhen? ASSISTANT:", " <1.0>"), ("USER: And then? ASSISTANT:", " Later.")]
 
 
 def test_a_seconds_model_is_told_the_duration() -> None:

@@ -78,9 +78,8 @@ def telling_which(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 def load_weights(kind: Any, folder: str | os.PathLike[str], **hf_kwargs: Any) -> Any:
     """``kind.from_pretrained`` of a folder's safetensors; ModelFolderError where some are missing or do not fit."""
-    options: Any = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-    options["ignore_mismatched_sizes"] = True  # to name them in one line
-    model, info = kind.from_pretrained(folder, **options, **hf_kwargs)
+    told: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # to name them in one line
+    model, info = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **told, **hf_kwargs)
     if wrong := [*info["missing_keys"], *info["mismatched_keys"]]:  # now random numbers
         raise ModelFolderError(f"{len(wrong)} weights are missing or of another size, such as {wrong[0]}")
     return model
@@ -98,8 +97,7 @@ class Localizer:
     """A LITA model, put in evaluation mode, with the processor saved with it: ready to be asked."""
 
     def __init__(self, model: LitaForConditionalGeneration, processor: LitaProcessor) -> None:
-        self.model, self.processor, self.tt = model, processor, processor.tt
-        model.train(False)
+        self.model, self.processor, self.tt = model.train(False), processor, processor.tt
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str] | None = None, *, device: str = "cpu") -> Self:
@@ -122,7 +120,8 @@ class Localizer:
 
     def encode(self, frames: Frames) -> EncodedVideo:
         """One video as the language model reads it, to be asked about any number of times."""
-        return self.model.encode_video(self.processor.frame_transform(frames.data).to(self.model.device))
+        encoded: EncodedVideo = self.model.model.encode_video(pixels=self.processor.frame_transform(frames.data))
+        return encoded
 
     def check_question(self, question: str, *, max_new_tokens: int = 96) -> None:
         """Refuse, before any decoding, a question that `ask` would refuse."""
@@ -145,8 +144,7 @@ class Localizer:
         transformers has it.
         """
         batch = self._batch(questions, durations, max_new_tokens, videos)
-        first = videos[0]
-        if len(videos) > 1 and isinstance(first, EncodedVideo) and all(video is first for video in videos):
+        if len(videos) > 1 and len(set(videos)) == 1 and isinstance(first := videos[0], EncodedVideo):
             begins = self.processor.prompts([f"USER: {VIDEO_TOKEN}"], videos=[first])["input_ids"][0]
             batch["video_features"] = [remember(self.model.model, first.tokens, begins.tolist())] * len(videos)
         greedy: Any = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_logits": True}
@@ -154,8 +152,7 @@ class Localizer:
         new = output.sequences[:, batch["input_ids"].shape[1] :]
         steps = zip(output.logits, new.T, strict=True)
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
-        rows = zip(new.tolist(), chosen.tolist(), durations, strict=True)
-        return [self._answer(*row) for row in rows]
+        return list(map(self._answer, new.tolist(), chosen.tolist(), durations))
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, videos: Sequence[Any] = ()

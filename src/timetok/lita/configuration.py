@@ -10,11 +10,10 @@ class LitaConfig(PreTrainedConfig):
 
     Attributes:
         text_config: Configuration of the causal LM; a dict with ``model_type`` or a config object.
-        vision: Arguments of ``FrameEncoder``, as ``transform`` are of ``FrameTransform``, ``pooler`` of
-            ``SlowFastPooler``, and what is not named here of ``VideoLM``.
+        vision: Arguments of ``FrameEncoder``, as ``pooler`` are of ``SlowFastPooler``, and what is not named here of
+            ``VideoLM``.
         num_frames: Frames read from each video.
-        num_time_tokens: T, the marks a duration is divided by.
-        codec: How moments are written: ``"index"`` tokens or ``"seconds"`` as text, without ``time_token_ids``.
+        num_time_tokens: T, the marks a duration is divided by; ``time_token_ids`` are none where moments are text.
         tie_word_embeddings: Always that of ``text_config``; what is passed here is ignored.
 
     Source: arXiv 2403.19046; keys ``num_time_tokens``, ``time_token_ids`` and ``num_frames`` as in its code.
@@ -27,14 +26,12 @@ class LitaConfig(PreTrainedConfig):
     sub_configs = {"text_config": AutoConfig}  # noqa: RUF012  # hands dtype and attn_implementation on to the LM
 
     text_config: Any = None
-    vision: Any = None  # a dict once built, as are the next two
-    transform: Any = None
+    vision: Any = None  # a dict once built, as is the next one
     pooler: Any = None
     projector: Any = "linear"
     order: Any = "pool-first"
     num_frames: int = 100
     num_time_tokens: int = 100
-    codec: str = "index"
     time_token_ids: Any = None
     video_token_id: int = -1
     time_markers: bool = False
@@ -46,7 +43,6 @@ class LitaConfig(PreTrainedConfig):
             text = dict(self.text_config or {})
             self.text_config = AutoConfig.for_model(text.pop("model_type", "llama"), **text)
         self.vision = dict(self.vision or {"name": "vit_large_patch14_clip_quickgelu_224", "layer": -2})
-        self.transform = dict(self.transform or {})
         self.pooler = dict(self.pooler or {})
         self.time_token_ids = list(self.time_token_ids or [])
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)

@@ -1,7 +1,4 @@
-"""Checkpoints of the original LITA, of LLaVA-1.5 and of VILA → a LITA folder, file by file.
-
-Shapes: v vocabulary, d language width.
-"""
+"""LITA's, LLaVA-1.5's and VILA's checkpoints → a LITA folder, file by file. Shapes: v vocabulary, d language width."""
 
 import json
 import os
@@ -16,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, normalizers
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoConfig, GenerationConfig, LlamaTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, LlamaTokenizer, PreTrainedTokenizerFast
 
 from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import ArgumentError, ModelFolderError
@@ -43,7 +40,7 @@ _CAN: dict[str, tuple[Any, ...]] = {
     "input_type": ("video",),
 }
 _OTHERS = {"mm_vision_select_layer": -2, "num_time_tokens": None, "time_token_ids": None, "num_frames": 100}
-_WEIGHTS = {"model.safetensors.index.json": "model*.safetensors", "pytorch_model.bin.index.json": "pytorch_model*.bin"}
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _TABLES = ("model.lm.model.embed_tokens.weight", "model.lm.lm_head.weight")
 _PROJECTOR = re.compile(r"^(?:model\.)?mm_projector\.|^layers\.")  # "layers" is VILA's
 _UNUSED = re.compile(r"model\.vision_tower\.|.*\.rotary_emb\.inv_freq$")  # another's is used; computed
@@ -53,9 +50,7 @@ Folder = str | os.PathLike[str]
 _Json = dict[str, Any]
 
 
-def convert(
-    source: Folder, *, vision: Folder, out: Folder, base: Folder | None = None, num_time_tokens: int | None = None
-) -> None:
+def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None = None) -> None:
     """Turn a checkpoint in a published layout into a folder for ``from_pretrained`` and `Localizer`.
 
     Weights keep their numbers and dtype. Of pickles only tensors are read, files are held one at a time, and the
@@ -64,14 +59,13 @@ def convert(
 
     Args:
         source: LITA's layout (``model_type`` ``"lita"``), LLaVA-1.5's (``"llava"``, ``"llava_llama"``) or VILA's (an
-            ``llm`` and an ``mm_projector`` inside). Where it names no ``video_arch``, that of the published LITA.
+            ``llm`` and an ``mm_projector`` inside). Where it names no ``video_arch``, that of the published LITA; where
+            it has no time tokens, the model writes seconds as text.
         vision: A CLIP folder of Hugging Face, or the name of a timm model whose weights timm has at hand.
         out: A new or empty folder, else ArgumentError is raised.
         base: A plain language model, for a ``source`` with an ``mm_projector.bin`` alone: the projector, and the time
             tokens' rows of ``embed_tokens`` and ``lm_head``, or whole tables, of which these rows are taken by id.
             It follows LLaVA's; no published LITA of this kind could be tried.
-        num_time_tokens: Time tokens for a model that has none, with rows drawn at random, to be trained. If None,
-            such a model writes seconds as text.
 
     Raises:
         ModelFolderError: A file is missing, damaged, or not what can be converted; nothing was written.
@@ -83,40 +77,41 @@ def convert(
         raise ArgumentError(f"out: expected a new or empty folder, got {os.fspath(out)!r}")
     with telling_which(source):
         settings, text, files, delta = _find(Path(source), None if base is None else Path(base))
-        if num_time_tokens and settings["num_time_tokens"]:
-            raise ModelFolderError(f"num_time_tokens: it has {settings['num_time_tokens']} already; leave it out")
-        settings["num_time_tokens"] = settings["num_time_tokens"] or num_time_tokens
-    held: dict[str, tuple[Path, Tensor]] = {}
-    for path in files:
-        found = _tensors(path, check=True).items()
-        held |= {name: (path, tensor.to("meta")) for name, tensor in found if path != delta or name not in _TABLES}
     with telling_which(vision):
-        layer, transform = settings["mm_vision_select_layer"], FrameTransform()
+        layer = settings["mm_vision_select_layer"]
         if Path(vision).is_dir():
             encoder = FrameEncoder.from_clip(vision, layer=layer)
+            transform = FrameTransform(encoder.image_size)
         else:
             transform = FrameTransform.of(os.fspath(vision))
             encoder = FrameEncoder(os.fspath(vision), image_size=transform.image_size, layer=layer, pretrained=True)
     with telling_which(source):
         words = Path(source) if (Path(source) / "tokenizer.model").is_file() else files[0].parent
         processor, config = _describe(settings, text, _tokenizer(words), encoder, transform)
-        rows = _new_rows(delta, config, len(held[_TABLES[0]][1])) if delta or num_time_tokens else {}
-        places = _places(config, held, rows)
+    ids = config.time_token_ids
+    rows = _rows(delta, ids) if delta and ids else {}
+    held: dict[str, tuple[Path, Tensor]] = {}
+    for path in files:
+        for name, tensor in _tensors(path, check=True).items():
+            if path == delta and name in _TABLES:
+                continue
+            if name in held:
+                raise ModelFolderError(f"model: {os.fspath(path)!r} holds {name}, as {held[name][0].name} does")
+            held[name] = path, _grown(tensor.to("meta"), rows.get(name), ids)
+    with telling_which(source):
+        places = _places(config, held)
     with replacing(out) as partial:
         partial.mkdir(parents=True)
         index: dict[str, str] = {}
-        for number, path in enumerate(tqdm([None, *files], "converting", unit="file"), start=1):
-            tensors = encoder.state_dict(prefix="model.vision.") if path is None else _tensors(path)
-            taken = tensors if path is None else [name for name in tensors if places.get(name) == path]
-            part = {name: _grown(tensors[name], rows.get(name), config) for name in taken}
+        for number, path in enumerate(tqdm([None, *files], "converting", unit="file"), start=1):  # None: its eyes
+            found = encoder.state_dict(prefix="model.vision.") if path is None else _tensors(path)
+            part = {name: _grown(each, rows.get(name), ids) for name, each in found.items() if places.get(name) == path}
             file = f"model-{number:05d}-of-{len(files) + 1:05d}.safetensors"
             save_file(part, partial / file, metadata={"format": "pt"})
             index |= dict.fromkeys(part, file)
-        write_json(partial / next(iter(_WEIGHTS)), {"metadata": {}, "weight_map": index})
+        write_json(partial / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
         config.save_pretrained(partial)
         processor.save_pretrained(partial)
-        ids = {f"{name}_token_id": getattr(processor.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-        GenerationConfig(**ids).save_pretrained(partial)
 
 
 def _find(folder: Path, base: Path | None) -> tuple[_Json, _Json, list[Path], Path | None]:
@@ -152,18 +147,8 @@ def _read(path: Path) -> _Json:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files of a folder's weights; those that an index names must lie beside it."""
-    for index, pattern in _WEIGHTS.items():
-        if (folder / index).is_file():
-            by_name = _read(folder / index).get("weight_map")
-            files = sorted(set(map(str, by_name.values()))) if isinstance(by_name, dict) else [""]
-            for file in files:
-                if Path(file).name != file or not (folder / file).is_file():
-                    raise ModelFolderError(f"{index}: expected names of files beside it, got {file!r}")
-            return [folder / file for file in files]
-        if found := sorted(folder.glob(pattern)):
-            return found
-    return []
+    """The files of a folder's weights, which say what they hold: an index is not read."""
+    return next(filter(None, (sorted(folder.glob(pattern)) for pattern in _WEIGHTS)), [])
 
 
 def _tensors(path: Path, *, check: bool = False) -> dict[str, Tensor]:
@@ -190,8 +175,6 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder as `convert` says; its ids are the checkpoint's."""
     from sentencepiece import SentencePieceProcessor  # only here, and in the extra `train`
 
-    names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-    read = {name: _read(folder / name) for name in names if (folder / name).is_file()}  # or no name would be told
     loaded = LlamaTokenizer.from_pretrained(folder, local_files_only=True)
     description = json.loads(loaded.backend_tokenizer.to_str())
     for token in description["added_tokens"]:
@@ -204,9 +187,10 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     pieces, probe = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")), f"  {VICUNA}\n  12 é"
     if pieces.encode(probe) != tokenizer.encode(probe, add_special_tokens=False):
         raise ModelFolderError("tokenizer.model: it normalises text, which Llama's does not")
-    for token, index in read.get("added_tokens.json", {}).items():
+    added = folder / "added_tokens.json"
+    for token, index in (_read(added) if added.is_file() else {}).items():
         if tokenizer.convert_tokens_to_ids(token) != index:
-            raise ModelFolderError(f"added_tokens.json: {token!r} cannot have the id {index!r}")
+            raise ModelFolderError(f"{added.name}: {token!r} cannot have the id {index!r}")
     return tokenizer
 
 
@@ -223,13 +207,10 @@ def _describe(
     shared: _Json = {
         "num_frames": settings.get("num_video_frames", settings["num_frames"]),
         "num_time_tokens": num or 100,
-        "codec": "index" if num else "seconds",
-        "transform": asdict(transform) | {"image_size": encoder.image_size} | crop,
         "pooler": {"preset": f"lita-{settings['video_arch'].replace('_', '-')}"},
     }
-    if not (isinstance(shared["num_frames"], int) and shared["num_frames"] > 0):
-        raise ModelFolderError(f"num_frames: expected at least 1, got {shared['num_frames']!r}")
-    processor = LitaProcessor(tokenizer, grid=encoder.grid, lita_spacing=bool(num), system=VICUNA, **shared)
+    ours: _Json = {"codec": "index" if num else "seconds", "lita_spacing": bool(num), "system": VICUNA, **shared}
+    processor = LitaProcessor(tokenizer, transform=asdict(transform) | crop, grid=encoder.grid, **ours)
     ids = list(processor.tt.time_token_ids)
     if settings["time_token_ids"] not in (None, [], ids):
         raise ModelFolderError(f"time_token_ids: they are not the tokenizer's, which start with {ids[:1]}")
@@ -245,47 +226,30 @@ def _describe(
     )
 
 
-def _new_rows(delta: Path | None, config: LitaConfig, num_rows: int) -> dict[str, Tensor]:
-    """The rows of the time tokens for each table ``[v d]``, which has ``num_rows``, from a delta or else drawn."""
-    ids, text = config.time_token_ids, config.text_config
-    text.vocab_size = max([num_rows, *(index + 1 for index in ids)])
-    names, shape = _TABLES[: 1 if config.tie_word_embeddings else 2], [len(ids), text.hidden_size]
-    if delta is None:
-        return {name: text.initializer_range * torch.randn(shape) for name in names}
-    held, rows = _tensors(delta), {}
-    for name in names if ids else ():
-        found = held.get(name, torch.empty(0))
-        rows[name] = found if len(found) == len(ids) else found[ids[0] : ids[-1] + 1]
-        if list(rows[name].shape) != shape:
-            raise ModelFolderError(f"{delta.name}: {name}: expected the time tokens' {shape}, got {list(found.shape)}")
-    return rows
+def _rows(delta: Path, ids: list[int]) -> dict[str, Tensor]:
+    """The time tokens' rows of each table ``[v d]`` that a delta holds, whole or these rows alone."""
+    tables = {name: table for name, table in _tensors(delta).items() if name in _TABLES}
+    return {name: table if len(table) == len(ids) else table[ids[0] : ids[-1] + 1] for name, table in tables.items()}
 
 
-def _places(config: LitaConfig, held: dict[str, tuple[Path, Tensor]], rows: dict[str, Tensor]) -> dict[str, Path]:
+def _grown(tensor: Tensor, rows: Tensor | None, ids: list[int]) -> Tensor:
+    """A table ``[v d]`` with the ``rows`` of time tokens in their places, if any; other tensors are given back."""
+    if rows is None:
+        return tensor.contiguous()
+    return torch.cat([tensor[: ids[0]], rows.to(tensor), tensor[ids[-1] + 1 :]])
+
+
+def _places(config: LitaConfig, held: dict[str, tuple[Path, Tensor]]) -> dict[str, Path]:
     """The file of each tensor that the model has, but for its eyes; refuse too many, too few, or of other sizes."""
-    text = config.text_config
-    if text.num_hidden_layers > len(held):  # building a billion would never end
-        raise ModelFolderError(f"num_hidden_layers: {text.num_hidden_layers} are more than there are weights")
+    if (layers := config.text_config.num_hidden_layers) > len(held):  # building a billion would never end
+        raise ModelFolderError(f"num_hidden_layers: {layers} are more than there are weights")
     with torch.device("meta"):
         model = LitaForConditionalGeneration(config)
     not_read: Any = {*model.all_tied_weights_keys, *(f"model.vision.{name}" for name in model.vision.state_dict())}
     wanted = {name: list(each.shape) for name, each in model.state_dict().items() if name not in not_read}
-    shapes = {name: list(tensor.shape) for name, (_, tensor) in held.items() if name not in not_read}
-    for name in rows:
-        if config.time_token_ids[0] <= shapes[name][0] < text.vocab_size:
-            shapes[name][0] = text.vocab_size  # it will grow
-    if wrong := [name for name in wanted | shapes if wanted.get(name) != shapes.get(name)]:
-        expected, got = wanted.get(wrong[0], "none"), shapes.get(wrong[0], "none")
+    found = {name: list(each.shape) for name, (_, each) in held.items() if name not in not_read}
+    if wrong := [name for name in wanted | found if wanted.get(name) != found.get(name)]:
+        expected, got = wanted.get(wrong[0], "none"), found.get(wrong[0], "none")
         raise ModelFolderError(f"{len(wrong)} weights do not fit, such as {wrong[0]}: expected {expected}, got {got}")
     config.dtype = held[_TABLES[0]][1].dtype
     return {name: held[name][0] for name in wanted}
-
-
-def _grown(table: Tensor, rows: Tensor | None, config: LitaConfig) -> Tensor:
-    """Where there are ``rows`` of time tokens, a table with a row for every id; other tensors are given back."""
-    if rows is None:
-        return table.contiguous()
-    ids, size = config.time_token_ids, config.text_config.vocab_size
-    grown = torch.cat([table, table.new_zeros(size - len(table), table.shape[1])])
-    grown[ids[0] : ids[-1] + 1] = rows
-    return grown

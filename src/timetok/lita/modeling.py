@@ -3,23 +3,16 @@
 Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame, p patches, e vision width.
 """
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
-from timetok.adapter import EncodedVideo, VideoLM
+from timetok.adapter import VideoLM
 from timetok.lita.configuration import LitaConfig
 from timetok.pooling import SlowFastPooler
 from timetok.vision import FrameEncoder
-
-# What transformers asks of the outer model about the LM inside it, which it looks for among direct children only.
-_ASKED_OF_THE_LM = (
-    "_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict",
-    "_keys_to_ignore_on_load_missing", "_keys_to_ignore_on_load_unexpected",
-)  # fmt: skip
 
 
 class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -52,8 +45,10 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             time_markers=config.time_markers,
             vision=vision,
         )
-        for name in _ASKED_OF_THE_LM:
-            setattr(self, name, getattr(lm, name, None))
+        # transformers asks the outer model about the LM inside it, and looks among direct children only
+        asked = "_no_split_modules", "_skip_keys", "_keep_in_fp32_modules", "_keys_to_ignore_on_load"
+        for name in (name for name in dir(lm) if name.startswith(asked)):
+            setattr(self, name, getattr(lm, name))
         self._tied_weights_keys = {f"model.lm.{k}": f"model.lm.{v}" for k, v in lm.all_tied_weights_keys.items()}
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -62,10 +57,6 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         compute = getattr(module, "init_non_persistent_buffers", None)
         if callable(compute):  # timm's name for what no file holds: after loading, it must be computed again
             compute()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The language model's token embedding."""
-        return cast(nn.Module, self.model.lm.get_input_embeddings())
 
     def get_output_embeddings(self) -> nn.Module:
         """The language model's head."""
@@ -79,10 +70,6 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def features(self, pixel_values_videos: Tensor) -> Tensor:
         """Frames → patch features, ``[m t c s s]`` → ``[m t p e]``."""
         return cast(Tensor, self.model.features(pixel_values_videos))
-
-    def encode_video(self, pixels: Tensor, prefix: Sequence[int] = ()) -> EncodedVideo:
-        """Frames ``[t c s s]`` of a video that many questions are about, as ``VideoLM.encode_video``."""
-        return cast(EncodedVideo, self.model.encode_video(prefix=prefix, pixels=pixels))
 
     def forward(
         self,

@@ -28,10 +28,12 @@ Array = torch.Tensor | NDArray[np.uint8]
 class LitaProcessor(ProcessorMixin):
     """Reads videos, resizes frames, expands placeholders, tokenises; parses answers.
 
-    Time tokens and ``<video>`` are added to any Hugging Face tokenizer where missing. ``grid`` are patch rows and
-    columns of the encoder, ``lita_spacing`` is as in ``TimeTokenizer``, ``system`` the sentences in front of the first
-    question, ``chat_template`` is transformers', and the other arguments are as in ``LitaConfig``.
-    ``prompts`` takes features in place of videos, ``frame_transform`` is the resizing in front of the encoder.
+    Time tokens and ``<video>`` are added to any Hugging Face tokenizer where missing. ``codec`` writes moments as
+    ``"index"`` tokens or ``"seconds"`` of text, ``transform`` are arguments of ``FrameTransform``, ``grid`` patch rows
+    and columns of the encoder, ``lita_spacing`` is as in ``TimeTokenizer``, ``system`` the sentences in front of the
+    first question, ``chat_template`` is transformers', and the other arguments are as in ``LitaConfig``.
+    ``prompts`` takes features in place of videos, ``frame_transform`` is the resizing in front of the encoder,
+    ``num_video_tokens`` are the visual tokens of one video.
     """
 
     def __init__(
@@ -52,18 +54,14 @@ class LitaProcessor(ProcessorMixin):
         self.transform, self.pooler, self.grid = dict(transform or {}), dict(pooler or {}), list(grid)
         video_token_id(tokenizer)  # before the time tokens
         self.tt = TimeTokenizer.wrap(tokenizer, num_time_tokens, codec=codec, lita_spacing=lita_spacing)
-        self.prompts = VideoPrompts(self.tt, plan_of(**self.pooler))
+        self.prompts = VideoPrompts(self.tt, plan_of(**self.pooler), grid=(grid[0], grid[1]))
+        self.num_video_tokens = self.prompts.plan.num_tokens(num_frames, (grid[0], grid[1]))
         self.frame_transform = FrameTransform(**self.transform)
         self.video_token, self.video_token_id = VIDEO_TOKEN, self.prompts.video_token_id
         super().__init__(tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
 
-    @property
-    def num_video_tokens(self) -> int:
-        """Visual tokens of one video."""
-        return self.prompts.plan.num_tokens(self.num_frames, (self.grid[0], self.grid[1]))
-
-    def prompt(self, question: str, *, duration_seconds: float | None = None, video: bool = True) -> str:
-        """One user turn in LITA's conversation format, ready for the answer; ``video`` puts the placeholder line first.
+    def prompt(self, question: str, *, duration_seconds: float | None = None) -> str:
+        """The first user turn in LITA's conversation format, ready for the answer.
 
         ``duration_seconds`` is told to models that answer in seconds of text, which could not know it. Raises
         PromptError where those are not told, or the question is empty or holds ``<video>`` or another control token,
@@ -72,8 +70,6 @@ class LitaProcessor(ProcessorMixin):
         Source: LITA's code (Vicuna v1 roles; the placeholder line first). The sentence is ours.
         """
         check_typed(question, self.tokenizer)
-        if not video:
-            return f"USER: {question} ASSISTANT:"
         if self.codec == "seconds":
             if duration_seconds is None:
                 raise PromptError("duration_seconds: needed where times are written as text")
@@ -82,8 +78,9 @@ class LitaProcessor(ProcessorMixin):
 
     def conversation(self, asked: Sequence[tuple[str, str]], duration_seconds: float) -> list[tuple[str, str]]:
         """Questions and answers about one video, trusted text → the ``turns`` of a row for ``VideoPrompts.collate``."""
-        prompts = [self.prompt(q, duration_seconds=duration_seconds, video=k == 0) for k, (q, _) in enumerate(asked)]
-        return [(prompt, f" {answer}") for prompt, (_, answer) in zip(prompts, asked, strict=True)]
+        first, *later = asked
+        begin = self.prompt(first[0], duration_seconds=duration_seconds), f" {first[1]}"
+        return [begin, *((f"USER: {question} ASSISTANT:", f" {answer}") for question, answer in later)]
 
     def read(self, video: Video) -> Frames:
         """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few."""
@@ -115,16 +112,13 @@ class LitaProcessor(ProcessorMixin):
         if return_tensors != "pt":
             raise ArgumentError(f"return_tensors: expected 'pt', got {return_tensors!r}")
         prompts = as_prompts(text, len(videos))
-        twice = [row for row, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]
-        if twice:
+        if twice := [row for row, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]:
             raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")
         clips = [(told, *self._pixels(video)) for video, told in with_durations(videos, durations)]
         seconds = iter([own if told is None else told for told, _, own in clips])
         by_row = [next(seconds) if VIDEO_TOKEN in prompt else None for prompt in prompts]
-        batch = self.prompts(prompts, counts=[self.num_video_tokens] * len(clips), durations=by_row, trusted=trusted)
-        if clips:
-            batch["pixel_values_videos"] = torch.stack([pixels for _, pixels, _ in clips])
-        return BatchFeature(dict(batch))
+        pixels = [pixels for _, pixels, _ in clips]
+        return BatchFeature(dict(self.prompts(prompts, pixels=pixels, durations=by_row, trusted=trusted)))
 
     def _pixels(self, video: Video | Array) -> tuple[torch.Tensor, float | None]:
         """What the encoder reads, ``[t c s s]``, and the video's own duration, which bare arrays do not know."""
