@@ -9,15 +9,17 @@ cut to the same share of its steps. Training resumes where it was interrupted; s
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
+from tqdm import tqdm
 
 from timetok.lita.answer import TINY_MODEL, Localizer
-from timetok.recipes.evaluate import Question, ask_all, encode_videos, read_questions, score
+from timetok.recipes.evaluate import Question, ask_all, read_questions, score
 from timetok.recipes.preset import load_preset
 from timetok.recipes.shapes import write_dataset
 from timetok.recipes.train import train
@@ -118,6 +120,16 @@ def write_readme() -> None:
     write_between(ROOT / "README.md", "shapes table", table())
 
 
+def features_of(localizer: Localizer, questions: Sequence[Question]) -> dict:
+    """What the frozen encoder, which all models share, sees of every video asked about, and its seconds."""
+    found = {}
+    for path in tqdm(dict.fromkeys(question.path for question in questions), desc="videos", leave=False):
+        frames = localizer.read(path)
+        pixels = localizer.processor.frame_transform(frames.data)
+        found[path] = localizer.model.features(pixels.unsqueeze(0))[0], frames.duration_seconds
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "shapes", help="folder of `timetok train shapes`")
@@ -137,7 +149,7 @@ def main() -> None:
         for name, times in guesses(questions[split]).items():
             add_rows(NAME, [row(name, split, "none", "", questions[split], times)], key=KEY)
     bundled = Localizer.load(options.bundled)
-    videos = {split: encode_videos(bundled, questions[split]) for split in SPLITS}
+    videos = {split: features_of(bundled, questions[split]) for split in SPLITS}
 
     def put_to(localizer: Localizer, name: str, folder: Path) -> None:
         facts = json.loads((folder / "training.json").read_text())
