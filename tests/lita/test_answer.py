@@ -125,12 +125,14 @@ def test_several_questions_are_answered_as_each_alone(batch_size: int, localizer
         assert answer.confidences == pytest.approx(expected.confidences)
 
 
-def test_what_all_prompts_begin_with_is_read_once(localizer: Localizer, clip: Path) -> None:
+@pytest.mark.parametrize("system", ["", "A chat between a user and an assistant."])
+def test_what_all_prompts_begin_with_is_read_once(system: str, localizer: Localizer, clip: Path) -> None:
+    localizer.processor.system = system
     lengths: list[int] = []
     embedding = localizer.model.get_input_embeddings()
     with embedding.register_forward_hook(lambda _, args, output: lengths.append(output.shape[0] * output.shape[1])):
         localize_all(clip, [QUESTION] * 4, localizer, max_new_tokens=1)
-    begins = NUM_VIDEO_TOKENS + len(localizer.processor.tokenizer("USER: ")["input_ids"])
+    begins = NUM_VIDEO_TOKENS + len(localizer.processor.tokenizer(f"{system} USER: ".lstrip())["input_ids"])
     asked = localizer.processor.prompts(localizer.processor.prompt(QUESTION), counts=[NUM_VIDEO_TOKENS])
     assert lengths == [begins, 4 * (asked["input_ids"].shape[1] - begins)]
 

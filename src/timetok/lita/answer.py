@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import BatchEncoding
 from transformers.generation.streamers import BaseStreamer
 
-from timetok.adapter import VIDEO_TOKEN, EncodedVideo, remember
+from timetok.adapter import EncodedVideo, remember
 from timetok.atomic import read_json
 from timetok.errors import ModelFolderError, PromptError
 from timetok.lita.configuration import LitaConfig
@@ -145,7 +145,8 @@ class Localizer:
         """
         batch = self._batch(questions, durations, max_new_tokens, videos)
         if len(videos) > 1 and len(set(videos)) == 1 and isinstance(first := videos[0], EncodedVideo):
-            begins = self.processor.prompts([f"USER: {VIDEO_TOKEN}"], videos=[first])["input_ids"][0]
+            row = batch["input_ids"][0][batch["attention_mask"][0].bool()]
+            begins = row[: int((row == self.processor.video_token_id).nonzero()[-1]) + 1]
             batch["video_features"] = [remember(self.model.model, first.tokens, begins.tolist())] * len(videos)
         greedy: Any = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_logits": True}
         output = self.model.generate(**batch, max_new_tokens=max_new_tokens, streamer=streamer, **greedy)
