@@ -125,7 +125,7 @@ def test_several_questions_are_answered_as_each_alone(batch_size: int, localizer
         assert answer.confidences == pytest.approx(expected.confidences)
 
 
-@pytest.mark.parametrize("system", ["", "A chat between a user and an assistant."])
+@pytest.mark.parametrize("system", ["", "A chat."])
 def test_what_all_prompts_begin_with_is_read_once(system: str, localizer: Localizer, clip: Path) -> None:
     localizer.processor.system = system
     lengths: list[int] = []
