@@ -5,7 +5,6 @@ import torch
 
 import tiny_lm
 from timetok import embeddings
-from timetok.errors import ArgumentError
 
 PREFIX = "USER: <video>"
 PROMPTS = [
@@ -94,8 +93,12 @@ def test_scores_come_with_answers_to_questions_of_any_length():
     torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), rtol=1e-4, atol=1e-5)
 
 
-def test_what_belongs_to_one_batch_is_refused():
+@pytest.mark.parametrize("prefix", [PREFIX, ""])
+def test_scores_of_prompts_that_begin_otherwise_come_from_one_batch(prefix):
     adapter = tiny_lm.adapter()
-    batch = adapter.prepare(PROMPTS, videos=[adapter.encode_video(video(), PREFIX)] * len(PROMPTS))
-    with pytest.raises(ArgumentError, match="return_dict_in_generate: these prompts make 2 batches"):
-        adapter.generate(**batch, return_dict_in_generate=True, **GREEDY)
+    videos = [adapter.encode_video(video(), prefix or ())] * len(PROMPTS)
+    told = {"return_dict_in_generate": True, "output_logits": True, **GREEDY}
+    found = adapter.generate(**adapter.prepare(PROMPTS, videos=videos), **told)
+    expected = adapter.generate(**adapter.prepare(PROMPTS, videos=[video()] * len(PROMPTS)), **told)
+    assert torch.equal(found.sequences, expected.sequences)
+    torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), rtol=1e-4, atol=1e-5)

@@ -15,8 +15,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicLayer
 
-from timetok.errors import ArgumentError
-
 _STEPWISE = {"jamba", "prophetnet", "recurrent_gemma", "reformer", "zamba"}  # go on from a cache by single tokens
 _COUNTS_SLOTS = {"git", "moss_transcribe_diarize"}  # their positions do not come from the mask
 
@@ -70,8 +68,8 @@ def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Ten
         begins = 0 < known < length and torch.equal(start, video.prefix_ids)
         begins = begins and not (rest == model.video_token_id).any()
         groups[begins, 0 if begins and _skips_holes(model.lm, video.cache) else length].append(k)
-    if options.get("return_dict_in_generate") and len(groups) > 1:
-        raise ArgumentError(f"return_dict_in_generate: these prompts make {len(groups)} batches; put them one by one")
+    if options.get("return_dict_in_generate") and len(groups) > 1:  # which is of one batch
+        return model.generate(input_ids, attention_mask=mask, video_features=[video.tokens] * len(mask), **options)
     answers: dict[int, Tensor] = {}
     for (begins, _), members in groups.items():
         longest = max(lengths[k] for k in members)
