@@ -54,12 +54,13 @@ def opened(source: Path | BinaryIO) -> Iterator[tuple[InputContainer, VideoStrea
         with av.open(address, "r", options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
             if (kind := container.format.name) in ("tty", "image2") or kind.endswith("_pipe"):
                 raise VideoError(f"{source} is {'text' if kind == 'tty' else 'a still image'}, not a video")
-            shown = [video for video in container.streams.video if not video.disposition & Disposition.attached_pic]
-            if not shown:
-                found = ", ".join(sorted({stream.type for stream in container.streams})) or f"nothing: {_UNREADABLE}"
-                raise VideoError(f"{source} has no video stream, it holds {found}")
-            shown[0].codec_context.thread_type = "AUTO"
-            yield container, shown[0]
+            for stream in container.streams.video:
+                if stream.codec_context and not stream.disposition & Disposition.attached_pic:  # the cover of a song
+                    stream.codec_context.thread_type = "AUTO"
+                    yield container, stream
+                    return
+            found = ", ".join(sorted({stream.type for stream in container.streams})) or f"nothing: {_UNREADABLE}"
+            raise VideoError(f"{source} has no video stream that can be decoded, it holds {found}")
     except av.FFmpegError as error:
         raise VideoError(f"{source} cannot be read ({error.strerror}): {_UNREADABLE}") from error
 
