@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 
 from timetok.errors import VideoError
 
-_UNREADABLE = "not a video, or an mp4 cut off or never finished, whose index is missing or empty"
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -59,10 +57,10 @@ def opened(source: Path | BinaryIO) -> Iterator[tuple[InputContainer, VideoStrea
                     stream.codec_context.thread_type = "AUTO"
                     yield container, stream
                     return
-            found = ", ".join(sorted({stream.type for stream in container.streams})) or f"nothing: {_UNREADABLE}"
-            raise VideoError(f"{source} has no video stream that can be decoded, it holds {found}")
+            kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+            raise VideoError(f"{source} has no video to decode, it holds {kinds or 'nothing: its index is missing'}")
     except av.FFmpegError as error:
-        raise VideoError(f"{source} cannot be read ({error.strerror}): {_UNREADABLE}") from error
+        raise VideoError(f"{source} cannot be read ({error.strerror}): not a video, or its index is missing") from error
 
 
 def count_lost(source: Path | BinaryIO, container: InputContainer, stream: VideoStream, num_whole: int) -> int:
