@@ -211,12 +211,19 @@ def test_audio_only(tmp_path: Path) -> None:
         frame.rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(VideoError, match="no video stream, only audio"):
+    with pytest.raises(VideoError, match="no video to decode, it holds audio"):
+        read_frames(path)
+
+
+def test_an_unknown_codec(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", 4)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"none"))
+    with pytest.raises(VideoError, match="no video to decode, it holds video"):
         read_frames(path)
 
 
 def test_no_frame(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="holds no streams"):
+    with pytest.raises(VideoError, match="it holds nothing"):
         read_frames(write(tmp_path / "a.mp4", 0))
 
 
@@ -294,7 +301,7 @@ def test_size_must_be_two_lengths(tmp_path: Path, size: object) -> None:
         read_frames(tmp_path / "a.mp4", size=size)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("source", [None, 3, b"a.mp4", [torch.zeros(1)]])
+@pytest.mark.parametrize("source", [None, 3, b"a.mp4", torch.zeros(2, 3, 4, 4, dtype=torch.uint8)])
 def test_source_must_be_a_path(source: object) -> None:
     with pytest.raises(ArgumentError, match="source must be the path"):
         read_frames(source)  # type: ignore[arg-type]

@@ -115,7 +115,7 @@ def test_each_gives_a_clear_error_or_frames(broken: tuple[list[Case], list[dict[
         for message in result.values():
             assert message == "" or (str(path) in message and "\n" not in message), (kind, message)
         if kind == "empty":
-            assert all("holds no streams" in message for message in result.values())
+            assert all("it holds nothing" in message for message in result.values())
     outcomes = {
         kind: {result["strict"] == "" for (k, *_), result in zip(cases, results, strict=True) if k == kind}
         for kind in KINDS

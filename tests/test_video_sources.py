@@ -1,4 +1,4 @@
-"""Folders, arrays and streams; sizes while decoding; the other decoder."""
+"""Folders and streams; sizes while decoding."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from timetok.video import iter_frames, read_frames
 from timetok.vision import FrameTransform
 from tiny_videos import HEIGHT, WIDTH, decode_everything, draw, expected_indices, numbers, read_number, write
 
-# ------------------------------------------------------------------------------------------------ folders and arrays
+# ----------------------------------------------------------------------------------------------------------- folders
 
 
 def folder(path: Path, num_pictures: int, *, kind: str = "png") -> Path:
@@ -79,27 +79,10 @@ def test_a_broken_picture_is_refused(tmp_path: Path, keep: float, kind: str) -> 
         read_frames(path, 3, fps=5)
 
 
-@pytest.mark.parametrize("as_torch", [True, False])
-def test_an_array_is_sampled_as_a_video_is(as_torch: bool) -> None:
-    pixels = np.stack([draw(number) for number in range(9)]).transpose(0, 3, 1, 2)
-    pixels.flags.writeable = as_torch
-    frames = read_frames(torch.from_numpy(pixels) if as_torch else pixels, 4, fps=2)
-    indices = expected_indices(9, 4)
-    assert np.array_equal(frames.data.numpy(), pixels[indices])
-    assert frames.times_seconds.tolist() == [index / 2 for index in indices]
-    assert frames.duration_seconds == 4.5
-
-
-@pytest.mark.parametrize("array", [torch.zeros(2, 3, 4, 4), np.zeros((3, 4, 4), "u1"), np.zeros((0, 3, 4, 4), "u1")])
-def test_an_array_must_be_frames(array: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"source must be uint8 \[n 3 h w\]"):
-        read_frames(array, fps=5)
-
-
-@pytest.mark.parametrize("fps", [None, 0, -1, float("nan"), float("inf")])
-def test_an_array_needs_fps(fps: float | None) -> None:
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
+def test_fps_is_positive(tmp_path: Path, fps: float) -> None:
     with pytest.raises(ArgumentError, match="fps must be positive"):
-        read_frames(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), fps=fps)
+        read_frames(tmp_path, fps=fps)
 
 
 def test_a_video_knows_its_own_times(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -46,23 +47,22 @@ class Frames:
     duration_seconds: float
 
     def __post_init__(self) -> None:
-        data, times = self.data, self.times_seconds
+        data, times, end = self.data, self.times_seconds, self.duration_seconds
         if data.dtype != torch.uint8 or data.ndim != 4 or data.shape[1] != 3 or 0 in data.shape:
             raise ArgumentError(f"data must be uint8 [t 3 h w], none of them 0, got {data.dtype} {list(data.shape)}")
         if times.dtype != torch.float64 or times.shape != data.shape[:1]:
             raise ArgumentError(f"times_seconds must be float64 [{len(data)}], got {times.dtype} {list(times.shape)}")
-        if not 0 < self.duration_seconds < float("inf"):
-            raise ArgumentError(f"duration_seconds must be positive and finite, got {self.duration_seconds!r}")
-        if not bool((times.diff() >= 0).all() and times[0] >= 0 and times[-1] <= self.duration_seconds):
-            bounds = f"within [0, {self.duration_seconds}]"
-            raise ArgumentError(f"times_seconds must never decrease and stay {bounds}, got {times.tolist()}")
+        if not 0 < end < math.inf:
+            raise ArgumentError(f"duration_seconds must be positive and finite, got {end!r}")
+        if not bool((times.diff() >= 0).all() and times[0] >= 0 and times[-1] <= end):
+            raise ArgumentError(f"times_seconds must never decrease and stay within [0, {end}], got {times.tolist()}")
 
     def __len__(self) -> int:
         return len(self.data)
 
 
 def read_frames(
-    source: Source | torch.Tensor | NDArray[np.uint8],
+    source: Source,
     num_frames: int = 100,
     *,
     size: Size | None = None,
@@ -73,12 +73,11 @@ def read_frames(
 
     Frame indices are ``round(linspace(0, N - 1, num_frames))``, half to even, where N is the number of frames the
     video presents; one with fewer frames than asked for repeats some. They are turned as the file's metadata says.
-    ``source`` is a video file; or, with ``fps``, a folder of jpg and png files in the natural order of their names, or
-    an array uint8 ``[n 3 h w]``: picture i is shown at i / fps and the video ends at n / fps. ``size`` is the
-    ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
-    ``FrameTransform.resize`` that each frame passes once decoded, uint8 ``[1 3 h w]`` → ``[1 3 s s]``; None keeps the
-    video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples the frames that
-    still decode, as if the video ended with the last.
+    ``source`` is a video file; or, with ``fps``, a folder of n jpg and png files in the natural order of their names:
+    picture i is shown at i / fps and the video ends at n / fps. ``size`` is the ``(height, width)`` of the returned
+    frames, the length of the shorter side, or a function such as ``FrameTransform.resize`` that each frame passes once
+    decoded, uint8 ``[1 3 h w]`` → ``[1 3 s s]``; None keeps the video's own. By default a damaged or cut-off file is
+    refused; ``allow_truncated`` warns and samples the frames that still decode, as if the video ended with the last.
 
     Raises:
         VideoNotFoundError: There is nothing at ``source``.
@@ -94,19 +93,14 @@ def read_frames(
         frames.times_seconds[-1]   # one frame before frames.duration_seconds
     """
     num_frames, picture = _positive("num_frames", num_frames), _Picture(size)
-    if fps is not None or isinstance(source, torch.Tensor | np.ndarray):
+    if fps is not None:
         return _stills(source, num_frames, picture, fps)
     path = _file(source)
     shown = demux(path)
-    indices = spread(len(shown), num_frames)
-    data = None if shown.num_lost else _decode(path, shown, indices, picture)
-    if data is None:  # something did not decode: find out what does
-        shown = decodable(path, shown, allow_truncated=allow_truncated)
-        indices = spread(len(shown), num_frames)
-        data = _decode(path, shown, indices, picture)
-    if data is None:
-        raise VideoError(f"{path} decodes differently each time it is read; re-encode it")
-    return Frames(data, torch.from_numpy(shown.seconds()[indices]), duration(path, shown))
+    if not shown.num_lost:
+        with suppress(VideoError):  # something does not decode: find out what does
+            return _decode(path, shown, num_frames, picture)
+    return _decode(path, decodable(path, shown, allow_truncated=allow_truncated), num_frames, picture)
 
 
 def iter_frames(
@@ -160,10 +154,9 @@ def _file(source: object) -> Path:
     path = Path(source)
     if not path.exists():
         raise VideoNotFoundError(f"{path} does not exist; give the path of a video file")
-    if path.is_dir():
-        raise VideoError(f"{path} is a directory; give a video file, or fps as well for a folder of pictures")
     if not path.is_file() or not path.stat().st_size:
-        raise VideoError(f"{path} is {'an empty' if path.is_file() else 'not a regular'} file; give a video file")
+        found = "a directory" if path.is_dir() else "an empty file" if path.is_file() else "not a regular file"
+        raise VideoError(f"{path} is {found}; give a video file, or fps as well for a folder of pictures")
     return path
 
 
@@ -204,53 +197,43 @@ class _Picture:
             raise ArgumentError(f"size must return uint8 [1 3 s s], got {resized.dtype} {list(resized.shape)}")
         return resized[0]
 
-    def sample(self, indices: NDArray[np.int64], frame_at: Callable[[int], VideoFrame | None]) -> torch.Tensor | None:
-        """Pictures [t 3 h w] at never decreasing indices, or None when one of them does not decode."""
-        data, row = torch.empty(0), 0
-        for index, count in zip(*np.unique(indices, return_counts=True), strict=True):
-            if (frame := frame_at(int(index))) is None:
-                return None
-            picture = self(frame)
-            if row == 0:
-                data = torch.empty(len(indices), *picture.shape, dtype=torch.uint8)
-            data[row : row + int(count)] = picture
-            row += int(count)
+    def sample(self, indices: NDArray[np.int64], frame_at: Callable[[int], VideoFrame]) -> torch.Tensor:
+        """Pictures [t 3 h w] at never decreasing indices, each of which is asked for once."""
+        picture = self(frame_at(int(indices[0])))
+        data = torch.empty(len(indices), *picture.shape, dtype=torch.uint8)
+        for row, index in enumerate(indices):
+            if row > 0 and index > indices[row - 1]:
+                picture = self(frame_at(int(index)))
+            data[row] = picture
         return data
 
 
-def _stills(source: object, num_frames: int, picture: _Picture, fps: float | None) -> Frames:
-    """Frames of an array or of a folder of pictures, which stand 1 / fps apart."""
-    if fps is None or not 0 < fps < math.inf:
-        raise ArgumentError(f"fps must be positive and finite, since an array has no times, got {fps!r}")
-    stills: Any
-    if isinstance(source, torch.Tensor | np.ndarray):
-        stills = source.numpy(force=True) if isinstance(source, torch.Tensor) else source
-        if stills.dtype != np.uint8 or stills.ndim != 4 or stills.shape[1] != 3 or 0 in stills.shape:
-            raise ArgumentError(f"source must be uint8 [n 3 h w], none of them 0, got {stills.dtype} {stills.shape}")
-    elif isinstance(source, str | os.PathLike) and (folder := Path(source)).is_dir():
-        names = sorted(file.name for file in folder.iterdir() if re.fullmatch(r"[^.].*\.(jpe?g|png)", file.name, re.I))
-        names.sort(key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])
-        stills = [folder / name for name in names]
-    else:
+def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> Frames:
+    """Frames of a folder of pictures, which stand 1 / fps apart."""
+    if not 0 < fps < math.inf:
+        raise ArgumentError(f"fps must be positive and finite, got {fps!r}")
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
         raise ArgumentError(f"fps: a video knows its own times, leave it out for {_file(source)}")
-    if not len(stills):
+    files = sorted(file for file in Path(source).iterdir() if re.fullmatch(r"[^.].*\.(jpe?g|png)", file.name, re.I))
+    files.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)])
+    if not files:
         raise VideoError(f"{source} is a folder without jpg or png files")
-    indices = spread(len(stills), num_frames)
-    data = cast(torch.Tensor, picture.sample(indices, lambda index: _still(stills[index])))
-    return Frames(data, torch.from_numpy(indices / float(fps)), len(stills) / float(fps))
+    indices = spread(len(files), num_frames)
+    data = picture.sample(indices, lambda index: _still(files[index]))
+    return Frames(data, torch.from_numpy(indices / float(fps)), len(files) / float(fps))
 
 
-def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
-    if isinstance(source, np.ndarray):
-        return VideoFrame.from_ndarray(np.ascontiguousarray(source.transpose(1, 2, 0)), "rgb24")
+def _still(file: Path) -> VideoFrame:
     try:
-        with Image.open(source) as image:
+        with Image.open(file) as image:
             return VideoFrame.from_ndarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), "rgb24")
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise VideoError(f"{source} is no picture that can be read: {error}") from error
+        raise VideoError(f"{file} is no picture that can be read: {error}") from error
 
 
-def _decode(path: Path, shown: Shown, indices: NDArray[np.int64], picture: _Picture) -> torch.Tensor | None:
+def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture) -> Frames:
+    indices = spread(len(shown.ticks), num_frames)
     with opened(path) as (container, stream):
         walk = Walk(container, stream, shown.keyframes)
-        return picture.sample(indices, lambda index: walk.find(int(shown.ticks[index])))
+        data = picture.sample(indices, lambda index: walk.find(int(shown.ticks[index])))
+    return Frames(data, torch.from_numpy(shown.seconds()[indices]), duration(path, shown))

@@ -13,7 +13,6 @@ from statistics import median
 from typing import Any, BinaryIO
 
 import av
-import av.error
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
@@ -39,9 +38,6 @@ class Shown:
     rate: Fraction | None
     num_lost: int = 0
 
-    def __len__(self) -> int:
-        return len(self.ticks)
-
     def seconds(self) -> NDArray[np.float64]:
         """When each is shown, the first at 0."""
         return np.asarray((self.ticks - self.ticks[0]) * self.time_base.numerator / self.time_base.denominator)
@@ -57,37 +53,26 @@ def opened(source: Path | BinaryIO) -> Iterator[tuple[InputContainer, VideoStrea
             if (kind := container.format.name) in ("tty", "image2") or kind.endswith("_pipe"):
                 raise VideoError(f"{source} is {'text' if kind == 'tty' else 'a still image'}, not a video")
             for stream in container.streams.video:
-                if not stream.disposition & Disposition.attached_pic:  # the cover of a song
+                if stream.codec_context and not stream.disposition & Disposition.attached_pic:  # the cover of a song
                     stream.codec_context.thread_type = "AUTO"
                     yield container, stream
                     return
-            if not container.streams:
-                raise VideoError(f"{source} holds no streams: most likely {_guess(source)}")
-            found = ", ".join(sorted({stream.type for stream in container.streams}))
-            raise VideoError(f"{source} has no video stream, only {found}; give a file that shows something")
-    except av.error.FFmpegError as error:
-        raise VideoError(f"{source} cannot be read ({error.strerror}): most likely {_guess(source)}") from error
+            kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+            raise VideoError(f"{source} has no video to decode, it holds {kinds or 'nothing: its index is missing'}")
+    except av.FFmpegError as error:
+        raise VideoError(f"{source} cannot be read ({error.strerror}): not a video, or its index is missing") from error
 
 
-def _head(source: object) -> bytes:
-    if not isinstance(source, Path):
-        return b""  # a stream is read once
-    with source.open("rb") as file:
-        return file.read(4096)
-
-
-def _guess(source: object) -> str:
-    is_mp4 = _head(source)[4:8] == b"ftyp"
-    return "an mp4 cut off or never finished, so that its index is missing or empty" if is_mp4 else "not a video"
-
-
-def count_lost(source: Any, container: InputContainer, stream: VideoStream, num_whole: int) -> int:
+def count_lost(source: Path | BinaryIO, container: InputContainer, stream: VideoStream, num_whole: int) -> int:
     """How many frames the file promises beyond those read, or 1 where only that something is missing is known."""
     # An mp4 whose index stands in front still opens when its end is missing; other formats list no single frames.
     if "mp4" in container.format.name:
         return max(sum(entry.size > 0 and not entry.is_discard for entry in stream.index_entries) - num_whole, 0)
     # Matroska gives the size of all behind its header, in 7 bytes, unless they are all ones; FFmpeg passes over it.
-    header = re.match(rb"\x1aE\xdf\xa3.*?\x18S\x80g\x01(?!\xff{7})(.{7})", _head(source), re.DOTALL)
+    if not isinstance(source, Path):
+        return 0  # a stream is read once
+    with source.open("rb") as file:
+        header = re.match(rb"\x1aE\xdf\xa3.*?\x18S\x80g\x01(?!\xff{7})(.{7})", file.read(4096), re.DOTALL)
     return int(header is not None and header.end() + int.from_bytes(header[1]) > source.stat().st_size)
 
 
@@ -120,7 +105,7 @@ def duration(path: Path, shown: Shown) -> float:
         last = Fraction(median(gaps)) if gaps else 1 / (shown.rate * shown.time_base) if shown.rate else 0
     duration = (int(shown.ticks[-1] - shown.ticks[0]) + last) * shown.time_base
     if duration <= 0:
-        raise VideoError(f"{path} has {len(shown)} frame(s) and a duration of 0 seconds; nothing can be located in it")
+        raise VideoError(f"{path} has a duration of 0 seconds; nothing can be located in it")
     return float(duration)
 
 
@@ -155,15 +140,15 @@ class Walk:
             try:
                 found = [] if packet.is_corrupt else decoder.decode(packet)
                 self.is_damaged |= packet.is_corrupt
-            except av.error.InvalidDataError:
+            except av.InvalidDataError:
                 found, self.is_damaged = [], True
             for frame in found:
                 tick = frame.pts if self.queue is None else self.queue.pop(0) if self.queue else None
                 if tick is not None and not frame.is_corrupt:
                     yield tick, frame
 
-    def find(self, tick: int) -> VideoFrame | None:
-        """The frame shown at ``tick``, which must not lie before one already found; None where there is none."""
+    def find(self, tick: int) -> VideoFrame:
+        """The frame shown at ``tick``, which must not lie before one already found; a VideoError if it is lost."""
         self.wanted = tick
         before = bisect_right(self.keyframes, tick) - 1
         if before >= 0 and self.keyframes[before] > self.position:
@@ -171,9 +156,11 @@ class Walk:
             self.container.seek(self.position, stream=self.stream)
             self.frames = self._forward()
         for reached, frame in self.frames:
-            if reached >= tick:
-                return frame if reached == tick else None
-        return None
+            if reached == tick:
+                return frame
+            if reached > tick:
+                break
+        raise VideoError(f"{self.container.name} decodes differently each time it is read; re-encode it")
 
 
 def decodable(path: Path, shown: Shown, *, allow_truncated: bool) -> Shown:
@@ -182,11 +169,11 @@ def decodable(path: Path, shown: Shown, *, allow_truncated: bool) -> Shown:
         walk = Walk(container, stream)
         ticks = np.unique([tick for tick, _ in walk.frames])
     if len(ticks) == 0:
-        raise VideoError(f"{path} holds {len(shown)} frame(s), but not one of them decodes")
+        raise VideoError(f"{path} holds {len(shown.ticks)} frame(s), but not one of them decodes")
     last_ticks = shown.last_ticks if ticks[-1] == shown.ticks[-1] else 0
-    left = replace(shown, ticks=ticks, last_ticks=last_ticks, keyframes=(), num_lost=0)
+    left = replace(shown, ticks=ticks, last_ticks=last_ticks, keyframes=())
     if walk.is_damaged or shown.num_lost:  # else the file is whole and merely holds packets that show nothing
-        found = f"{path} is cut off or damaged: {len(left)} of its {len(shown) + shown.num_lost} frames decode"
+        found = f"{path} is cut off or damaged: {len(ticks)} of its {len(shown.ticks) + shown.num_lost} frames decode"
         found += f", the last at {left.seconds()[-1]:.2f} seconds"
         if not allow_truncated:
             raise VideoError(f"{found}; pass allow_truncated=True to use those")
