@@ -236,10 +236,6 @@ def test_settings_survive_json_and_pickle(layout):
     assert pooler.state_dict() == {}
 
 
-def test_printed_form_names_the_layout():
-    assert repr(SlowFastPooler(slow_pool=3)) == "SlowFastPooler(fast=True, num_slow_frames=4, slow_pool=3)"
-
-
 def test_a_grid_passes_through():
     video = torch.zeros(1, 2, 3, 4, 5)
     assert as_grid(video) is video

@@ -116,10 +116,6 @@ class SlowFastPooler(nn.Module):
         grids = (as_grid((chunk[None] if chunk.ndim == 2 else chunk)[None])[0] for chunk in chunks)
         return reference.stream(grids, self.plan, self.separators or {}, num_frames, max_kept)
 
-    def extra_repr(self) -> str:
-        """The layout, for ``print(module)``."""
-        return ", ".join(f"{name}={value}" for name, value in self.arguments.items())
-
 
 def as_grid(features: Tensor) -> Tensor:
     """``[b t p e]``, p square, or ``[b t h w e]`` → ``[b t h w e]``; ArgumentError if it is neither, or empty."""
