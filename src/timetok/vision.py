@@ -163,14 +163,12 @@ class FrameEncoder(nn.Module):
             if known.fixed_input_size if known else "vit" in name:  # its weights depend on the size
                 args["img_size"] = image_size
             self.tower = timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
-            stages, prune = list(self.tower.feature_info), self.tower.prune_intermediate_layers
+            stages, self._whole = list(self.tower.feature_info), set(self.tower.state_dict())
+            self._layers = self.tower.prune_intermediate_layers([layer], prune_norm=True)  # counted from the first
         except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
-            raise ArgumentError(f"name, model_args: timm cannot build {name!r} with {args}: {error}") from error
-        if not -len(stages) <= layer < len(stages):
-            raise ArgumentError(f"layer: {name!r} has {len(stages)}, got {layer}")
-        self._layer_index, self._whole = layer % len(stages), set(self.tower.state_dict())
-        prune([self._layer_index], prune_norm=True)
-        self.layer, self.chunk_size, self.image_size, self.deduplicate = layer, chunk_size, image_size, deduplicate
+            built = f"timm cannot build {name!r} with {args} up to layer {layer}"
+            raise ArgumentError(f"name, layer, model_args: {built}: {error}") from error
+        self.chunk_size, self.image_size, self.deduplicate = chunk_size, image_size, deduplicate
         stride, self.width = int(stages[layer]["reduction"]), int(stages[layer]["num_chs"])
         if image_size % stride:
             raise ArgumentError(f"image_size: expected a multiple of {stride}, {name!r}'s stride, got {image_size}")
@@ -219,7 +217,7 @@ class FrameEncoder(nn.Module):
         """Patch features of independent frames, in the dtype of the weights: ``[n c s s]`` → ``[n p e]``."""
         pixels = pixels.to(next(self.tower.parameters()).dtype)
         options = {"norm": False, "stop_early": True, "intermediates_only": True}
-        features: Tensor = self.tower.forward_intermediates(pixels, indices=[self._layer_index], **options)[0]
+        features: Tensor = self.tower.forward_intermediates(pixels, indices=self._layers, **options)[0]
         return features.flatten(2).transpose(1, 2)
 
     def chunks(self, pixels: Tensor) -> Iterator[Tensor]:

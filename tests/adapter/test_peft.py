@@ -91,7 +91,7 @@ def test_an_adapter_can_be_built_around_a_model_that_has_peft_already():
 
 def test_a_whole_adapter_with_peft_layers_is_not_written(tmp_path):
     adapter = wrapped("llama", True)
-    with pytest.raises(ArgumentError, match="adapter_only: False writes the language model, which holds peft layers"):
+    with pytest.raises(ArgumentError, match=r"adapter: peft has changed it; .* merge first"):
         adapter.save_pretrained(tmp_path / "new", adapter_only=False)
     assert not (tmp_path / "new").exists()
 
@@ -222,7 +222,7 @@ def test_an_lm_with_peft_inside_is_exported_for_plain_transformers(tied, tmp_pat
 def test_an_adapter_inside_a_peft_model_is_not_saved_by_itself(tmp_path):
     adapter = tiny_lm.adapter()
     model = given_lora(adapter, "adapter")
-    with pytest.raises(ArgumentError, match="adapter: peft wraps it; save the peft model, or merge first"):
+    with pytest.raises(ArgumentError, match="adapter: peft has changed it; save the peft model, or merge first"):
         adapter.save_pretrained(tmp_path)
     model.merge_and_unload().save_pretrained(tmp_path, adapter_only=False)
     batch = batch_of(adapter)

@@ -502,8 +502,6 @@ def test_pixels_that_cannot_be_read_are_named(seeing):
         blind(**batch)
     with pytest.raises(ArgumentError, match="pixel_values_videos, video_features: pass one of the two"):
         seeing(**batch, video_features=[clip])
-    with pytest.raises(ArgumentError, match="videos, pixels: pass one of the two, got 1 and 1"):
-        seeing.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video()], pixels=[clip])
 
 
 def test_rows_of_pixels_train(seeing):

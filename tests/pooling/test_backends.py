@@ -39,7 +39,7 @@ def test_an_unknown_backend():
 
 
 def test_the_choice_is_not_part_of_the_layout():
-    assert SlowFastPooler(backend="torch").to_dict() == SlowFastPooler().to_dict()
+    assert SlowFastPooler(backend="torch").arguments == SlowFastPooler().arguments
 
 
 def test_without_interpreter_a_cpu_is_refused_by_name():

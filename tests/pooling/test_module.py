@@ -87,11 +87,11 @@ def test_inputs_that_are_not_contiguous():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((4, 16, 3), r"features: expected floats \[b t p e\] or \[b t h w e\], got torch.float32 \[4, 16, 3\]"),
+        ((4, 16, 3), r"features: expected floats \[b t p e\] or \[b t h w e\] .*, got torch.float32 \[4, 16, 3\]"),
         ((1, 4, 15, 3), r"features: 15 patches fill no square grid; pass \[b t h w e\], got \[1, 4, 15, 3\]"),
-        ((1, 0, 16, 3), r"features: expected at least one frame and one patch, got \[1, 0, 16, 3\]"),
-        ((1, 4, 0, 3), "features: expected at least one frame and one patch"),
-        ((1, 4, 2, 0, 3), "features: expected at least one frame and one patch"),
+        ((1, 0, 16, 3), r"features: .* with a frame and a patch at least, got torch.float32 \[1, 0, 16, 3\]"),
+        ((1, 4, 0, 3), "features: .* with a frame and a patch at least"),
+        ((1, 4, 2, 0, 3), "features: .* with a frame and a patch at least"),
         ((1, 4, 1, 3), r"grid: expected at least 2 x 2 patches, got \(1, 1\)"),
     ],
 )
@@ -222,7 +222,7 @@ def test_separators_are_trained_and_saved():
     names = [f"separators.{what}_{end}" for what in ("image", "video") for end in ("end", "start")]
     assert sorted(pooler.state_dict()) == names
     assert all(vector.grad.abs().sum() > 0 for vector in pooler.parameters())
-    again = SlowFastPooler(**json.loads(json.dumps(pooler.to_dict())))
+    again = SlowFastPooler(**json.loads(json.dumps(pooler.arguments)))
     again.load_state_dict(pooler.state_dict())
     video = torch.randn(1, 5, 4, 4)
     assert torch.equal(again(video), pooler(video))
@@ -231,13 +231,9 @@ def test_separators_are_trained_and_saved():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_settings_survive_json_and_pickle(layout):
     pooler = SlowFastPooler(**layout)
-    assert SlowFastPooler(**json.loads(json.dumps(pooler.to_dict()))).plan == pooler.plan
+    assert SlowFastPooler(**json.loads(json.dumps(pooler.arguments))).plan == pooler.plan
     assert pickle.loads(pickle.dumps(pooler)).plan == pooler.plan
     assert pooler.state_dict() == {}
-
-
-def test_printed_form_names_the_layout():
-    assert repr(SlowFastPooler(slow_pool=3)) == "SlowFastPooler(fast=True, num_slow_frames=4, slow_pool=3)"
 
 
 def test_a_grid_passes_through():

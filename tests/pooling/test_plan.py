@@ -183,7 +183,7 @@ def test_no_frame_is_refused(options, num_frames):
         ({"num_slow_frames": 2.0}, "num_slow_frames: expected an integer of at least 0, got 2.0"),
         ({"slow_pool": 0}, "slow_pool: expected an integer of at least 1, got 0"),
         ({"slow_pool": "2"}, "slow_pool: expected an integer of at least 1, got '2'"),
-        ({"fast": False, "num_slow_frames": 0}, "fast, num_slow_frames: a plan with neither"),
+        ({"fast": False, "num_slow_frames": 0}, "paths: expected at least one, .* got "),
     ],
 )
 def test_bad_plans_are_refused(options, message):

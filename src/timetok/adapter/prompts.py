@@ -57,8 +57,6 @@ class VideoPrompts:
             durations: Seconds, one for all or one a prompt (else TimeRangeError), for ``<12.3>`` in prompts.
             trusted: False keeps a literal ``<t12>`` as plain characters.
         """
-        if len(videos) and len(pixels):
-            raise ArgumentError(f"videos, pixels: pass one of the two, got {len(videos)} and {len(pixels)}")
         if counts is None:
             counts = [*map(self._count, videos), *map(self._count_pixels, pixels)]
         prompts, remaining = as_prompts(text, len(counts)), iter(counts)

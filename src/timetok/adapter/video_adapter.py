@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from timetok import __version__
 from timetok.adapter.encoded import EncodedVideo
-from timetok.adapter.prompts import VideoPrompts
+from timetok.adapter.prompts import VideoPrompts, video_token_id
 from timetok.adapter.video_lm import Order, ProjectorName, VideoLM
 from timetok.atomic import read_json, write_json
 from timetok.attention import FrameMask
@@ -37,8 +37,7 @@ class VideoAdapter(VideoLM):
         tt: Its tokenizer, wrapped.
 
     Attributes:
-        processor: Prompts and features → what ``forward`` and ``generate`` take; no weights, picklable.
-        prepare: The processor, by another name.
+        processor: Prompts and features → what ``forward`` and ``generate`` take; no weights, picklable. Also `prepare`.
 
     >>> tt = TimeTokenizer.wrap(tokenizer, T=100)                           # doctest: +SKIP
     >>> embeddings.resize(lm, tt.time_token_ids)                            # doctest: +SKIP
@@ -61,9 +60,7 @@ class VideoAdapter(VideoLM):
         temporal_rope: Sequence[float] | None = None,
         attention: FrameMask = "causal",
     ) -> None:
-        pooler = pooler or SlowFastPooler()
-        processor = VideoPrompts(tt, pooler.plan, grid=getattr(vision, "grid", None))
-        ids: dict[str, Any] = {"video_token_id": processor.video_token_id, "time_token_ids": tt.time_token_ids}
+        ids: dict[str, Any] = {"video_token_id": video_token_id(tt.tokenizer), "time_token_ids": tt.time_token_ids}
         options: dict[str, Any] = {"vision_dim": vision_dim, "order": order, "time_markers": time_markers}
         options |= {"temporal_rope": temporal_rope, "attention": attention}
         super().__init__(lm, pooler=pooler, projector=projector, vision=vision, **ids, **options)
@@ -71,9 +68,9 @@ class VideoAdapter(VideoLM):
         if last >= rows:
             remedy = "call timetok.embeddings.resize(lm, tt.time_token_ids) first"
             raise ArgumentError(f"lm: its embedding has {rows} rows, but time tokens reach id {last}; {remedy}")
-        self.prepare = self.processor = processor
+        self.prepare = self.processor = VideoPrompts(tt, self.pooler.plan, grid=getattr(vision, "grid", None))
         name = projector if isinstance(projector, str) else None
-        self._settings = {**options, "projector": name, "pooler": pooler.to_dict()}
+        self._settings = {**options, "projector": name, "pooler": self.pooler.arguments}
 
     def encode_video(
         self, features: Tensor | None = None, prefix: str | Sequence[int] = (), *, pixels: Tensor | None = None
@@ -91,11 +88,8 @@ class VideoAdapter(VideoLM):
         of ``vision`` is frozen and not written. ``adapter_only=False`` writes the language model too, into
         ``folder/lm``, or raises ArgumentError where peft has changed its layers; so does True where one lies there.
         """
-        if hasattr(self, "peft_config"):
-            raise ArgumentError("adapter: peft wraps it; save the peft model, or merge first (merge_and_unload)")
-        if not adapter_only and hasattr(self.lm, "peft_config"):
-            remedy = "merge them first (merge_and_unload), or keep True and save the peft model beside it"
-            raise ArgumentError(f"adapter_only: False writes the language model, which holds peft layers; {remedy}")
+        if hasattr(self, "peft_config") or (not adapter_only and hasattr(self.lm, "peft_config")):
+            raise ArgumentError("adapter: peft has changed it; save the peft model, or merge first (merge_and_unload)")
         path = Path(folder)
         if adapter_only and (path / "lm").exists():
             raise ArgumentError(f"folder: '{path}' holds an earlier language model in lm/; remove it or choose another")

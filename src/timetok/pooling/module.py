@@ -36,6 +36,7 @@ class SlowFastPooler(nn.Module):
 
     Attributes:
         plan: The layout in integers.
+        arguments: What builds this pooler again, but for ``backend``.
 
     Source: arXiv 2403.19046 §3.3: 100 + 256 tokens from 100 frames of 16 x 16 patches.
 
@@ -60,7 +61,7 @@ class SlowFastPooler(nn.Module):
         slow: dict[str, Any] = {"fast": fast, "num_slow_frames": num_slow_frames, "slow_pool": slow_pool}
         layout = slow if preset is None else {"preset": preset}
         self.plan = plan_of(**layout)
-        self._settings = layout if dim is None else {**layout, "dim": dim}
+        self.arguments = layout if dim is None else {**layout, "dim": dim}
         choose(self.plan, "cuda", backend)  # what cannot work anywhere is said now
         self.backend: Wanted = backend
         names = self.plan.separators
@@ -115,22 +116,13 @@ class SlowFastPooler(nn.Module):
         grids = (as_grid((chunk[None] if chunk.ndim == 2 else chunk)[None])[0] for chunk in chunks)
         return reference.stream(grids, self.plan, self.separators or {}, num_frames, max_kept)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The arguments that build this pooler again."""
-        return dict(self._settings)
-
-    def extra_repr(self) -> str:
-        """The layout, for ``print(module)``."""
-        return ", ".join(f"{name}={value}" for name, value in self.to_dict().items())
-
 
 def as_grid(features: Tensor) -> Tensor:
     """``[b t p e]``, p square, or ``[b t h w e]`` → ``[b t h w e]``; ArgumentError if it is neither, or empty."""
     shape = list(features.shape)
-    if features.ndim not in (4, 5) or not features.is_floating_point():
-        raise ArgumentError(f"features: expected floats [b t p e] or [b t h w e], got {features.dtype} {shape}")
-    if 0 in shape[1:-1]:
-        raise ArgumentError(f"features: expected at least one frame and one patch, got {shape}")
+    if features.ndim not in (4, 5) or not features.is_floating_point() or 0 in shape[1:-1]:
+        expected = "floats [b t p e] or [b t h w e] with a frame and a patch at least"
+        raise ArgumentError(f"features: expected {expected}, got {features.dtype} {shape}")
     if features.ndim == 5:
         return features
     side = round(shape[2] ** 0.5)

@@ -192,8 +192,6 @@ def slow_fast(*, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2
     """
     _check_count("num_slow_frames", num_slow_frames, 0)
     _check_count("slow_pool", slow_pool, 1)
-    if not fast and not num_slow_frames:
-        raise ArgumentError("fast, num_slow_frames: a plan with neither fast nor slow tokens has no output")
     slow = Path(name="slow", frames="even", num=max(num_slow_frames, 1), window=(1, slow_pool, slow_pool))
     return PoolingPlan((_FAST,) * fast + (slow,) * (num_slow_frames > 0))
 
