@@ -61,8 +61,8 @@ def build(device: str) -> tuple[Localizer, torch.nn.Module]:
         model = LitaForConditionalGeneration(config).to(dtype)
         torch.manual_seed(1)
         whole = timm.create_model(vision["name"], num_classes=0, img_size=224, **vision["model_args"]).to(dtype).eval()
-    kept = model.vision.tower.state_dict()
-    model.vision.tower.load_state_dict({name: weight for name, weight in whole.state_dict().items() if name in kept})
+    kept = model.model.vision.tower.state_dict()
+    model.model.vision.tower.load_state_dict({name: weight for name, weight in whole.state_dict().items() if name in kept})
     return Localizer(model, processor), whole
 
 
@@ -140,7 +140,7 @@ def stages(localizer: Localizer, path: Path, num: int) -> dict[str, float]:
     found: dict[str, float] = {}
     found["decode"], frames = timed(lambda: read_frames(path, 100))
     found["resize"], pixels = timed(lambda: processor.frame_transform(frames.data).to(model.device))
-    found["tower"], features = timed(lambda: model.features(pixels[None]))
+    found["tower"], features = timed(lambda: model.model.features(pixels[None]))
     found["pool"], tokens = timed(lambda: model.model.pooler(features))
     found["project"], _ = timed(lambda: model.model.projector(tokens))
     video = model.model.encode_video(features[0])

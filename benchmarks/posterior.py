@@ -52,7 +52,7 @@ def trained(run: Path, out: Path, marks: int, seed: int) -> Path:
     data = load_preset("shapes")["data"]
     scenes = write_dataset(run / "clips", num_clips=data["num_clips"], split="train", seed=data["seed"], workers=2)
     features, frames = run / "features.safetensors", preset["features"]["frames_per_clip"]
-    clips = cache_features(scenes, model.vision, processor.frame_transform, features, frames_per_clip=frames)
+    clips = cache_features(scenes, model.model.vision, processor.frame_transform, features, frames_per_clip=frames)
     whiten(model.model.projector, clips)
     train_stages(preset, model, processor, clips, out)
     with replacing(out / "model") as folder:

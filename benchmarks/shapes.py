@@ -126,7 +126,7 @@ def features_of(localizer: Localizer, questions: Sequence[Question]) -> dict:
     for path in tqdm(dict.fromkeys(question.path for question in questions), desc="videos", leave=False):
         frames = localizer.read(path)
         pixels = localizer.processor.frame_transform(frames.data)
-        found[path] = localizer.model.features(pixels.unsqueeze(0))[0], frames.duration_seconds
+        found[path] = localizer.model.model.features(pixels.unsqueeze(0))[0], frames.duration_seconds
     return found
 
 
@@ -161,7 +161,7 @@ def main() -> None:
             )
 
     put_to(bundled, "bundled model", options.bundled or TINY_MODEL)
-    ours, frozen = bundled.model.vision.state_dict(), Localizer.load().model.vision.state_dict()
+    ours, frozen = bundled.model.model.vision.state_dict(), Localizer.load().model.model.vision.state_dict()
     if not all(torch.equal(frozen[name], ours[name]) for name in ours):
         raise SystemExit("--bundled: its frame encoder is not that of the package, which the baselines start from")
     shared = f"data.folder={str(options.run)!r}"  # its clips, and their features by the bundled model's encoder

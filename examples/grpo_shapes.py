@@ -42,7 +42,7 @@ tt, eos = processor.tt, processor.tokenizer.eos_token_id
 scenes = write_dataset(options.out / "train", num_clips=options.train, split="train", seed=77, workers=2)
 write_dataset(options.out / "test", num_clips=options.test, split="test", seed=77, workers=2)
 file = options.out / f"features-{options.train}.safetensors"
-clips = cache_features(scenes, model.vision, processor.frame_transform, file, frames_per_clip=200)
+clips = cache_features(scenes, model.model.vision, processor.frame_transform, file, frames_per_clip=200)
 questions = read_questions(options.out / "test")
 before = evaluate_model(localizer, questions, protocol="lita-rtl-strict")
 

@@ -56,7 +56,7 @@ def assert_same(original: published.Original, folder: Path, video_arch: str = AR
     """Visual tokens, logits and greedy ids of a converted folder are those of the original computation."""
     localizer = Localizer.load(folder)
     model, processor = localizer.model, localizer.processor
-    visual, features = original.visual_tokens(pixels(), video_arch), model.features(pixels()[None])
+    visual, features = original.visual_tokens(pixels(), video_arch), model.model.features(pixels()[None])
     with torch.no_grad():
         seen = model.model.visual_tokens(features)[0]
     assert (seen - visual).abs().max() <= 1e-4 * visual.abs().max()

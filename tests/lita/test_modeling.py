@@ -122,8 +122,8 @@ def test_features_stand_for_pixels() -> None:
     model, processor = build()
     inputs = batch_for(processor, PROMPT)
     pixels = inputs.pop("pixel_values_videos")
-    features = model.features(pixels)
-    assert features.shape == (1, NUM_FRAMES, 16, model.vision.width)
+    features = model.model.features(pixels)
+    assert features.shape == (1, NUM_FRAMES, 16, model.model.vision.width)
     with torch.no_grad():
         expected = model(**inputs, pixel_values_videos=pixels).logits
         torch.testing.assert_close(model(**inputs, video_features=features).logits, expected)
@@ -152,13 +152,13 @@ def gradients(model: LitaForConditionalGeneration, inputs: Any) -> dict[str, tor
 
 def test_the_encoder_is_frozen_and_everything_else_learns() -> None:
     model, processor = build(UNTIED)
-    before = {name: value.clone() for name, value in model.vision.state_dict().items()}
+    before = {name: value.clone() for name, value in model.model.vision.state_dict().items()}
     model.train()
     assert model.training and model.model.training and model.model.lm.training
-    assert not any(module.training for module in model.vision.modules())
+    assert not any(module.training for module in model.model.vision.modules())
     found = gradients(model, batch_for(processor, PROMPT))
-    assert set(found) == {name for name, _ in model.named_parameters() if not name.startswith("model.vision.")}
-    assert all(torch.equal(value, before[name]) for name, value in model.vision.state_dict().items())
+    assert set(found) == {name for name, _ in model.named_parameters() if not name.startswith("model.model.vision.")}
+    assert all(torch.equal(value, before[name]) for name, value in model.model.vision.state_dict().items())
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:
@@ -187,7 +187,7 @@ def test_half_precision(tmp_path: Path) -> None:
     halves.append(LitaForConditionalGeneration.from_pretrained(tmp_path / "half"))
     for half in halves:
         assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
-        features = half.features(inputs["pixel_values_videos"])
+        features = half.model.features(inputs["pixel_values_videos"])
         assert features.dtype == torch.bfloat16
         with torch.no_grad():
             logits = half(**inputs).logits[0, -1]

@@ -144,7 +144,7 @@ def same(found: torch.nn.Module, expected: torch.nn.Module) -> bool:
 def test_the_tower_is_the_bundled_one_or_that_of_a_file_or_timms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundled = Localizer.load().model.vision
+    bundled = Localizer.load().model.model.vision
     torch.manual_seed(3)
     other = FrameEncoder(**load_preset("shapes")["vision"])
     save_file(other.state_dict(), tmp_path / "encoder.safetensors")

@@ -62,15 +62,6 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model's head."""
         return cast(nn.Module, self.model.lm.get_output_embeddings())
 
-    @property
-    def vision(self) -> FrameEncoder:
-        """The frozen frame encoder."""
-        return cast(FrameEncoder, self.model.vision)
-
-    def features(self, pixel_values_videos: Tensor) -> Tensor:
-        """Frames → patch features, ``[m t c s s]`` → ``[m t p e]``."""
-        return cast(Tensor, self.model.features(pixel_values_videos))
-
     def forward(
         self,
         input_ids: Tensor,
@@ -83,7 +74,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model's forward with the videos in place, as in ``VideoLM``.
 
         ``input_ids`` ``[b s]`` hold one placeholder per visual token. The videos come as ``pixel_values_videos``
-        ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]`` from ``features``,
+        ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]``, from ``model.features``,
         but not as both (ArgumentError).
         """
         videos: dict[str, Any] = {"pixel_values_videos": pixel_values_videos, "video_features": video_features}

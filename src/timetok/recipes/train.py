@@ -56,7 +56,7 @@ def build_model(preset: Preset) -> tuple[LitaForConditionalGeneration, LitaProce
         if tower := preset["data"]["tower"]:
             encoder.load_state_dict(load_file(tower))
         elif not preset["vision"].get("pretrained"):
-            encoder.load_state_dict(Localizer.load().model.vision.state_dict())
+            encoder.load_state_dict(Localizer.load().model.model.vision.state_dict())
         set_seed(preset["data"]["seed"])
         tokenizer, transform = build_tokenizer(seed=preset["data"]["seed"]), preset["transform"]
         told = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
@@ -66,7 +66,7 @@ def build_model(preset: Preset) -> tuple[LitaForConditionalGeneration, LitaProce
         ids |= {"time_token_ids": processor.tt.time_token_ids, "video_token_id": processor.video_token_id}
         parts = {"text_config": text, "vision": preset["vision"], "transform": transform, **preset["model"]}
         model = LitaForConditionalGeneration(LitaConfig(**parts, **ids))
-        model.vision.load_state_dict(encoder.state_dict())
+        model.model.vision.load_state_dict(encoder.state_dict())
         SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])  # refused now, not after an hour
     except Exception as error:  # a setting can break a library anywhere; the cause stays attached
         raise DataError(f"preset: cannot be built: {shorten(str(error), 400)}") from error
@@ -102,7 +102,7 @@ def train(preset: Preset, out: Path) -> Path:
         return out / "model"
     claim(shared / "cache.json", {key: settings[key] for key in ("data", "vision", "transform", "features")})
     scenes = write_dataset(shared / "clips", num_clips=data["num_clips"], split="train", seed=data["seed"], workers=2)
-    encoder, transform, path = model.vision, processor.frame_transform, shared / "features.safetensors"
+    encoder, transform, path = model.model.vision, processor.frame_transform, shared / "features.safetensors"
     cached = cache_features(scenes, encoder, transform, path, frames_per_clip=preset["features"]["frames_per_clip"])
     whiten(model.model.projector, cached)
     log = train_stages(preset, model, processor, cached, out)
