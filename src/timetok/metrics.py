@@ -98,7 +98,7 @@ class Report(Score):
 
 
 PROTOCOLS: dict[str, Literal["whole-video", "zero"]] = {"lita-rtl": "whole-video", "lita-rtl-strict": "zero"}
-"""What an answer with fewer than two timestamps counts as: the span ``[0, duration]``, or an IoU of 0.
+"""What an answer with fewer than two timestamps counts as: the span ``[0, duration]``, as in LITA, or an IoU of 0.
 
 All protocols read the first two timestamps, clamp and sort them, and average per video.
 """
@@ -120,8 +120,7 @@ def union_iou(a: Sequence[Span], b: Sequence[Span]) -> float:
 def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference], protocol: str = "lita-rtl") -> Report:
     """Score answers against their references, matched by ``question_id``: mIoU, P@0.5 (``>=``) and parse rate.
 
-    ``protocol`` is a name from `PROTOCOLS`. ``"lita-rtl"`` gives an answer with fewer than two timestamps the whole
-    video, as LITA's evaluation does; ``"lita-rtl-strict"`` gives it an IoU of 0. DataError is raised where there are no
+    ``protocol`` is a name from `PROTOCOLS`; another raises ArgumentError. DataError is raised where there are no
     references, or question ids are missing, unknown or given twice.
 
     Source: LITA (arXiv 2403.19046) section 4 and its public evaluation: mean per video, then over videos.
