@@ -35,5 +35,4 @@ def with_durations(rows: Sequence[Any], duration: Any) -> Iterator[tuple[Any, An
 
 def strings(value: Any) -> list[str]:
     """Every string in a nest of lists."""
-    parts = () if value is None else value
-    return [value] if isinstance(value, str) else [text for part in parts for text in strings(part)]
+    return [value] if isinstance(value, str) else [text for part in value or () for text in strings(part)]

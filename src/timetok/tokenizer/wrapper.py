@@ -85,7 +85,7 @@ class TimeTokenizer:
     ) -> BatchEncoding:
         """Tokenise one text or a batch as the wrapped tokenizer does, whose ``__call__`` is handed ``hf_kwargs``.
 
-        Pass ``trusted=False`` for what a user typed.
+        Pass ``trusted=False`` for what a user typed; ``duration`` is for trusted text.
         """
         tokenizer: PreTrainedTokenizerBase = self.tokenizer
         if not trusted:
