@@ -78,13 +78,11 @@ class SpanPosterior:
 
         ``steps`` marks on either side count. A mean over all would be bad, because a posterior has several modes.
         """
-        seconds, last = self.grid.sample_times(self.duration_seconds), self.grid.num_tokens - 1
+        seconds, marks = self.grid.sample_times(self.duration_seconds), np.arange(self.grid.num_tokens)
         moved = []
         for moment, shares in ((span.start, self.joint.sum(1)), (span.end, self.joint.sum(0))):
-            middle = self.grid.encode(moment, self.duration_seconds)
-            near = slice(max(middle - steps, 0), min(middle + steps, last) + 1)
-            total = shares[near].sum()
-            moved.append(float(shares[near] @ seconds[near] / total) if total > 0 else moment)
+            near = shares * (abs(marks - self.grid.encode(moment, self.duration_seconds)) <= steps)
+            moved.append(float(np.average(seconds, weights=near)) if near.any() else moment)
         return Span(*sorted(moved))
 
 
