@@ -70,7 +70,7 @@ def read_target(text: str) -> tuple[float, float]:
 
 
 def plan(spans: Sequence[Span], durations: Sequence[float], *, wanted: float, level: float) -> Plan:
-    """Try every T of ``SIZES`` on LITA's grid: spans, each with its video's seconds; the recall wanted at an IoU level."""
+    """Try every T of ``SIZES`` on LITA's grid: spans, seconds of their videos; a recall wanted at an IoU threshold."""
     levels = sorted({0.5, 0.7, 0.9, level})
     ceilings = {size: codec_ceiling(IndexCodec(TimeGrid(size)), spans, durations, thresholds=levels) for size in SIZES}
     return Plan(ceilings, level, wanted)
