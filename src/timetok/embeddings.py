@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from timetok.atomic import replacing
@@ -116,9 +117,7 @@ def _rows(table: Tensor, ids: list[int], how: InitRows, number_ids: Sequence[Seq
     if how == "sinusoidal":
         place, half = torch.arange(len(ids))[:, None], torch.arange((table.shape[1] + 1) // 2)
         angle = place / 10_000 ** (half / len(half))
-        waves: Tensor = torch.cat([angle.sin(), angle.cos()], dim=1)[:, : table.shape[1]]
-        waves *= length / waves.norm(dim=1, keepdim=True)
-        return waves
+        return length * normalize(torch.cat([angle.sin(), angle.cos()], dim=1)[:, : table.shape[1]])
     # unit rows from one random direction to another at a right angle
     first, second = torch.linalg.qr(torch.randn(table.shape[1], 2)).Q.T
     angle = torch.linspace(0, torch.pi / 2, len(ids))[:, None]

@@ -65,8 +65,6 @@ class SoftTimeLoss:
                 exact = torch.where(given.isnan(), exact, given).clamp(0, self.num - 1)
             columns = log_probs[timed, self.start : self.start + self.num]
             away = (exact[:, None] - torch.arange(self.num, device=exact.device)).abs()
-            weights = (1 - away).clamp(min=0)
-            if self.sigma:
-                weights = torch.softmax(-(away**2) / (2 * self.sigma**2), dim=-1)
+            weights = (-(away**2) / (2 * self.sigma**2)).softmax(-1) if self.sigma else (1 - away).clamp(min=0)
             losses = losses.index_put((timed,), -(weights * columns).sum(1))
         return losses.sum() / (num_items_in_batch if num_items_in_batch is not None else max(len(target), 1))

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -97,8 +97,8 @@ class Report(Score):
         return "\n".join(lines)
 
 
-PROTOCOLS: dict[str, Literal["whole-video", "zero"]] = {"lita-rtl": "whole-video", "lita-rtl-strict": "zero"}
-"""What an answer with fewer than two timestamps counts as: the span ``[0, duration]``, or an IoU of 0.
+PROTOCOLS = {"lita-rtl": 1.0, "lita-rtl-strict": 0.0}
+"""The share of the video an answer with fewer than two timestamps counts as: all, as in LITA, or none, an IoU of 0.
 
 All protocols read the first two timestamps, clamp and sort them, and average per video.
 """
@@ -120,8 +120,7 @@ def union_iou(a: Sequence[Span], b: Sequence[Span]) -> float:
 def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference], protocol: str = "lita-rtl") -> Report:
     """Score answers against their references, matched by ``question_id``: mIoU, P@0.5 (``>=``) and parse rate.
 
-    ``protocol`` is a name from `PROTOCOLS`. ``"lita-rtl"`` gives an answer with fewer than two timestamps the whole
-    video, as LITA's evaluation does; ``"lita-rtl-strict"`` gives it an IoU of 0. DataError is raised where there are no
+    ``protocol`` is a name from `PROTOCOLS`; another raises ArgumentError. DataError is raised where there are no
     references, or question ids are missing, unknown or given twice.
 
     Source: LITA (arXiv 2403.19046) section 4 and its public evaluation: mean per video, then over videos.
@@ -145,9 +144,7 @@ def evaluate(predictions: Iterable[Prediction], references: Iterable[Reference],
 
 def _score_sample(prediction: Prediction, reference: Reference, protocol: str) -> SampleScore:
     parsed = len(prediction.seconds) >= 2
-    if not parsed and PROTOCOLS[protocol] == "zero":
-        return SampleScore(prediction.question_id, 0.0, parsed)
-    moments = prediction.seconds[:2] if parsed else (0.0, reference.duration_seconds)
+    moments = prediction.seconds[:2] if parsed else (0.0, PROTOCOLS[protocol] * reference.duration_seconds)
     start, end = sorted(min(max(moment, 0.0), reference.duration_seconds) for moment in moments)
     return SampleScore(prediction.question_id, iou(Span(start, end), reference.span), parsed)
 

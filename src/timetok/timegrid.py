@@ -174,7 +174,6 @@ class TimeGrid:
         is not an integer, ``out_of_range="raise"`` and it lies outside ``[0, T)``, or the shapes do not broadcast.
         """
         marks = _numbers("index", index, "iu", "an integer or an array of integers")
-        marks = marks if marks.size else marks.astype(np.int64)
         length = _durations(duration, "index", marks.shape)
         last = self.num_tokens - 1
         if self.out_of_range == "raise":

@@ -34,7 +34,8 @@ class ScoredSpan:
 class SpanPosterior:
     """Probability of every span between two marks of a video, for one answer; made by `span_distribution`.
 
-    ``joint`` is float64 ``[T T]``, starts by ends; it sums to 1 and is 0 where the end comes before the start.
+    ``joint`` is float64 ``[T T]``, starts by ends; it sums to 1 and is 0 where the end comes before the start. Its sums
+    over axes 1 and 0 are the probabilities ``[T]`` that the span starts and ends at each mark.
     ``covered`` is the share of the probability of all starts that was followed up.
     """
 
@@ -42,16 +43,6 @@ class SpanPosterior:
     covered: float
     grid: TimeGrid
     duration_seconds: float
-
-    @property
-    def starts(self) -> NDArray[np.float64]:
-        """Probability that the span starts at each mark, ``[T]``."""
-        return np.asarray(self.joint.sum(1))
-
-    @property
-    def ends(self) -> NDArray[np.float64]:
-        """Probability that the span ends at each mark, ``[T]``."""
-        return np.asarray(self.joint.sum(0))
 
     def best(self, utility: Utility | None = None) -> ScoredSpan:
         """The span of maximum expected utility: see `ranked`."""
@@ -87,13 +78,11 @@ class SpanPosterior:
 
         ``steps`` marks on either side count. A mean over all would be bad, because a posterior has several modes.
         """
-        seconds, last = self.grid.sample_times(self.duration_seconds), self.grid.num_tokens - 1
+        seconds, marks = self.grid.sample_times(self.duration_seconds), np.arange(self.grid.num_tokens)
         moved = []
-        for moment, shares in ((span.start, self.starts), (span.end, self.ends)):
-            middle = self.grid.encode(moment, self.duration_seconds)
-            near = slice(max(middle - steps, 0), min(middle + steps, last) + 1)
-            total = shares[near].sum()
-            moved.append(float(shares[near] @ seconds[near] / total) if total > 0 else moment)
+        for moment, shares in ((span.start, self.joint.sum(1)), (span.end, self.joint.sum(0))):
+            near = shares * (abs(marks - self.grid.encode(moment, self.duration_seconds)) <= steps)
+            moved.append(float(np.average(seconds, weights=near)) if near.any() else moment)
         return Span(*sorted(moved))
 
 

@@ -1,10 +1,8 @@
 """How many time tokens a data set needs: the ceiling of each T on its annotated spans."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from timetok.atomic import read_json
 from timetok.codecs import IndexCodec
@@ -40,8 +38,8 @@ class Plan:
         return "\n".join([*rows, f"{found}, at best, on {ceiling.num_spans} spans"])
 
 
-def read_spans(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Spans ``[n 2]`` and the durations of their videos ``[n]`` from a JSON list of ``{"duration", "spans"}``.
+def read_spans(path: str | Path) -> tuple[list[Span], list[float]]:
+    """Spans and, for each, the duration of its video in seconds from a JSON list of ``{"duration", "spans"}``.
 
     Raises DataError where the file cannot be read, or a record does not follow the schema or its video.
     """
@@ -53,11 +51,11 @@ def read_spans(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float6
             TimeGrid(2, out_of_range="raise").encode([moment for span in found for moment in span], duration)
         except (TimetokError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: record {number}: {error!r}") from error
-        spans += [tuple(span) for span in found]
+        spans += found
         durations += [duration] * len(found)
     if not spans:
         raise DataError(f"{path}: holds no spans")
-    return np.array(spans), np.array(durations)
+    return spans, durations
 
 
 def read_target(text: str) -> tuple[float, float]:
@@ -71,8 +69,8 @@ def read_target(text: str) -> tuple[float, float]:
     return wanted, level
 
 
-def plan(spans: NDArray[np.float64], durations: NDArray[np.float64], *, wanted: float, level: float) -> Plan:
-    """Try every T of ``SIZES`` on LITA's grid: ``[n 2]`` and ``[n]`` seconds; a recall wanted at an IoU threshold."""
+def plan(spans: Sequence[Span], durations: Sequence[float], *, wanted: float, level: float) -> Plan:
+    """Try every T of ``SIZES`` on LITA's grid: spans, seconds of their videos; a recall wanted at an IoU threshold."""
     levels = sorted({0.5, 0.7, 0.9, level})
     ceilings = {size: codec_ceiling(IndexCodec(TimeGrid(size)), spans, durations, thresholds=levels) for size in SIZES}
     return Plan(ceilings, level, wanted)

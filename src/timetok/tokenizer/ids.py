@@ -25,11 +25,6 @@ def as_row(ids: Any) -> NDArray[np.int64]:
     return row[row >= 0]
 
 
-def is_nested(ids: Any) -> bool:
-    """Whether ids are a batch of sequences, not one sequence."""
-    return getattr(ids, "ndim", 1) > 1 or any(np.ndim(part) > 0 for part in ids[:1])
-
-
 def with_durations(rows: Sequence[Any], duration: Any) -> Iterator[tuple[Any, Any]]:
     """Each row with its duration, where there is one for all or one for each; else a TimeRangeError."""
     durations = [duration] * len(rows) if duration is None or np.ndim(duration) == 0 else list(duration)
@@ -40,5 +35,4 @@ def with_durations(rows: Sequence[Any], duration: Any) -> Iterator[tuple[Any, An
 
 def strings(value: Any) -> list[str]:
     """Every string in a nest of lists."""
-    parts = () if value is None else value
-    return [value] if isinstance(value, str) else [text for part in parts for text in strings(part)]
+    return [value] if isinstance(value, str) else [text for part in value or () for text in strings(part)]

@@ -96,9 +96,8 @@ class PlainCopies:
         """A copy that shares the tokenizer's present settings; TokenizerError without a ``tokenizers`` backend."""
         backend: Tokenizer | None = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
-            lacks = f"{type(self.tokenizer).__name__} has no `tokenizers` backend, without which a literal time token"
-            remedy = "load a fast tokenizer or rephrase the text"
-            raise TokenizerError(f"tokenizer: {lacks} in untrusted text cannot be told from a real one; {remedy}")
+            lacks = f"{type(self.tokenizer).__name__} has no `tokenizers` backend to keep a typed time token plain text"
+            raise TokenizerError(f"tokenizer: {lacks}; load a fast tokenizer or rephrase the text")
         key = (*names.values(), *backend.get_added_tokens_decoder())
         if self._last is None or self._last[0] != key:
             description = json.loads(backend.to_str())

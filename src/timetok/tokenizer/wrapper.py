@@ -16,7 +16,7 @@ from timetok.atomic import read_json, write_json
 from timetok.codecs import IndexCodec, MomentCodec, spans_regex
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
-from timetok.tokenizer.ids import as_integers, as_row, is_nested, strings, with_durations
+from timetok.tokenizer.ids import as_integers, as_row, strings, with_durations
 from timetok.tokenizer.tokens import CODECS, CodecName, PlainCopies, add_tokens, choose_codec, find_tokens
 
 Malformed: TypeAlias = Literal["drop", "raise", "sort"]
@@ -36,7 +36,8 @@ class TimeTokenizer:
 
     Raises:
         TokenizerError: A token of the codec is missing, ids are not contiguous, or the tokenizer does not find
-            every token alone, glued to text, glued to another, and at both ends of a text.
+            every token alone, glued to text, glued to another, and at both ends of a text. In methods, text holds
+            plain characters like a time token, which takes a ``tokenizers`` backend to tell apart, and there is none.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, codec: MomentCodec) -> None:
@@ -82,14 +83,9 @@ class TimeTokenizer:
     def __call__(
         self, text: str | list[str], duration: Number | Numbers | None = None, *, trusted: bool = True, **hf_kwargs: Any
     ) -> BatchEncoding:
-        """Tokenise as the wrapped tokenizer does.
+        """Tokenise one text or a batch as the wrapped tokenizer does, whose ``__call__`` is handed ``hf_kwargs``.
 
-        Args:
-            text: One text or a batch.
-            duration: With it ``<12.3>`` in trusted text is written as a time token.
-            trusted: Whether ``<t12>`` and ``<12.3>`` mean moments; pass False for what a user typed. Where that holds a
-                time token and the tokenizer has no ``tokenizers`` backend, TokenizerError is raised.
-            hf_kwargs: Handed to the wrapped tokenizer's ``__call__``.
+        Pass ``trusted=False`` for what a user typed; ``duration`` is for trusted text.
         """
         tokenizer: PreTrainedTokenizerBase = self.tokenizer
         if not trusted:
@@ -115,7 +111,7 @@ class TimeTokenizer:
 
         ``messages`` and ``template_kwargs``, such as ``add_generation_prompt=True``, are those of transformers'
         ``apply_chat_template``, but for ``tokenize``; text of ``trusted_roles`` may hold moments, the template itself
-        none. A content is a text or a list of ``{"type": "text", "text": …}``. Else as in calling.
+        none. A content is a text or a list of ``{"type": "text", "text": …}``.
         """
         names = self._copies.names(json.dumps(messages, ensure_ascii=False, default=str))
 
@@ -170,10 +166,9 @@ class TimeTokenizer:
         """Text of the ids of one sequence, its time tokens written in seconds as ``<12.34>``, which `to_tokens` reads.
 
         Negative ids (-100) are left out; without a duration time tokens keep their names. They are not special tokens.
-        Where the text holds a literal ``<t12>`` too, and there is no ``tokenizers`` backend, TokenizerError is raised.
         """
         row = as_row(ids)
-        text = _decode(self.tokenizer, row, skip_special_tokens)
+        text = str(self.tokenizer.decode(row.tolist(), skip_special_tokens=skip_special_tokens))
         marks = row[self._is_time(row)]
         if duration is None or not marks.size:
             return text
@@ -184,7 +179,8 @@ class TimeTokenizer:
         pattern = self._written
         if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
             names = self._copies.names(text)
-            text = _decode(self._copies.with_names(names), row, skip_special_tokens)
+            tokenizer = self._copies.with_names(names)
+            text = str(tokenizer.decode(row.tolist(), skip_special_tokens=skip_special_tokens))
             pattern = re.compile("|".join(names.values()))
         return pattern.sub(lambda _: next(written), text)
 
@@ -208,7 +204,7 @@ class TimeTokenizer:
             names = dict(zip(self.time_token_ids, self.codec.tokens, strict=True))
             # its own tokens, with a line break wherever something else stood between them
             own = "".join(names.get(token, "\n") for token in row.tolist())
-            return self.codec.parse(own if names else _decode(self.tokenizer, row, True), length)
+            return self.codec.parse(own if names else self.decode(row), length)
         found: list[float] = self.grid.decode(row[self._is_time(row)] - self.time_token_ids[0], length).tolist()
         return found
 
@@ -227,7 +223,7 @@ class TimeTokenizer:
         """
         if malformed not in get_args(Malformed):
             raise ArgumentError(f"malformed must be 'drop', 'raise' or 'sort', got {malformed!r}")
-        if is_nested(ids):
+        if getattr(ids, "ndim", 1) > 1 or (len(ids) and np.ndim(ids[0])):  # a batch
             rows = with_durations(ids, duration)
             return [self.spans(row, each, prompt_length=prompt_length, malformed=malformed) for row, each in rows]
         moments = self.times(ids, duration, prompt_length=prompt_length)
@@ -273,7 +269,3 @@ class TimeTokenizer:
     def _is_time(self, row: NDArray[np.int64]) -> NDArray[np.bool_]:
         first, last = (self.time_token_ids[0], self.time_token_ids[-1]) if self.time_token_ids else (0, -1)
         return (row >= first) & (row <= last)
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, row: NDArray[np.int64], skip_special_tokens: bool) -> str:
-    return str(tokenizer.decode(row.tolist(), skip_special_tokens=skip_special_tokens))
