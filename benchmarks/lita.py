@@ -62,7 +62,9 @@ def build(device: str) -> tuple[Localizer, torch.nn.Module]:
         torch.manual_seed(1)
         whole = timm.create_model(vision["name"], num_classes=0, img_size=224, **vision["model_args"]).to(dtype).eval()
     kept = model.model.vision.tower.state_dict()
-    model.model.vision.tower.load_state_dict({name: weight for name, weight in whole.state_dict().items() if name in kept})
+    model.model.vision.tower.load_state_dict(
+        {name: weight for name, weight in whole.state_dict().items() if name in kept}
+    )
     return Localizer(model, processor), whole
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -294,7 +295,7 @@ def test_localize_prints_json_and_draws(
     assert err == "" and out.count("\n") == 1 and picture.is_file()
     answer = json.loads(out)
     expected = timetok.localize(clip, QUESTION, model=load_localizer(folder, device="cpu", num_frames=6))
-    assert answer == {"video": str(clip), "question": QUESTION} | json.loads(json.dumps(expected.to_dict()))
+    assert answer == {"video": str(clip), "question": QUESTION} | json.loads(json.dumps(asdict(expected)))
 
 
 def test_localize_tells_a_span_and_a_mistake(folder_of: Any, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -332,4 +333,4 @@ def test_each_video_is_read_once_where_it_fits(folder_of: Any, data: Path, monke
     monkeypatch.setattr(localizer, "read", lambda path: read.append(path.stem) or HubLocalizer.read(localizer, path))
     by_two = evaluate_model(localizer, read_questions(data), batch_size=2)
     assert read == ["a", "b"]
-    assert evaluate_model(localizer, read_questions(data), batch_size=3).to_dict() == by_two.to_dict()
+    assert evaluate_model(localizer, read_questions(data), batch_size=3) == by_two

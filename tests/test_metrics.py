@@ -1,5 +1,6 @@
 import json
 import random
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_report_for_people_and_files():
     assert total.split() == ["all", "0.750", "1.000", "1.000", "2", "1"]
     assert [line.split()[0] for line in tasks] == ["event_loc", "rtl"]
     assert len({len(line) for line in str(report).splitlines()}) == 1
-    read = json.loads(json.dumps(report.to_dict()))
+    read = json.loads(json.dumps(asdict(report)))
     assert read["protocol"] == "lita-rtl" and read["by_task"]["rtl"]["miou"] == 1.0
     assert read["per_sample"][1] == {"question_id": "b", "iou": 0.5, "parsed": True}
 

@@ -40,7 +40,8 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 def read_json(path: str | os.PathLike[str], kind: type, expected: str) -> Any:
     """Read a JSON file of a list or an object, which should hold what is ``expected`` in words; else a DataError."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=int)  # refuses NaN, which is no JSON
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON: {error}; expected {expected}") from error
     if not isinstance(content, kind):

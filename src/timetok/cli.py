@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import groupby
@@ -143,7 +144,7 @@ def _localize(options: argparse.Namespace) -> None:
             continue
         for question, answer in zip(questions, answers, strict=True):
             if options.json or options.input:
-                print(json.dumps({"video": str(video), "question": question, **answer.to_dict()}), flush=True)
+                print(json.dumps({"video": str(video), "question": question, **asdict(answer)}), flush=True)
             else:
                 print("" if options.stream else f"question: {question}\nanswer:   {answer.text}\n", end="")
                 _print_spans(answer)
@@ -212,7 +213,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     report = evaluate_model(localizer, questions, protocol=options.protocol, batch_size=options.batch_size)
     print(report)
     if options.json:
-        write_json(Path(options.json), report.to_dict())
+        write_json(Path(options.json), asdict(report))
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -1,10 +1,10 @@
 """Video language models of the Hugging Face Hub, untrained and through their own processors; who answers a question."""
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from itertools import chain, pairwise
 from typing import Any, Self, TypeAlias
 
 import torch
@@ -178,9 +178,5 @@ def localize_all(
 def read_ahead(localizer: AnyLocalizer, videos: Iterable[Video]) -> Iterator[Future[Frames]]:
     """Frames of video after video, each read while the one before is in use; an error comes from ``result()``."""
     with ThreadPoolExecutor(1) as pool:
-        waiting: deque[Future[Frames]] = deque()
-        for video in videos:
-            waiting.append(pool.submit(localizer.read, video))
-            if len(waiting) > 1:
-                yield waiting.popleft()
-        yield from waiting
+        reading = (pool.submit(localizer.read, video) for video in videos)
+        yield from (before for before, _ in pairwise(chain(reading, [None])) if before)

@@ -7,9 +7,8 @@ way of writing moments costs before any model is involved: the best score its sp
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -82,10 +81,6 @@ class Report(Score):
     protocol: str
     per_sample: tuple[SampleScore, ...]
     by_task: dict[str, Score]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, tuples, strings and numbers, ready for ``json.dump``."""
-        return asdict(self)
 
     def __str__(self) -> str:
         rows: list[tuple[str, Score]] = [("all", self), *(self.by_task.items() if len(self.by_task) > 1 else ())]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_a_file_and_a_question_give_an_answer(folder: Path, clip: Path) -> None:
     assert len(answer.confidences) == len(answer.spans)
     assert localize(str(clip), QUESTION, model=str(folder)) == answer
     assert localize(read_frames(clip, num_frames=50), QUESTION, model=Localizer.load(folder)) == answer
-    assert json.loads(json.dumps(answer.to_dict()))["text"] == answer.text
+    assert json.loads(json.dumps(asdict(answer)))["text"] == answer.text
 
 
 def test_an_answer_is_what_generate_says(localizer: Localizer, clip: Path) -> None:

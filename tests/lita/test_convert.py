@@ -330,7 +330,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text": (_rewrite(lambda held: held.update(other="text")), "other: expected a tensor of floats"),
     "huge": (_rewrite(_huge), "its tensors are larger than the file"),
     "layers": (_set(num_hidden_layers=10**9), "num_hidden_layers: 1000000000 are more than there are weights"),
-    "not a number": (_set(rms_norm_eps=float("nan")), "not JSON compliant"),
+    "not a number": (_set(rms_norm_eps=float("nan")), "'NaN'"),
     "marks": (_set(num_time_tokens=10**9), "num_time_tokens: expected 2 to"),
     "other marks": (_set(num_time_tokens=T - 1), "already carries 20 time tokens"),
     "other ids": (_set(time_token_ids=TIMES[::-1]), "time_token_ids: they are not"),

@@ -52,9 +52,9 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
         read_questions(write(tmp_path, [entry]))
 
 
-@pytest.mark.parametrize("content", [{}, []])
-def test_a_file_without_questions_is_refused(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(DataError, match="expected a list of questions"):
+@pytest.mark.parametrize(("content", "told"), [({}, "a list of questions"), ([], "a JSON file of questions")])
+def test_a_file_without_questions_is_refused(tmp_path: Path, content: Any, told: str) -> None:
+    with pytest.raises(DataError, match=f"expected {told}"):
         read_questions(write(tmp_path, content))
 
 

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -49,10 +49,6 @@ class Answer:
     confidences: tuple[float, ...]
     times_seconds: tuple[float, ...]
     duration_seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def find_folder(model: str | os.PathLike[str] | None) -> Path:
@@ -120,8 +116,7 @@ class Localizer:
 
     def encode(self, frames: Frames) -> EncodedVideo:
         """One video as the language model reads it, to be asked about any number of times."""
-        encoded: EncodedVideo = self.model.model.encode_video(pixels=self.processor.frame_transform(frames.data))
-        return encoded
+        return cast(EncodedVideo, self.model.model.encode_video(pixels=self.processor.frame_transform(frames.data)))
 
     def check_question(self, question: str, *, max_new_tokens: int = 96) -> None:
         """Refuse, before any decoding, a question that `ask` would refuse."""

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -48,6 +49,7 @@ _NOT_THE_LMS = {"architectures", "dtype", "transformers_version"}
 
 Folder = str | os.PathLike[str]
 _Json = dict[str, Any]
+_read = partial(read_json, kind=dict, expected="the settings of a checkpoint")
 
 
 def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None = None) -> None:
@@ -137,13 +139,6 @@ def _find(folder: Path, base: Path | None) -> tuple[_Json, _Json, list[Path], Pa
             raise ModelFolderError(f"config.json: {name}: expected one of {can}, got {settings[name]!r}")
     known = set(AutoConfig.for_model(text["model_type"]).to_dict()) - _NOT_THE_LMS | {"rope_theta", "rope_scaling"}
     return settings, {name: value for name, value in text.items() if name in known}, files, delta
-
-
-def _read(path: Path) -> _Json:
-    """An object of a JSON file in which every number is one."""
-    content: _Json = read_json(path, dict, "the settings of a checkpoint")
-    json.dumps(content, allow_nan=False)
-    return content
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -245,7 +240,7 @@ def _places(config: LitaConfig, held: dict[str, tuple[Path, Tensor]]) -> dict[st
         raise ModelFolderError(f"num_hidden_layers: {layers} are more than there are weights")
     with torch.device("meta"):
         model = LitaForConditionalGeneration(config)
-    not_read: Any = {*model.all_tied_weights_keys, *(f"model.vision.{name}" for name in model.vision.state_dict())}
+    not_read: Any = {*model.all_tied_weights_keys, *model.model.vision.state_dict(prefix="model.vision.")}
     wanted = {name: list(each.shape) for name, each in model.state_dict().items() if name not in not_read}
     found = {name: list(each.shape) for name, (_, each) in held.items() if name not in not_read}
     if wrong := [name for name in wanted | found if wanted.get(name) != found.get(name)]:

@@ -39,15 +39,12 @@ def read_questions(data: str | Path) -> list[Question]:
     """
     path = Path(data)
     paths = [path] if path.is_file() else [path / name for name in _FILES if (path / name).is_file()]
-    if not paths:
-        raise DataError(f"data: expected a JSON file or a folder with one of {', '.join(_FILES)}, got {str(path)!r}")
-    found = []
-    for path in paths:
-        entries = read_json(path, list, "a list of questions")
-        if not entries:
-            raise DataError(f"{path}: expected a list of questions, got an empty one")
-        found += [_read_entry(path, k, entry) for k, entry in enumerate(entries)]
-    return found
+    entries = [
+        (path, k, entry) for path in paths for k, entry in enumerate(read_json(path, list, "a list of questions"))
+    ]
+    if not entries:
+        raise DataError(f"data: expected a JSON file of questions or a folder with {_FILES}, got {str(path)!r}")
+    return [_read_entry(*entry) for entry in entries]
 
 
 def _read_entry(path: Path, index: int, entry: Any) -> Question:

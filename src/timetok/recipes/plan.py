@@ -62,10 +62,10 @@ def read_target(text: str) -> tuple[float, float]:
     """``0.99@0.7`` → the recall wanted and the IoU threshold, each above 0 and at most 1; else an ArgumentError."""
     try:
         wanted, level = map(float, text.split("@"))
-    except ValueError as error:
-        raise ArgumentError(f"target: expected RECALL@IOU such as 0.99@0.7, got {text!r}") from error
+    except ValueError:
+        wanted = level = 0.0
     if not (0 < wanted <= 1 and 0 < level <= 1):
-        raise ArgumentError(f"target: expected a recall and an IoU above 0 and at most 1, got {text!r}")
+        raise ArgumentError(f"target: expected RECALL@IOU, above 0 and at most 1, such as 0.99@0.7, got {text!r}")
     return wanted, level
 
 
