@@ -1,8 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec, format_span
 from timetok.errors import ArgumentError, TimeRangeError

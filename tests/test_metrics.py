@@ -4,8 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from oracles import iou_by_counting, lita_rtl
 from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec, format_span

@@ -5,8 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 
 from oracles import mark_seconds, nearest_mark, rounded_mark
 from timetok.errors import ArgumentError, TimeRangeError

@@ -15,8 +15,7 @@ import torch
 
 from timetok import video
 from timetok.errors import ArgumentError, VideoError, VideoNotFoundError
-from timetok.video import Frames, read_frames
-from timetok.video import file as video_file
+from timetok.video import Frames, file as video_file, read_frames
 from tiny_videos import HEIGHT, NTSC, WIDTH, decode_everything, draw, expected_indices, numbers, read_number, write
 
 

@@ -15,8 +15,7 @@ from numpy.typing import ArrayLike
 
 from timetok.codecs import IndexCodec, MomentCodec, format_span
 from timetok.errors import ArgumentError, DataError, TimeRangeError
-from timetok.timegrid import Span
-from timetok.timegrid import iou as iou
+from timetok.timegrid import Span, iou as iou
 
 
 @dataclass(frozen=True)

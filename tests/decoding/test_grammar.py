@@ -3,8 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from docs_blocks import Digits
 from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec, spans_regex

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from einops import rearrange
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch.nn.functional import avg_pool2d
 
 from timetok import SlowFastPooler

@@ -1,8 +1,7 @@
 """Rewards: the numbers of the spans that an answer holds, in TRL's signature."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from real_tokenizers import byte_bpe
 from timetok import Span, TimeTokenizer

@@ -6,8 +6,7 @@ from itertools import combinations
 import av
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from timetok.errors import ArgumentError, DataError
 from timetok.recipes import shapes

@@ -54,9 +54,8 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[no-untyped-call]
-        compute = getattr(module, "init_non_persistent_buffers", None)
-        if callable(compute):  # timm's name for what no file holds: after loading, it must be computed again
-            compute()
+        # timm's name for what no file holds: after loading, it must be computed again
+        getattr(module, "init_non_persistent_buffers", lambda: None)()
 
     def get_output_embeddings(self) -> nn.Module:
         """The language model's head."""
