@@ -148,10 +148,12 @@ def test_the_tower_is_the_bundled_one_or_that_of_a_file_or_timms(
     torch.manual_seed(3)
     other = FrameEncoder(**load_preset("shapes")["vision"])
     save_file(other.state_dict(), tmp_path / "encoder.safetensors")
-    assert same(build_model(load_preset("shapes"))[0].vision, bundled)
-    assert same(build_model(load_preset("shapes", [f"data.tower={tmp_path / 'encoder.safetensors'}"]))[0].vision, other)
+    assert same(build_model(load_preset("shapes"))[0].model.vision, bundled)
+    assert same(
+        build_model(load_preset("shapes", [f"data.tower={tmp_path / 'encoder.safetensors'}"]))[0].model.vision, other
+    )
     monkeypatch.setattr("timetok.recipes.train.FrameEncoder", lambda **_: other)  # in place of timm's download
-    assert same(build_model(load_preset("shapes", ["vision.pretrained=true"]))[0].vision, other)
+    assert same(build_model(load_preset("shapes", ["vision.pretrained=true"]))[0].model.vision, other)
 
 
 def test_changes_are_toml_values_and_bare_words() -> None:
