@@ -164,7 +164,9 @@ def tabulate(device: str) -> None:
         [stage, *(spent[stage, number] for number in numbers)] for stage in dict.fromkeys(row["stage"] for row in rows)
     ]
     write_between(
-        ROOT / "docs" / "ask.md", f"stages on {device}", markdown(["", *(f"{n} questions" for n in numbers)], lines)
+        ROOT / "docs" / "ask.md",
+        f"stages on {device}",
+        markdown(["", *(f"{n} question{'s' * (n != '1')}" for n in numbers)], lines),
     )
 
 

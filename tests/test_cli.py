@@ -137,7 +137,9 @@ def test_questions_come_in_lines_and_a_bad_video_costs_only_its_own(
     assert found[0] == found[3] and err.count("\n") == 1 and "1 questions" in err
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"video": "a.mp4"}', '{"question": "When?"}', '"text"'])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"video": "a.mp4"}', '{"question": "When?"}', '"text"', '{"video": "a.mp4", "question": null}']
+)
 def test_a_bad_line_is_refused_before_any_video_is_read(
     line: str, model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -176,7 +176,7 @@ def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Sp
         return [(options.video, options.questions)], None
     lines = (sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")).split("\n")
     try:
-        pairs = [(entry["video"], str(entry["question"])) for entry in map(json.loads, filter(str.strip, lines))]
+        pairs = [(entry["video"], str.strip(entry["question"])) for entry in map(json.loads, filter(str.strip, lines))]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f'--input: expected JSON lines of {{"video", "question"}}, got {error!r}') from error
     return [(video, [text for _, text in group]) for video, group in groupby(pairs, itemgetter(0))], None
