@@ -28,7 +28,7 @@ from harness import ROOT, add_rows, markdown, provenance, read_rows, write_betwe
 from timetok.hub import localize_all, read_ahead
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import Localizer
-from timetok.recipes.train import build_tokenizer
+from timetok.recipes.train import shapes_tokenizer
 from timetok.video import read_frames
 
 NEW, VOCAB = 24, 32_000
@@ -51,7 +51,7 @@ def questions(num: int) -> list[str]:
 def build(device: str) -> tuple[Localizer, torch.nn.Module]:
     """A LITA with random weights, and the whole of its tower, as the original computes it."""
     torch.manual_seed(0)
-    processor = LitaProcessor(build_tokenizer())
+    processor = LitaProcessor(shapes_tokenizer())
     ids = {"pad_token_id": 0, "eos_token_id": None, "bos_token_id": None}
     text = {"model_type": "llama", "vocab_size": VOCAB, "tie_word_embeddings": True, **LLAMA[device], **ids}
     told = {"time_token_ids": processor.tt.time_token_ids, "video_token_id": processor.video_token_id}

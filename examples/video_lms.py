@@ -14,7 +14,7 @@ from timetok import TimeTokenizer, embeddings
 from timetok.decoding import SpanConstraint
 from timetok.lita.answer import load_sample
 from timetok.losses import SoftTimeLoss
-from timetok.recipes.train import build_tokenizer
+from timetok.recipes.train import shapes_tokenizer
 from timetok.video import read_frames
 
 LANGUAGE_MODEL = r".*(language_model|text_model).*\.(q|k|v|o)_proj"  # bare names would also match in a vision tower
@@ -79,7 +79,7 @@ def main(name, steps, folder):
 
 def tiny_qwen3_vl(folder):
     """A stand-in for yours, with random weights."""
-    tokenizer, names = build_tokenizer(), ("vision_start", "vision_end", "image_pad", "video_pad")
+    tokenizer, names = shapes_tokenizer(), ("vision_start", "vision_end", "image_pad", "video_pad")
     tokenizer.add_special_tokens({"extra_special_tokens": [f"<|{name}|>" for name in names]})
     ids = {f"{name.removesuffix('_pad')}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names}
     shape = {"hidden_size": 32, "intermediate_size": 32}

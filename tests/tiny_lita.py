@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
-from timetok.recipes.train import build_tokenizer
+from timetok.recipes.train import shapes_tokenizer
 
 NUM_FRAMES, NUM_TIME_TOKENS, CONTEXT = 8, 20, 160
 NUM_VIDEO_TOKENS = 8 + 4 * 2 * 2  # one a frame, and four slow frames of 4 x 4 patches averaged by 2 x 2
@@ -42,7 +42,7 @@ QWEN2 = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 1}
 
 @cache
 def _tokenizer_json() -> str:
-    return str(build_tokenizer(vocab_size=320).backend_tokenizer.to_str())
+    return str(shapes_tokenizer(vocab_size=320).backend_tokenizer.to_str())
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

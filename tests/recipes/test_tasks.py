@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from timetok.errors import ArgumentError
-from timetok.recipes.tasks import COLOUR_NAMES, HELD_OUT, SHAPES, TASKS, Event, corpus, sample_turns
+from timetok.recipes.tasks import COLOUR_NAMES, HELD_OUT, SHAPES, TASKS, Event, sample_turns
 from timetok.timegrid import Span
 
 EVENTS = (
@@ -135,15 +135,6 @@ def test_rates_choose_the_tasks():
 def test_useless_rates_are_refused(rates):
     with pytest.raises(ArgumentError, match="rates"):
         sample_turns(EVENTS, np.random.default_rng(0), 1, rates)
-
-
-def test_the_corpus_is_small_varied_and_repeatable():
-    texts = corpus(2000, seed=1)
-    assert texts[:50] == corpus(50, seed=1)
-    assert len(texts) == 2000
-    words = set(re.findall(r"[A-Za-z]+", " ".join(texts)))
-    assert set(COLOUR_NAMES) | set(SHAPES) <= words
-    assert len(words) < 120
 
 
 @pytest.mark.parametrize("seed", range(20))

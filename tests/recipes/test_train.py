@@ -21,7 +21,7 @@ from timetok.recipes.evaluate import evaluate_model, read_questions
 from timetok.recipes.features import CachedClip, draw_cut
 from timetok.recipes.preset import load_preset
 from timetok.recipes.tasks import Event
-from timetok.recipes.train import build_model, build_tokenizer, train
+from timetok.recipes.train import build_model, shapes_tokenizer, train
 from timetok.timegrid import Span
 from timetok.vision import FrameEncoder
 
@@ -181,7 +181,7 @@ def test_only_answers_are_learned_and_prompts_keep_their_ids() -> None:
 
 def test_the_tokenizer_spells_anything() -> None:
     text = "Où est le cercle? 日本 <t5>"
-    tokenizer = build_tokenizer()
+    tokenizer = shapes_tokenizer()
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 

@@ -173,21 +173,6 @@ def sample_turns(events: Sequence[Event], rng: Generator, num_turns: int, rates:
     return sorted(turns, key=lambda turn: turn.task in _EVERY_EVENT)
 
 
-def corpus(num_texts: int, *, seed: int = 0) -> list[str]:
-    """Questions and answers (one text each) over all tasks, to train a tokenizer on; times stay in seconds."""
-    rng = np.random.default_rng([seed, 0x7EC5])
-    texts: list[str] = []
-    while len(texts) < num_texts:
-        duration, task = rng.uniform(5.0, 180.0), _pick(rng, list(TASKS.values()))
-        pairs = [SEEN_PAIRS[int(k)] for k in rng.choice(len(SEEN_PAIRS), size=rng.integers(2, 6), replace=False)]
-        starts = rng.uniform(0.0, 0.6, size=len(pairs)) * duration
-        ends = starts + rng.uniform(0.08, 0.4, size=len(pairs)) * duration
-        events = [Event(*pair, Span(a, b)) for pair, a, b in zip(pairs, starts, ends, strict=True)]
-        if turn := task(events, rng):
-            texts += [turn.question, turn.answer]
-    return texts[:num_texts]
-
-
 def _relations(events: Sequence[Event]) -> dict[str, list[tuple[str, Event, str]]]:
     """By kind of order, if unambiguous: how a shape is described, the shape, and why it is that one."""
     ordered = sorted(events, key=_start)

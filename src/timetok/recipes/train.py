@@ -4,6 +4,7 @@ Each step leaves its result in the output folder and is skipped where that exist
 checkpoints: a run that was interrupted ends at the weights of one that was not.
 """
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -14,34 +15,31 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, load_model
 from timm.optim.muon import Muon
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from timetok import __version__, plots
-from timetok.atomic import replacing, write_json
+from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import DataError
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
-from timetok.lita.answer import Localizer
+from timetok.lita.answer import TINY_MODEL, Localizer
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.features import CachedClip, Conversations, cache_features
 from timetok.recipes.shapes import claim, write_dataset
-from timetok.recipes.tasks import SEEN_PAIRS, corpus
+from timetok.recipes.tasks import SEEN_PAIRS
 from timetok.vision import FrameEncoder
 
 Preset = Mapping[str, Any]
 
 
-def build_tokenizer(*, seed: int = 0, vocab_size: int = 640) -> PreTrainedTokenizerFast:
-    """A byte-level BPE trained on the wordings of the tasks: small, and able to spell any question."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    special: Any = {"special_tokens": ["<pad>", "</s>"], "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, **special)
-    backend.train_from_iterator((f"USER: {text} ASSISTANT:" for text in corpus(4000, seed=seed)), trainer)
+def shapes_tokenizer() -> PreTrainedTokenizerFast:
+    """The bundled model's byte-level BPE without the tokens that LITA added: small, and able to spell any question."""
+    stored = read_json(TINY_MODEL / "tokenizer.json", dict, "a tokenizer")
+    stored["added_tokens"] = stored["added_tokens"][:2]
+    backend = Tokenizer.from_str(json.dumps(stored))
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
 
 
@@ -58,7 +56,7 @@ def build_model(preset: Preset) -> tuple[LitaForConditionalGeneration, LitaProce
         elif not preset["vision"].get("pretrained"):
             encoder.load_state_dict(Localizer.load().model.model.vision.state_dict())
         set_seed(preset["data"]["seed"])
-        tokenizer, transform = build_tokenizer(seed=preset["data"]["seed"]), preset["transform"]
+        tokenizer, transform = shapes_tokenizer(), preset["transform"]
         told = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
         processor = LitaProcessor(tokenizer, transform=transform, grid=encoder.grid, **told)
         ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
