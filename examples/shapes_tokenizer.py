@@ -44,5 +44,5 @@ special = {"special_tokens": ["<pad>", "</s>"], "initial_alphabet": pre_tokenize
 trainer = trainers.BpeTrainer(vocab_size=options.size, show_progress=False, **special)
 backend.train_from_iterator((f"USER: {text} ASSISTANT:" for text in corpus(4000, options.seed)), trainer)
 PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>").save_pretrained(options.out)
-is_bundled = backend.to_str() == shapes_tokenizer().backend_tokenizer.to_str()
+is_bundled = backend.get_vocab() == shapes_tokenizer().get_vocab()
 print(f"{options.out}: {backend.get_vocab_size()} tokens, {'the bundled one' if is_bundled else 'not the bundled one'}")
