@@ -99,7 +99,7 @@ def test_durations_go_with_prompts(durations):
 
 def test_a_video_of_another_shape_is_an_error():
     with pytest.raises(ArgumentError, match="features: expected"):
-        prompts()("<video>", videos=[torch.zeros(4, 6)])
+        prompts()("<video>", videos=[torch.zeros(4)])
 
 
 def test_prompts_are_picklable_and_hold_no_weights():

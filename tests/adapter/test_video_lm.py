@@ -439,6 +439,30 @@ def test_pixels_are_as_good_as_their_features(lengths, seeing):
     assert answers(seeing, batch, max_new_tokens=5) == answers(seeing, same, max_new_tokens=5)
 
 
+@pytest.mark.parametrize("lengths", [(3, 3), (2, 5)])
+def test_pooled_features_give_the_bits_of_their_frames(lengths, seeing):
+    seeing.train()  # with gradients to the projector
+    prompts, pixels = [tiny_lm.PROMPT, OTHER.replace(" and <video>", "")], clips(*lengths)
+    pooled = [seeing.pooler(seeing.features(clip[None]))[0] for clip in pixels]
+    gradients = []
+    for given in ({"pixels": pixels}, {"videos": pooled}):
+        batch = seeing.prepare(prompts, **given)
+        seeing.zero_grad()
+        loss = seeing(**batch, labels=batch["input_ids"]).loss
+        loss.backward()
+        gradients.append([loss, seeing.projector.weight.grad.clone()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    seeing.eval()
+
+
+@pytest.mark.parametrize("options", [{"order": "project-first"}, {"time_markers": True}])
+def test_pooled_features_are_refused_where_more_is_done_to_them(options):
+    adapter = tiny_lm.adapter(**options)
+    batch = adapter.prepare(tiny_lm.PROMPT, videos=[torch.randn(7, 8)])
+    with pytest.raises(ArgumentError, match=r"\[n e\] are for adapters that pool first"):
+        adapter(**batch)
+
+
 def test_the_encoder_of_pixels_is_frozen_and_stays_in_evaluation_mode(seeing):
     seeing.train()
     assert seeing.lm.training and not any(module.training for module in seeing.vision.modules())

@@ -41,11 +41,12 @@ def remember(model: Any, tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVi
     if not ids.numel():
         return EncodedVideo(tokens, ids[0])
     once: dict[str, Any] = {"max_new_tokens": 1, "num_beams": 1, "num_return_sequences": 1, "do_sample": False}
-    output = model.generate(ids, video_features=[tokens], return_dict_in_generate=True, **once)
+    encoded = EncodedVideo(tokens, ids[0, :0])
+    output = model.generate(ids, video_features=[encoded], return_dict_in_generate=True, **once)
     cache: Any = getattr(output, "past_key_values", None)
     attends = any(hasattr(layer, "keys") for layer in getattr(cache, "layers", ()))
     if not attends or model.lm.config.model_type in _STEPWISE or cache.get_seq_length() != ids.shape[1]:
-        return EncodedVideo(tokens, ids[0, :0])
+        return encoded
     return EncodedVideo(tokens, ids[0], cache)
 
 
@@ -61,7 +62,7 @@ def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Ten
     # a penalty looks at the ids of the prefix, which are not there to be looked at when its cache is
     penalised = (options.get("repetition_penalty") or config.repetition_penalty or 1.0) != 1.0
     known, width = 0 if penalised else len(video.prefix_ids), input_ids.shape[1]
-    lengths = mask.sum(1).tolist()
+    lengths, afresh = mask.sum(1).tolist(), EncodedVideo(video.tokens, video.prefix_ids[:0])
     groups: dict[tuple[bool, int], list[int]] = defaultdict(list)
     for k, (row, length) in enumerate(zip(input_ids, lengths, strict=True)):
         start, rest = row[width - length :].tensor_split([known])
@@ -69,12 +70,12 @@ def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Ten
         begins = begins and not (rest == model.video_token_id).any()
         groups[begins, 0 if begins and _skips_holes(model.lm, video.cache) else length].append(k)
     if options.get("return_dict_in_generate") and len(groups) > 1:  # which is of one batch
-        return model.generate(input_ids, attention_mask=mask, video_features=[video.tokens] * len(mask), **options)
+        return model.generate(input_ids, attention_mask=mask, video_features=[afresh] * len(mask), **options)
     answers: dict[int, Tensor] = {}
     for (begins, _), members in groups.items():
         longest = max(lengths[k] for k in members)
         ids, seen = input_ids[members, width - longest :], mask[members, width - longest :]
-        more: dict[str, Any] = {"video_features": [video.tokens] * len(members)}
+        more: dict[str, Any] = {"video_features": [afresh] * len(members)}
         if begins:
             cache = copy.deepcopy(video.cache)
             cache.reorder_cache(ids.new_zeros(len(members) * copies))

@@ -51,7 +51,7 @@ class VideoPrompts:
         Args:
             text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
                 raised. A literal ``<video>`` in what a user typed counts too, so there it is an error.
-            videos: Features, each ``[t p e]`` or ``[t h w e]``, or what ``encode_video`` gave.
+            videos: Features, each ``[t p e]`` or ``[t h w e]``, pooled ones ``[n e]``, or what ``encode_video`` gave.
             pixels: In place of features what the encoder reads, each ``[t c h w]``; ArgumentError where there is none.
             counts: Visual tokens of each video, in place of features that come later.
             durations: Seconds, one for all or one a prompt (else TimeRangeError), for ``<12.3>`` in prompts.
@@ -74,7 +74,7 @@ class VideoPrompts:
         """Rows of a data set → a batch to train on, padded on the right; labels are -100 outside answers.
 
         A row has ``prompt`` and ``answer``, trusted text, or ``turns``, a list of such pairs (else ArgumentError);
-        ``video_features``, ``[t p e]`` or ``[t h w e]`` or a list of such, one a ``<video>`` of its prompts (else
+        ``video_features``, ``[t p e]``, ``[t h w e]`` or ``[n e]`` or a list of such, one a ``<video>`` of its prompts (else
         PromptError), or, in all rows, ``pixel_values_videos``, ``[t c h w]`` or a list; and ``duration_seconds`` where
         text names seconds as ``<12.3>``. The batch has ``labels`` ``[b s]`` beside what a call gives.
         """
@@ -116,9 +116,9 @@ class VideoPrompts:
         return {"input_ids": padded, "attention_mask": mask}
 
     def _count(self, video: Tensor | EncodedVideo) -> int:
-        """Visual tokens of a video's features, ``[t p e]`` or ``[t h w e]``, or of one that is encoded already."""
-        if isinstance(video, EncodedVideo):
-            return len(video.tokens)
+        """Visual tokens of a video's features, ``[t p e]`` or ``[t h w e]``, or of a pooled or an encoded one."""
+        if isinstance(video, EncodedVideo) or video.ndim == 2:
+            return len(video.tokens if isinstance(video, EncodedVideo) else video)
         _, num_frames, height, width, _ = as_grid(video.unsqueeze(0)).shape
         return self.plan.num_tokens(num_frames, (height, width))
 

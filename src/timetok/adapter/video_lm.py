@@ -126,8 +126,20 @@ class VideoLM(nn.Module):
         return cast(Tensor, self.vision(pixels.to(next(self.vision.parameters(), pixels))))
 
     def visual_tokens(self, features: Tensor) -> Tensor:
-        """Pool and project: ``[m t p e]`` or ``[m t h w e]`` → ``[m n d]``."""
-        return self._through(self.pooler, features, features.shape[1])
+        """Pool and project: ``[m t p e]`` or ``[m t h w e]`` → ``[m n d]``.
+
+        Features ``[m n e]`` that ``pooler`` has pooled are only projected; ArgumentError where more is done to them.
+        """
+        is_pooled = features.ndim == 3
+        if is_pooled and (self.order != "pool-first" or self.time_markers or self.pooler.separators):
+            raise ArgumentError("video_features: [n e] are for adapters that pool first, without separators or markers")
+        return self._through(nn.Identity() if is_pooled else self.pooler, features, features.shape[1])
+
+    def _tokens(self, video: Tensor | EncodedVideo, device: torch.device) -> Tensor:
+        """``[n d]`` of one video, alone, so that pooled features give the bits that their frames would."""
+        if isinstance(video, EncodedVideo):
+            return video.tokens.to(device)
+        return self.visual_tokens(video.to(device).unsqueeze(0))[0]
 
     def _through(self, pool: Callable[[Any], Tensor], features: Any, num_frames: int) -> Tensor:
         """Features, all or in pieces, through ``pool`` and projector in their order, marked where asked for."""
@@ -177,7 +189,7 @@ class VideoLM(nn.Module):
             input_ids: ``[b s]`` with one placeholder per visual token; PromptError is raised where those of a row do
                 not fit whole videos, SpliceError where the LM is called in a way in which the videos do not reach it.
             video_features: ``[m t p e]`` in the order of the placeholders, a list of ``[t p e]`` where
-                videos differ in length or of what ``encode_video`` gave, or None for text alone.
+                videos differ in length or of what ``encode_video`` gave, pooled ones ``[n e]``, or None for text alone.
             pixel_values_videos: In place of features what ``vision`` reads, ``[m t c h w]`` or a list of
                 ``[t c h w]``; ArgumentError is raised where both are given.
         """
@@ -186,12 +198,11 @@ class VideoLM(nn.Module):
                 raise ArgumentError("pixel_values_videos, video_features: pass one of the two, got both")
             video_features = [self.features(pixels.unsqueeze(0))[0] for pixels in pixel_values_videos]
         counts = (input_ids == self.video_token_id).sum(1).tolist()
-        if isinstance(video_features, Tensor):
+        if isinstance(video_features, Tensor) and video_features.ndim > 3:
             videos = list(self.visual_tokens(video_features.to(input_ids.device)))
         else:  # BatchEncoding.to leaves a list of tensors where it was
-            found = [video.tokens if isinstance(video, EncodedVideo) else video for video in video_features or ()]
-            given = [video.to(input_ids.device) for video in found]
-            videos = [video if video.ndim == 2 else self.visual_tokens(video.unsqueeze(0))[0] for video in given]
+            given = () if video_features is None else video_features
+            videos = [self._tokens(video, input_ids.device) for video in given]
         rows = _by_row(videos, counts)
         with splice(self.lm, rows, self.video_token_id) if videos else nullcontext():
             yield
@@ -249,7 +260,8 @@ class VideoLM(nn.Module):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         first = video_features[0] if video_features is not None and len(video_features) == len(input_ids) else None
-        if isinstance(first, EncodedVideo) and all(video is first for video in video_features or ()):
+        is_known = isinstance(first, EncodedVideo) and len(first.prefix_ids) > 0
+        if is_known and all(video is first for video in video_features or ()):
             return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
         config = generate_kwargs.get("generation_config") or self.lm.generation_config
         penalty, placeholder = generate_kwargs.get("repetition_penalty", config.repetition_penalty), self.video_token_id
