@@ -1,0 +1,133 @@
+"""Features of videos, computed once by a frozen encoder, so that later epochs neither decode nor encode."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from timetok.atomic import read_json, replacing, write_json
+from timetok.errors import DataError
+
+_END = 2**16  # bytes of either end of a file that its fingerprint covers
+_PER_SHARD = 64
+
+
+def claim(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings a folder is made with; DataError where the file tells of others, which must not be mixed."""
+    if path.exists() and read_json(path, dict, "the settings of a run") != settings:
+        raise DataError(f"out: {str(path.parent)!r} holds files of other settings ({path.name}); choose another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a video from others and from what it was: its size, its first and last 64 KiB; of a folder, all files.
+
+    DataError is raised where it cannot be read.
+    """
+    try:
+        if path.is_dir():
+            return sha256("".join(map(fingerprint, sorted(path.iterdir()))).encode()).hexdigest()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = sha256(f"{size} ".encode() + file.read(_END))
+            file.seek(max(size - _END, 0))
+            digest.update(file.read())
+        return digest.hexdigest()
+    except OSError as error:
+        raise DataError(f"media: {str(path)!r} cannot be read: {error}") from error
+
+
+def weights_digest(module: nn.Module) -> str:
+    """What tells weights from others: a hash of their names, types and bytes."""
+    digest = sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Tensors by the video they were computed of, in safetensors shards of one folder.
+
+    A video is known by its `fingerprint`: one that has changed is computed anew. ``settings`` are what else its
+    features depend on, such as `weights_digest` of the encoder, frames and pooling; the folder keeps them, and
+    DataError is raised where it was filled under others. Picklable, for data-loader workers.
+
+    >>> cache = FeatureCache(folder, {"encoder": weights_digest(encoder), "num_frames": 100})  # doctest: +SKIP
+    >>> cache.fill(videos, encode); cache[videos[0]].shape                                      # doctest: +SKIP
+    torch.Size([356, 1024])
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        claim(self.folder / "cache.json", settings)
+        self._keys: dict[Path, str] = {}
+        self._shards: dict[str, Path] = {}
+
+    def fill(
+        self, media: Iterable[Path], encode: Callable[[Path], Tensor], *, process: int = 0, num_processes: int = 1
+    ) -> None:
+        """Compute what is missing, shard by shard, each of which appears whole; a call goes on where one was stopped.
+
+        Which video is in which shard follows from all of them, so that any number of interruptions and processes, of
+        which this is number ``process``, ends at the same files. Call again, after all are done, to find their shards.
+        """
+        self._keys |= {path: fingerprint(path) for path in media}
+        self._find()
+        paths = {key: path for path, key in self._keys.items()}
+        shards: dict[int, list[str]] = defaultdict(list)
+        for key in sorted(paths.keys() - self._shards.keys()):
+            shards[int(key[:8], 16) % (len(paths) // _PER_SHARD + 1)].append(key)
+        mine = {number: keys for number, keys in sorted(shards.items()) if number % num_processes == process}
+        with tqdm(total=sum(map(len, mine.values())), desc="features", unit="videos", disable=not mine) as progress:
+            for keys in mine.values():
+                tensors = {}
+                for key in keys:
+                    tensors[key] = encode(paths[key]).detach().cpu().contiguous()
+                    progress.update()
+                name = sha256("".join(keys).encode()).hexdigest()[:16]
+                sums = json.dumps({key: crc32(_bytes(tensor)) for key, tensor in tensors.items()})
+                with replacing(self.folder / f"{name}.safetensors") as partial:
+                    save_file(tensors, partial, metadata={"crc32": sums})
+        self._find()
+
+    def __getitem__(self, path: Path) -> Tensor:
+        """What ``encode`` gave for a video that `fill` was called with; DataError where it is missing or damaged."""
+        key = self._keys.get(path, "")
+        if key not in self._shards:
+            raise DataError(f"media: the features of {str(path)!r} are not in {str(self.folder)!r}; call fill() again")
+        with self._opened(self._shards[key]) as shard:
+            tensor: Tensor = shard.get_tensor(key)
+            if crc32(_bytes(tensor)) != json.loads(shard.metadata()["crc32"])[key]:
+                raise SafetensorError(f"{path.name} has changed since it was written")
+        return tensor
+
+    def _find(self) -> None:
+        """Which shard holds what."""
+        for file in sorted(self.folder.glob("*.safetensors")):
+            with self._opened(file) as shard:
+                self._shards |= dict.fromkeys(shard.keys(), file)
+
+    @contextmanager
+    def _opened(self, file: Path) -> Iterator[Any]:
+        try:
+            with safe_open(file, "pt") as shard:  # type: ignore[no-untyped-call]
+                yield shard
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{file}: damaged ({error}); remove it, and its features are computed again") from error
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
