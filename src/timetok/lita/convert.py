@@ -79,14 +79,7 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
         raise ArgumentError(f"out: expected a new or empty folder, got {os.fspath(out)!r}")
     with telling_which(source):
         settings, text, files, delta = _find(Path(source), None if base is None else Path(base))
-    with telling_which(vision):
-        layer = settings["mm_vision_select_layer"]
-        if Path(vision).is_dir():
-            encoder = FrameEncoder.from_clip(vision, layer=layer)
-            transform = FrameTransform(encoder.image_size)
-        else:
-            transform = FrameTransform.of(os.fspath(vision))
-            encoder = FrameEncoder(os.fspath(vision), image_size=transform.image_size, layer=layer, pretrained=True)
+    encoder, transform = read_eyes(vision, layer=settings["mm_vision_select_layer"])
     with telling_which(source):
         words = Path(source) if (Path(source) / "tokenizer.model").is_file() else files[0].parent
         processor, config = _describe(settings, text, _tokenizer(words), encoder, transform)
@@ -114,6 +107,22 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
         write_json(partial / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
         config.save_pretrained(partial)
         processor.save_pretrained(partial)
+
+
+def read_eyes(vision: Folder, *, layer: int = -2) -> tuple[FrameEncoder, FrameTransform]:
+    """The tower of a CLIP folder, or of a timm model with the weights timm has, and what it sees; ModelFolderError."""
+    with telling_which(vision):
+        if Path(vision).is_dir():
+            encoder = FrameEncoder.from_clip(vision, layer=layer)
+            return encoder, FrameTransform(encoder.image_size)
+        transform = FrameTransform.of(os.fspath(vision))
+        return FrameEncoder(os.fspath(vision), image_size=transform.image_size, layer=layer, pretrained=True), transform
+
+
+def read_projector(file: Folder) -> dict[str, Tensor]:
+    """A projector's weights from a file in LLaVA's or VILA's layout; ModelFolderError where it is not one."""
+    begin, found = "model.projector.", _tensors(Path(file), check=True)
+    return {name.removeprefix(begin): tensor for name, tensor in found.items() if name.startswith(begin)}
 
 
 def _find(folder: Path, base: Path | None) -> tuple[_Json, _Json, list[Path], Path | None]:

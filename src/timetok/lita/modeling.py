@@ -3,7 +3,7 @@
 Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame, p patches, e vision width.
 """
 
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,23 +34,21 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         vision = FrameEncoder(**{**config.vision, "pretrained": False})  # weights come from the folder alone
         lm = AutoModelForCausalLM.from_config(config.text_config)
-        self.model = VideoLM(
-            lm,
-            vision_dim=vision.width,
-            video_token_id=config.video_token_id,
-            time_token_ids=config.time_token_ids,
-            pooler=SlowFastPooler(**config.pooler),
-            projector=config.projector,
-            order=config.order,
-            time_markers=config.time_markers,
-            vision=vision,
-        )
+        self.model = _joined(config, lm, vision)
         # transformers asks the outer model about the LM inside it, and looks among direct children only
         asked = "_no_split_modules", "_skip_keys", "_keep_in_fp32_modules", "_keys_to_ignore_on_load"
         for name in (name for name in dir(lm) if name.startswith(asked)):
             setattr(self, name, getattr(lm, name))
         self._tied_weights_keys = {f"model.lm.{k}": f"model.lm.{v}" for k, v in lm.all_tied_weights_keys.items()}
         self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def of(cls, config: LitaConfig, lm: PreTrainedModel, vision: FrameEncoder) -> Self:
+        """A model made of a language model and an encoder that are there already; its projector alone is random."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.model = _joined(config, lm, vision).to(lm.dtype)
+        return model
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[no-untyped-call]
@@ -84,3 +82,17 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Prompt and new ids; videos and mask as in ``forward``, the rest as in transformers' ``generate``."""
         self.model.lm.generation_config = self.generation_config  # from_pretrained puts it on the outer model only
         return self.model.generate(input_ids, **generate_kwargs)
+
+
+def _joined(config: LitaConfig, lm: PreTrainedModel, vision: FrameEncoder) -> VideoLM:
+    return VideoLM(
+        lm,
+        vision_dim=vision.width,
+        video_token_id=config.video_token_id,
+        time_token_ids=config.time_token_ids,
+        pooler=SlowFastPooler(**config.pooler),
+        projector=config.projector,
+        order=config.order,
+        time_markers=config.time_markers,
+        vision=vision,
+    )

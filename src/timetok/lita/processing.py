@@ -76,7 +76,7 @@ class LitaProcessor(ProcessorMixin):
             question = f"The video lasts {duration_seconds:.1f} seconds. {question}"
         return f"{self.system} USER: {VIDEO_TOKEN}\n{question} ASSISTANT:".lstrip()
 
-    def conversation(self, asked: Sequence[tuple[str, str]], duration_seconds: float) -> list[tuple[str, str]]:
+    def conversation(self, asked: Sequence[tuple[str, str]], duration_seconds: float | None) -> list[tuple[str, str]]:
         """Questions and answers about one video, trusted text → the ``turns`` of a row for ``VideoPrompts.collate``."""
         first, *later = asked
         begin = self.prompt(first[0], duration_seconds=duration_seconds), f" {first[1]}"

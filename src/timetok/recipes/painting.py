@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from timetok.recipes.tasks import Event
+from timetok.recipes.records import Event
 
 RGB: TypeAlias = tuple[int, int, int]
 Pixels: TypeAlias = NDArray[np.uint8]

@@ -7,29 +7,47 @@ from typing import Any
 
 from timetok.errors import DataError
 
-_SHAPES = Path(__file__).parent / "presets" / "shapes.toml"
-_ARGUMENTS = {"vision", "transform", "trainer", "pooler", "lm", "rates"}
+_PRESETS = Path(__file__).parent / "presets"
+_ARGUMENTS = {"vision", "transform", "trainer", "pooler", "lm", "lora", "sets", "rates"}
 
 
 def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     """Read a preset, by its shipped name or the path of a TOML file, and apply changes.
 
     Those are ``key=value`` with dotted keys and TOML values (a bare word is a string); ``smoke=true`` makes those of
-    the preset's ``[smoke]`` table. DataError: there is no such preset, it is no TOML, or a key or a value does not fit.
+    the preset's ``[smoke]`` table. A file may name another as its ``base``, with ``[changes]`` of the same form.
+    DataError: there is no such preset, it is no TOML, or a key or a value does not fit.
 
     >>> load_preset("shapes", ["stages.0.trainer.max_steps=10"])["stages"][0]["trainer"]["max_steps"]
     10
     """
-    path = Path(name) if name.endswith(".toml") else _SHAPES.with_name(f"{name}.toml")
-    try:
-        preset, shipped = (tomllib.loads(file.read_text(encoding="utf-8")) for file in (path, _SHAPES))
-    except (OSError, ValueError) as error:
-        names = sorted(path.stem for path in _SHAPES.parent.glob("*.toml"))
-        raise DataError(f"preset: expected one of {names} or a TOML file, got {name!r}: {error}") from error
-    asked, smoke = dict(map(_read_change, changes)), preset.pop("smoke", {})
+    preset, asked = _read(name), dict(map(_read_change, changes))
+    smoke = preset.pop("smoke", {})
     if asked.pop("smoke", False):
         asked = smoke | asked  # what is asked for outlasts it
-    for key, value in asked.items():
+    _change(preset, asked)
+    like = _read("lita-7b" if "start" in preset else "shapes")
+    like.pop("smoke", None)
+    _check("preset", like, preset)
+    return preset
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name) if name.endswith(".toml") else _PRESETS / f"{name}.toml"
+    try:
+        preset = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        names = sorted(path.stem for path in _PRESETS.glob("*.toml"))
+        raise DataError(f"preset: expected one of {names} or a TOML file, got {name!r}: {error}") from error
+    if "base" not in preset:
+        return preset
+    base = _read(str(preset["base"]))
+    _change(base, preset.get("changes", {}))
+    return base
+
+
+def _change(preset: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
         *names, last = key.split(".")
         table: Any = preset
         try:
@@ -38,9 +56,6 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
             table[last] = value
         except (LookupError, TypeError, ValueError) as error:
             raise DataError(f"--set: the preset has no {key!r}; its tables are {', '.join(sorted(preset))}") from error
-    del shipped["smoke"]
-    _check("preset", shipped, preset)
-    return preset
 
 
 def _read_change(change: str) -> tuple[str, Any]:
@@ -54,7 +69,7 @@ def _read_change(change: str) -> tuple[str, Any]:
 
 
 def _check(key: str, like: Any, value: Any) -> None:
-    """Keys and kinds of values are those of shapes.toml; what goes to a library as arguments is checked there."""
+    """Keys and kinds of values are those of a shipped preset; what goes to a library as arguments is checked there."""
     kind = type(like)
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits or value == [] or (kind is int and value < min(like, 1)):  # of the whole numbers only the seed may be 0
@@ -64,6 +79,6 @@ def _check(key: str, like: Any, value: Any) -> None:
     if isinstance(like, dict) and key.rpartition(".")[2] not in _ARGUMENTS:
         missing, unknown = sorted(like.keys() - value.keys()), sorted(value.keys() - like.keys())
         if missing or unknown:
-            raise DataError(f"{key}: missing {missing}, unknown {unknown}; compare shapes.toml")
+            raise DataError(f"{key}: missing {missing}, unknown {unknown}; compare the shipped presets")
         for name in like:
             _check(f"{key}.{name}", like[name], value[name])

@@ -1,6 +1,6 @@
 """Synthetic videos: coloured shapes that appear, move, overlap and leave, before moving backgrounds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from itertools import product
@@ -11,10 +11,13 @@ import av
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from timetok.atomic import read_json, replacing, write_json
-from timetok.errors import ArgumentError, DataError
+from timetok.atomic import replacing, write_json
+from timetok.errors import ArgumentError
+from timetok.recipes.cache import claim
 from timetok.recipes.painting import RGB, Scene, Track, draw_background, draw_distractor, draw_motion, render_frames
-from timetok.recipes.tasks import HELD_OUT, SEEN_PAIRS, SHAPES, TASKS, Event, sample_turns
+from timetok.recipes.records import Event, Record
+from timetok.recipes.shapes_tasks import HELD_OUT, SEEN_PAIRS, SHAPES, TASKS, name_of, pair_of, shown
+from timetok.recipes.tasks import draw_turns
 from timetok.timegrid import Span
 
 Split: TypeAlias = Literal["train", "test", "shifted"]
@@ -36,7 +39,7 @@ def draw_scene(seed: int, split: Split = "train") -> Scene:
     sizes, and shows at least one pair of `HELD_OUT`, which the others never show. The seed is any non-negative integer;
     else, or for another split, ArgumentError is raised.
 
-    >>> any((event.colour, event.shape) in HELD_OUT for event in draw_scene(3, "shifted").events)
+    >>> any(pair_of(event) in HELD_OUT for event in draw_scene(3, "shifted").events)
     True
     """
     if split not in _SPLIT_NUMBERS or seed < 0:
@@ -83,22 +86,15 @@ def write_dataset(folder: Path, *, num_clips: int, split: Split, seed: int, work
     return scenes
 
 
-def claim(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings a folder is made with; DataError where the file tells of others, which must not be mixed."""
-    if path.exists() and read_json(path, dict, "the settings of a run") != settings:
-        raise DataError(f"out: {str(path.parent)!r} holds files of other settings ({path.name}); choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
-
-
 def cut(events: Sequence[Event], start_seconds: float, stop_seconds: float) -> tuple[Event, ...]:
     """The events of a sub-clip: shifted to its begin, clipped to its ends, unseen ones left out.
 
-    >>> cut([Event("red", "circle", Span(1.0, 6.0))], 2.0, 5.0)[0].span
+    >>> cut([Event("A red circle is visible.", (Span(1.0, 6.0),))], 2.0, 5.0)[0].span
     Span(start=0.0, end=3.0)
     """
     seen = [(each, max(each.span.start, start_seconds), min(each.span.end, stop_seconds)) for each in events]
-    return tuple(replace(each, span=Span(a - start_seconds, b - start_seconds)) for each, a, b in seen if b - a > 1e-6)
+    moved = [(each, Span(a - start_seconds, b - start_seconds)) for each, a, b in seen if b - a > 1e-6]
+    return tuple(replace(each, spans=(span,)) for each, span in moved)
 
 
 def _draw_format(rng: np.random.Generator, split: Split) -> tuple[float, int, tuple[int, int]]:
@@ -127,8 +123,8 @@ def _draw_events(rng: np.random.Generator, num_frames: int, fps: int, *, hidden_
         crowd = [((starts <= start) & (stops > start)).sum() for start in starts]
         long_enough = (stops - starts >= shortest).all()
         if long_enough and np.diff(starts).min() >= _GAP * num_frames and max(crowd) <= _MOST_VISIBLE:
-            shown = zip(pairs, (starts / fps).tolist(), (stops / fps).tolist(), strict=True)
-            return tuple(Event(*pair, Span(start, stop)) for pair, start, stop in shown)
+            visible = zip(pairs, (starts / fps).tolist(), (stops / fps).tolist(), strict=True)
+            return tuple(shown(*pair, Span(start, stop)) for pair, start, stop in visible)
 
 
 def _draw_tracks(rng: np.random.Generator, events: Sequence[Event], fps: int, size: tuple[int, int]) -> list[Track]:
@@ -137,9 +133,10 @@ def _draw_tracks(rng: np.random.Generator, events: Sequence[Event], fps: int, si
         tracks: list[Track] = []
         for event in events:
             start, stop = (round(second * fps) for second in event.span)
+            colour, shape = pair_of(event)
             radius, angle = rng.uniform(0.11, 0.2) * min(size), rng.uniform(-0.4, 0.4)
             for _ in range(40):
-                track = Track(event.shape, COLOURS[event.colour], radius, angle, start, stop, draw_motion(rng))
+                track = Track(shape, COLOURS[colour], radius, angle, start, stop, draw_motion(rng))
                 if all(_covered(track, other, fps, size) <= _MOST_COVERED for other in tracks):
                     tracks.append(track)
                     break
@@ -163,16 +160,17 @@ def _annotations(scenes: dict[Path, Scene], split_number: int) -> dict[str, Any]
         vid, rng = path.stem, np.random.default_rng([scene.seed, split_number, 1])
         seconds, events = scene.num_frames / scene.fps, scene.events
         sizes = {"fps": scene.fps, "num_frames": scene.num_frames, "width": scene.size[0], "height": scene.size[1]}
-        shown = [{"name": e.name, "colour": e.colour, "shape": e.shape, **asdict(e.span)} for e in events]
-        files["scenes.json"][vid] = {"duration": seconds, **sizes, "events": shown}
-        captions = {"timestamps": [[*e.span] for e in events], "sentences": [e.caption for e in events]}
+        named = [(event, *pair_of(event)) for event in events]
+        told = [{"name": name_of(e), "colour": c, "shape": s, **asdict(e.span)} for e, c, s in named]
+        files["scenes.json"][vid] = {"duration": seconds, **sizes, "events": told}
+        captions = {"timestamps": [[*e.span] for e in events], "sentences": [e.text for e in events]}
         files["dvc.json"][vid] = {"duration": seconds, **captions}
         # A shifted clip is asked about the pair no training clip showed; elsewhere there is none.
-        unseen = [event for event in events if (event.colour, event.shape) in HELD_OUT]
+        unseen = tuple(event for event in events if pair_of(event) in HELD_OUT)
         for task, asked in (("rtl", events), ("event_loc", unseen or events)):
-            if turn := TASKS[task](asked, rng):
+            for turn in TASKS[task](Record(vid, vid, path, seconds, asked, ()), rng):
                 entry = {"vid": vid, "question": turn.question, "answer": turn.answer, "task": task}
                 files[f"{task}.json"].append(entry | {"duration": seconds, "question_id": f"{vid}_{task}"})
-        turns = sample_turns(events, rng, 3, {"vidqa": 1.0})
+        turns = draw_turns(Record(vid, vid, path, seconds, events, ()), rng, 3, {"vidqa": 1.0}, TASKS)
         files["vidqa.json"].append({"video": vid, "QA": [{"q": t.question, "a": t.answer} for t in turns]})
     return files

@@ -32,45 +32,6 @@ from timetok.recipes.shapes import claim, write_dataset
 from timetok.recipes.tasks import SEEN_PAIRS
 from timetok.vision import FrameEncoder
 
-Preset = Mapping[str, Any]
-
-
-def shapes_tokenizer() -> PreTrainedTokenizerFast:
-    """The bundled model's byte-level BPE without the tokens that LITA added: small, and able to spell any question."""
-    stored = read_json(TINY_MODEL / "tokenizer.json", dict, "a tokenizer")
-    stored["added_tokens"] = stored["added_tokens"][:2]
-    backend = Tokenizer.from_str(json.dumps(stored))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
-
-
-def build_model(preset: Preset) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
-    """A LITA sized by the preset, random but for its frozen encoder, and its processor; DataError if that fails.
-
-    The encoder's weights come from the file ``data.tower``, from timm where ``vision`` says ``pretrained``, or else
-    from the bundled model, as LITA's come from CLIP.
-    """
-    try:
-        encoder = FrameEncoder(**preset["vision"])
-        if tower := preset["data"]["tower"]:
-            encoder.load_state_dict(load_file(tower))
-        elif not preset["vision"].get("pretrained"):
-            encoder.load_state_dict(Localizer.load().model.model.vision.state_dict())
-        set_seed(preset["data"]["seed"])
-        tokenizer, transform = shapes_tokenizer(), preset["transform"]
-        told = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
-        processor = LitaProcessor(tokenizer, transform=transform, grid=encoder.grid, **told)
-        ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-        text = {"model_type": "llama", "vocab_size": len(tokenizer), "bos_token_id": None, **ids, **preset["lm"]}
-        ids |= {"time_token_ids": processor.tt.time_token_ids, "video_token_id": processor.video_token_id}
-        parts = {"text_config": text, "vision": preset["vision"], "transform": transform, **preset["model"]}
-        model = LitaForConditionalGeneration(LitaConfig(**parts, **ids))
-        model.model.vision.load_state_dict(encoder.state_dict())
-        SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])  # refused now, not after an hour
-    except Exception as error:  # a setting can break a library anywhere; the cause stays attached
-        raise DataError(f"preset: cannot be built: {shorten(str(error), 400)}") from error
-    return model, processor
-
-
 def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
     """``TrainingArguments`` of every stage, on the seed of the data; DataError if transformers refuses some."""
     fixed: Any = {"seed": preset["data"]["seed"], "report_to": [], "save_total_limit": 2}
@@ -89,29 +50,30 @@ def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
 def train(preset: Preset, out: Path) -> Path:
     """Run every stage of a preset, as ``load_preset`` gives it, and resume a run of the same folder ``out``.
 
-    The model comes into ``out/model``. DataError: the folder holds a run of another preset, or a setting is refused.
+    The model comes into ``out/model``. Processes that torchrun or accelerate started share samples, and the videos to
+    encode. DataError: the folder holds a run of another preset, or a setting is refused.
     """
-    data = preset["data"]
-    shared, settings = Path(data["folder"] or out), {**preset, "data": {**data, "folder": ""}}  # where is no setting
+    settings = {**preset, "data": {**preset["data"], "folder": ""}, "wordings": WORDINGS}  # where it is, is no setting
     stage_arguments(preset, out)  # refused now, not after an hour
     model, processor = build_model(preset)
-    claim(out / "preset.json", settings)
+    first = PartialState().is_main_process
+    with PartialState().main_process_first():
+        claim(out / "preset.json", settings)
     if (out / "model").exists():
         return out / "model"
-    claim(shared / "cache.json", {key: settings[key] for key in ("data", "vision", "transform", "features")})
-    scenes = write_dataset(shared / "clips", num_clips=data["num_clips"], split="train", seed=data["seed"], workers=2)
-    encoder, transform, path = model.model.vision, processor.frame_transform, shared / "features.safetensors"
-    cached = cache_features(scenes, encoder, transform, path, frames_per_clip=preset["features"]["frames_per_clip"])
-    whiten(model.model.projector, cached)
-    log = train_stages(preset, model, processor, cached, out)
-    nn.Module.half(model)  # which halves the file
-    with replacing(out / "model") as partial_folder:
-        model.save_pretrained(partial_folder)
-        processor.save_pretrained(partial_folder)
-        _write_card(partial_folder, settings, log, model)
+    sources, tasks = shapes_sources(preset, model, processor, out) if "lm" in preset else (
+        video_sources(preset, model, processor, out)
+    )
+    log = train_stages(preset, model, processor, sources, tasks, out)
+    if first:
+        _save(model, processor, settings, log, out / "model")
+    PartialState().wait_for_everyone()
     return out / "model"
 
 
+def shapes_sources(
+    preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, out: Path
+) -> list[CachedClip]:
 @torch.no_grad()
 def whiten(projector: nn.Module, clips: Sequence[CachedClip]) -> None:
     """Start a linear projector so that its outputs are uncorrelated and as long as a few token embeddings.

@@ -1,0 +1,112 @@
+"""What is trained on: conversations drawn from several sources at given rates, about features or pixels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image
+from torch.utils.data import Dataset
+
+from timetok.errors import DataError
+from timetok.lita import LitaProcessor
+from timetok.recipes.cache import FeatureCache
+from timetok.recipes.records import Record
+from timetok.recipes.tasks import Task, Turn, draw_turns
+from timetok.video import Frames, read_frames
+
+Shown: TypeAlias = Mapping[str, Any]
+Source: TypeAlias = Callable[[Generator], tuple[Record, Callable[[], Shown]]]
+"""Draws a record; the function it gives beside it looks at the video: ``video_features`` or ``pixel_values_videos``."""
+
+_FOLDER_FPS = 5.0  # LITA's, for folders of pictures; which of them are shown does not depend on it
+
+
+@dataclass(frozen=True)
+class Videos:
+    """A random record of a data set, all equally likely, whose video is looked at in a cache, or else decoded."""
+
+    records: Sequence[Record]
+    processor: LitaProcessor
+    cache: FeatureCache | None = None
+
+    def __call__(self, rng: Generator) -> tuple[Record, Callable[[], Shown]]:
+        """A record, and what shows its video."""
+        record = self.records[int(rng.integers(len(self.records)))]
+        return record, partial(self._show, record)
+
+    def _show(self, record: Record) -> Shown:
+        if record.media is None:
+            raise DataError(f"records: {record.name!r} has no media; read them with media=, and drop what is missing")
+        if self.cache is not None:
+            return {"video_features": self.cache[record.media]}
+        return {"pixel_values_videos": self.processor.frame_transform(read_media(record.media, self.processor).data)}
+
+
+def read_media(path: Path, processor: LitaProcessor) -> Frames:
+    """The frames a model is shown of a video, of a folder of pictures, or of an image, which is repeated."""
+    if path.is_dir():
+        return read_frames(path, processor.num_frames, fps=_FOLDER_FPS)
+    if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)[None]
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+            raise DataError(f"{path} is no picture that can be read: {error}") from error
+        return read_frames(pixels, processor.num_frames, fps=1.0)
+    return processor.read(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture(Dataset[dict[str, Any]]):
+    """Sample i is one conversation of at least ``turns`` questions, drawn from (seed, i) alone.
+
+    So any run can resume anywhere, and workers and ranks share the samples as they share their numbers. ``rates`` are,
+    by source and task, how often it is drawn relative to all others: ``{"activitynet": {"dvc": 5, "event_loc": 5},
+    "youcook2": {"dvc": 1, "event_loc": 1}, "rtl": {"rtl": 6}}`` are LITA's 1:1:1 of the tasks and 5:1 of the sources.
+    """
+
+    sources: Mapping[str, Source]
+    tasks: Mapping[str, Task]
+    rates: Mapping[str, Mapping[str, float]]
+    processor: LitaProcessor
+    num_samples: int
+    seed: int
+    turns: int = 1
+    max_length: int = 2048
+
+    def __post_init__(self) -> None:
+        if not self.rates or not self.sources.keys() >= self.rates.keys():
+            raise DataError(f"rates: expected sources among {[*self.sources]}, got {[*self.rates]}")
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, index])
+        names = list(self.rates)
+        weights = np.array([sum(self.rates[name].values()) for name in names], dtype=np.float64)
+        turns: list[Turn] = []
+        for _ in range(1000):  # a record may hold nothing that can be asked about
+            name = names[rng.choice(len(names), p=weights / weights.sum())]
+            record, show = self.sources[name](rng)
+            if turns := draw_turns(record, rng, self.turns, self.rates[name], self.tasks):
+                break
+        else:
+            raise DataError(f"rates: a thousand records of {names} held nothing to be asked by {dict(self.rates)}")
+        duration = record.duration_seconds
+        row: dict[str, Any] = {"duration_seconds": duration, **show()}
+        row["turns"] = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
+        return row
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Samples → a batch, padded on the right; a causal model then needs no mask, which is faster on a CPU.
+
+        What goes beyond ``max_length`` ids is cut off.
+        """
+        batch = self.processor.prompts.collate(rows)
+        texts = {name: batch[name][:, : self.max_length] for name in ("input_ids", "labels")}
+        return texts | {name: batch[name] for name in ("video_features", "pixel_values_videos") if name in batch}
