@@ -4,6 +4,7 @@ import csv
 import gc
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from timetok import __version__
 from timetok.atomic import replacing
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "examples"))  # the shapes are one
 RESULTS = ROOT / "benchmarks" / "results"
 
 

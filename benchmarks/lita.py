@@ -25,10 +25,10 @@ import torch
 from einops import rearrange, reduce
 from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
 
+from shapes_world.recipe import shapes_tokenizer
 from timetok.hub import localize_all, read_ahead
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import Localizer
-from timetok.recipes.train import shapes_tokenizer
 from timetok.video import read_frames
 
 NEW, VOCAB = 24, 32_000

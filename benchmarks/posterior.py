@@ -16,16 +16,16 @@ import torch
 from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
 from torch import nn
 
+from shapes_world import recipe
+from shapes_world.scenes import write_dataset
 from timetok import Span
 from timetok.atomic import replacing
 from timetok.decoding import span_distribution
 from timetok.lita.answer import Localizer
 from timetok.metrics import iou
 from timetok.recipes.evaluate import ask_all, encode_videos, read_questions
-from timetok.recipes.features import cache_features
 from timetok.recipes.preset import load_preset
-from timetok.recipes.shapes import write_dataset
-from timetok.recipes.train import build_model, train_stages, whiten
+from timetok.recipes.train import build_model, train_stages
 
 CLIPS_SEED = 2026  # of `make bench`
 TOP_STARTS = 100  # all of them: 40 cover .89 to .94 of what models this small believe at T = 100
@@ -35,7 +35,7 @@ CHANGES = (
     "stages.0.trainer.max_steps=400",
     "stages.1.num_frames=25",
     "stages.1.turns=4",
-    "stages.1.rates={event_loc=4,rtl=3,listing=1}",
+    "stages.1.rates.shapes={event_loc=4,rtl=3,listing=1}",
     "stages.1.matrix_learning_rate=1e-2",
     "stages.1.trainer.max_steps=250",
     'stages.1.trainer.lr_scheduler_type="cosine"',
@@ -49,12 +49,8 @@ def trained(run: Path, out: Path, marks: int, seed: int) -> Path:
     preset = load_preset("shapes", [*CHANGES, f"model.num_time_tokens={marks}", f"data.seed={seed}"])
     preset["stages"] = preset["stages"][:2]
     model, processor = build_model(preset)
-    data = load_preset("shapes")["data"]
-    scenes = write_dataset(run / "clips", num_clips=data["num_clips"], split="train", seed=data["seed"], workers=2)
-    features, frames = run / "features.safetensors", preset["features"]["frames_per_clip"]
-    clips = cache_features(scenes, model.model.vision, processor.frame_transform, features, frames_per_clip=frames)
-    whiten(model.model.projector, clips)
-    train_stages(preset, model, processor, clips, out)
+    of_seed_0 = {**preset, "data": load_preset("shapes")["data"]}
+    train_stages(preset, model, processor, recipe.open_sources(of_seed_0, model, processor, run), out)
     with replacing(out / "model") as folder:
         nn.Module.half(model).save_pretrained(folder)
         processor.save_pretrained(folder)

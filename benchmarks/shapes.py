@@ -18,10 +18,10 @@ import torch
 from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
 from tqdm import tqdm
 
+from shapes_world.scenes import write_dataset
 from timetok.lita.answer import TINY_MODEL, Localizer
 from timetok.recipes.evaluate import Question, ask_all, read_questions, score
 from timetok.recipes.preset import load_preset
-from timetok.recipes.shapes import write_dataset
 from timetok.recipes.train import train
 
 NAME, KEY = "shapes", ["model", "split"]

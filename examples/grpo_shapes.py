@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from tqdm import trange
 
+from shapes_world.features import cache_features, draw_cut
+from shapes_world.scenes import write_dataset
+from shapes_world.tasks import TASKS
 from timetok import localize
 from timetok.lita.answer import Localizer
 from timetok.recipes.evaluate import evaluate_model, read_questions
-from timetok.recipes.features import cache_features, draw_cut
+from timetok.recipes.records import Record
 from timetok.recipes.rewards import temporal_iou, well_formed
-from timetok.recipes.shapes import write_dataset
-from timetok.recipes.tasks import TASKS
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--out", type=Path, default=Path(gettempdir()) / "grpo_shapes", help="clips and features")
@@ -41,8 +42,8 @@ tt, eos = processor.tt, processor.tokenizer.eos_token_id
 
 scenes = write_dataset(options.out / "train", num_clips=options.train, split="train", seed=77, workers=2)
 write_dataset(options.out / "test", num_clips=options.test, split="test", seed=77, workers=2)
-file = options.out / f"features-{options.train}.safetensors"
-clips = cache_features(scenes, model.model.vision, processor.frame_transform, file, frames_per_clip=200)
+encoder, transform = model.model.vision, processor.frame_transform
+clips = cache_features(scenes, encoder, transform, options.out / "features", frames_per_clip=200)
 questions = read_questions(options.out / "test")
 before = evaluate_model(localizer, questions, protocol="lita-rtl-strict")
 
@@ -55,8 +56,9 @@ for _ in (progress := trange(options.steps, desc="steps")):
     asked = []
     while len(asked) < options.questions:
         features, duration, events = draw_cut(clips[rng.integers(len(clips))], rng, processor.num_frames)
-        if turn := TASKS["event_loc" if rng.random() < 0.5 else "rtl"](events, rng):
-            asked.append((features.float(), duration, processor.prompt(turn.question), tuple(turn.span)))
+        task = TASKS["event_loc" if rng.random() < 0.5 else "rtl"]
+        for turn in task(Record("", "", None, duration, events, ()), rng):
+            asked.append((features.float(), duration, processor.prompt(turn.question), tuple(turn.spans[0])))
     features, durations, prompts, spans = zip(*asked, strict=True)
     batch = processor.prompts(prompts, videos=features, durations=durations)
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "num_return_sequences": options.group}

@@ -19,10 +19,10 @@ from torch.utils.data import StackDataset, default_collate
 from tqdm import tqdm
 from transformers import TrainingArguments, set_seed
 
+from shapes_world.scenes import write_dataset
+from shapes_world.tasks import COLOUR_NAMES, SEEN_PAIRS, SHAPES, pair_of
 from timetok.atomic import replacing
 from timetok.recipes.preset import load_preset
-from timetok.recipes.shapes import write_dataset
-from timetok.recipes.tasks import COLOUR_NAMES, SEEN_PAIRS, SHAPES
 from timetok.recipes.train import fit
 from timetok.video import read_frames
 from timetok.vision import FrameEncoder, FrameTransform
@@ -36,7 +36,7 @@ def frame_targets(events, times_seconds):
     instants = times_seconds + 1e-6  # frame times come from integer time stamps, spans from divisions
     for event in events:
         seen = (event.span.start <= instants) & (instants < event.span.end)
-        for name in ((event.colour, event.shape), event.colour, event.shape):
+        for name in (pair_of(event), *pair_of(event)):
             targets[seen, COLUMNS[name]] = 1
     return torch.from_numpy(targets)
 

@@ -11,8 +11,9 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from timetok.recipes.tasks import SEEN_PAIRS, TASKS, Event
-from timetok.recipes.train import shapes_tokenizer
+from shapes_world.recipe import shapes_tokenizer
+from shapes_world.tasks import SEEN_PAIRS, TASKS, shown
+from timetok.recipes.records import Record
 from timetok.timegrid import Span
 
 
@@ -25,8 +26,8 @@ def corpus(num_texts: int, seed: int) -> list[str]:
         pairs = [SEEN_PAIRS[int(k)] for k in rng.choice(len(SEEN_PAIRS), size=rng.integers(2, 6), replace=False)]
         starts = rng.uniform(0.0, 0.6, size=len(pairs)) * duration
         ends = starts + rng.uniform(0.08, 0.4, size=len(pairs)) * duration
-        events = [Event(*pair, Span(a, b)) for pair, a, b in zip(pairs, starts, ends, strict=True)]
-        if turn := task(events, rng):
+        events = [shown(*pair, Span(a, b)) for pair, a, b in zip(pairs, starts, ends, strict=True)]
+        for turn in task(Record("", "", None, duration, tuple(events), ()), rng):
             texts += [turn.question, turn.answer]
     return texts[:num_texts]
 

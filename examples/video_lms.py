@@ -10,11 +10,11 @@ import torch
 import transformers as hf
 from peft import LoraConfig, get_peft_model
 
+from shapes_world.recipe import shapes_tokenizer
 from timetok import TimeTokenizer, embeddings
 from timetok.decoding import SpanConstraint
 from timetok.lita.answer import load_sample
 from timetok.losses import SoftTimeLoss
-from timetok.recipes.train import shapes_tokenizer
 from timetok.video import read_frames
 
 LANGUAGE_MODEL = r".*(language_model|text_model).*\.(q|k|v|o)_proj"  # bare names would also match in a vision tower

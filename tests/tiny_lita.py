@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from shapes_world.recipe import shapes_tokenizer
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
-from timetok.recipes.train import shapes_tokenizer
 
 NUM_FRAMES, NUM_TIME_TOKENS, CONTEXT = 8, 20, 160
 NUM_VIDEO_TOKENS = 8 + 4 * 2 * 2  # one a frame, and four slow frames of 4 x 4 patches averaged by 2 x 2

@@ -104,7 +104,7 @@ def test_a_video_that_was_not_filled_in_is_named(media: list[Path], tmp_path: Pa
     cache.fill(media[:2], encode)
     with pytest.raises(DataError, match=f"{media[5].name}.*not in"):
         cache[media[5]]
-    with pytest.raises(DataError, match="nosuch.mp4"):
+    with pytest.raises(DataError, match=r"nosuch\.mp4"):
         cache.fill([tmp_path / "nosuch.mp4"], encode)
 
 

@@ -14,14 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from shapes_world.features import CachedClip, draw_cut
+from shapes_world.recipe import shapes_tokenizer
+from shapes_world.tasks import shown
 from timetok.cli import main
 from timetok.errors import DataError
 from timetok.lita.answer import Localizer
 from timetok.recipes.evaluate import evaluate_model, read_questions
-from timetok.recipes.features import CachedClip, draw_cut
 from timetok.recipes.preset import load_preset
-from timetok.recipes.tasks import Event
-from timetok.recipes.train import build_model, shapes_tokenizer, train
+from timetok.recipes.train import build_model, train
 from timetok.timegrid import Span
 from timetok.vision import FrameEncoder
 
@@ -152,7 +153,7 @@ def test_the_tower_is_the_bundled_one_or_that_of_a_file_or_timms(
     assert same(
         build_model(load_preset("shapes", [f"data.tower={tmp_path / 'encoder.safetensors'}"]))[0].model.vision, other
     )
-    monkeypatch.setattr("timetok.recipes.train.FrameEncoder", lambda **_: other)  # in place of timm's download
+    monkeypatch.setattr("shapes_world.recipe.FrameEncoder", lambda **_: other)  # in place of timm's download
     assert same(build_model(load_preset("shapes", ["vision.pretrained=true"]))[0].model.vision, other)
 
 
@@ -188,7 +189,7 @@ def test_the_tokenizer_spells_anything() -> None:
 def test_a_cut_is_what_a_file_of_that_part_would_show() -> None:
     fps, total = 10.0, 200
     features = torch.arange(total, dtype=torch.float16).view(total, 1, 1)
-    clip = CachedClip(features, fps, (Event("red", "circle", Span(5.0, 12.0)),))
+    clip = CachedClip(features, fps, (shown("red", "circle", Span(5.0, 12.0)),))
     for seed in range(50):
         picked, duration, events = draw_cut(clip, np.random.default_rng(seed), 100)
         frames = picked.flatten().numpy()
@@ -197,13 +198,13 @@ def test_a_cut_is_what_a_file_of_that_part_would_show() -> None:
         expected = np.round(np.linspace(0, count - 1, 100)) + first
         assert np.array_equal(frames, expected)
         assert len(events) == 1
-        shown = (events[0].span.start + first / fps, events[0].span.end + first / fps)
-        assert shown == pytest.approx((max(5.0, first / fps), min(12.0, first / fps + duration)))
+        visible = (events[0].span.start + first / fps, events[0].span.end + first / fps)
+        assert visible == pytest.approx((max(5.0, first / fps), min(12.0, first / fps + duration)))
         assert events[0].span.duration_seconds >= 0.05 * duration
 
 
 def test_targets_say_what_is_on_screen() -> None:
-    events = (Event("red", "circle", Span(1.0, 2.0)), Event("blue", "ring", Span(1.5, 3.0)))
+    events = (shown("red", "circle", Span(1.0, 2.0)), shown("blue", "ring", Span(1.5, 3.0)))
     times = np.array([0.5, 1.0, 1.5, 2.0, 3.0])
     frame_targets = runpy.run_path(str(EXAMPLES / "shapes_encoder.py"))["frame_targets"]
     assert frame_targets(events, times).sum(1).tolist() == [0, 3, 6, 3, 0]

@@ -74,7 +74,7 @@ class VideoPrompts:
         """Rows of a data set → a batch to train on, padded on the right; labels are -100 outside answers.
 
         A row has ``prompt`` and ``answer``, trusted text, or ``turns``, a list of such pairs (else ArgumentError);
-        ``video_features``, ``[t p e]``, ``[t h w e]`` or ``[n e]`` or a list of such, one a ``<video>`` of its prompts (else
+        ``video_features``, as ``videos`` of a call or a list of such, one a ``<video>`` of its prompts (else
         PromptError), or, in all rows, ``pixel_values_videos``, ``[t c h w]`` or a list; and ``duration_seconds`` where
         text names seconds as ``<12.3>``. The batch has ``labels`` ``[b s]`` beside what a call gives.
         """

@@ -1,13 +1,19 @@
 """Presets: TOML files beside this one, or a user's own, with ``key=value`` changes on top."""
 
+import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from timetok.errors import DataError
+from timetok.recipes import lita
 
 _PRESETS = Path(__file__).parent / "presets"
+_EXAMPLES = Path(__file__).parents[3] / "examples"  # of a checkout
 _ARGUMENTS = {"vision", "transform", "trainer", "pooler", "lm", "lora", "sets", "rates"}
 
 
@@ -22,28 +28,42 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     10
     """
     preset, asked = _read(name), dict(map(_read_change, changes))
-    smoke = preset.pop("smoke", {})
+    smoke, like = preset.pop("smoke", {}), _read("lita-7b") if "start" in preset else deepcopy(preset)
     if asked.pop("smoke", False):
         asked = smoke | asked  # what is asked for outlasts it
     _change(preset, asked)
-    like = _read("lita-7b" if "start" in preset else "shapes")
-    like.pop("smoke", None)
     _check("preset", like, preset)
     return preset
 
 
+def load_recipe(preset: Mapping[str, Any]) -> Any:
+    """LITA's recipe with what the module named by the preset's ``code`` has in its place; DataError if it has none."""
+    names = vars(lita)
+    if code := preset["code"]:
+        try:
+            own = vars(import_module(code))
+        except ImportError as error:
+            raise DataError(f"code: expected a module beside the preset, got {code!r}: {error}") from error
+        names = {**names, **own, "TASKS": lita.TASKS | own.get("TASKS", {})}
+    return SimpleNamespace(**names)
+
+
 def _read(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith(".toml") else _PRESETS / f"{name}.toml"
+    if not path.exists() and (example := _EXAMPLES / path.name).exists():
+        path = example
     try:
         preset = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        names = sorted(path.stem for path in _PRESETS.glob("*.toml"))
+        names = sorted(path.stem for folder in (_PRESETS, _EXAMPLES) for path in folder.glob("*.toml"))
         raise DataError(f"preset: expected one of {names} or a TOML file, got {name!r}: {error}") from error
+    if preset.get("code") and (folder := str(path.parent.resolve())) not in sys.path:
+        sys.path.append(folder)
     if "base" not in preset:
         return preset
     base = _read(str(preset["base"]))
     _change(base, preset.get("changes", {}))
-    return base
+    return base | ({"code": preset["code"]} if "code" in preset else {})
 
 
 def _change(preset: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -37,3 +37,15 @@ class Record:
     events: tuple[Event, ...]
     turns: tuple[tuple[str, str], ...]
     subset: str = ""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Stub."""
+
+    records: tuple[Record, ...]
+
+
+def read_records(**arguments: object) -> Annotations:
+    """Stub."""
+    raise NotImplementedError

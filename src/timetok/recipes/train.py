@@ -1,36 +1,50 @@
-"""The recipe from an empty folder to a model: clips, their features by a frozen encoder, tokenizer, language model.
+"""From a preset to a trained model: its recipe builds the model and opens the data, the HF Trainer does the rest.
 
 Each step leaves its result in the output folder and is skipped where that exists, and training resumes from its
 checkpoints: a run that was interrupted ends at the weights of one that was not.
 """
 
-import json
+import csv
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, load_model
-from timm.optim.muon import Muon
-from tokenizers import Tokenizer
+from accelerate import PartialState
+from safetensors.torch import load_model
 from torch import nn
-from torch.optim import Optimizer
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainerState, TrainingArguments, set_seed
+from transformers import Trainer, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from timetok import __version__, plots
-from timetok.atomic import read_json, replacing, write_json
+from timetok.atomic import replacing, write_json
 from timetok.errors import DataError
-from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
-from timetok.lita.answer import TINY_MODEL, Localizer
+from timetok.lita import LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
-from timetok.recipes.features import CachedClip, Conversations, cache_features
-from timetok.recipes.shapes import claim, write_dataset
-from timetok.recipes.tasks import SEEN_PAIRS
-from timetok.vision import FrameEncoder
+from timetok.recipes.cache import claim
+from timetok.recipes.lita import Preset
+from timetok.recipes.mixture import Mixture, Source
+from timetok.recipes.preset import load_recipe
+from timetok.recipes.tasks import WORDINGS
+
+
+def build_model(preset: Preset, **options: bool) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
+    """The model that the preset's recipe builds, on the seed of the data, and its processor; DataError if that fails.
+
+    ``options`` are those of `timetok.recipes.lita.build_model`.
+    """
+    recipe = load_recipe(preset)
+    try:
+        set_seed(preset["data"]["seed"])
+        model, processor = recipe.build_model(preset, **options)
+        SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])  # refused now, not after an hour
+    except Exception as error:  # a setting can break a library anywhere; the cause stays attached
+        raise DataError(f"preset: cannot be built: {shorten(str(error), 400)}") from error
+    return model, processor
+
 
 def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
     """``TrainingArguments`` of every stage, on the seed of the data; DataError if transformers refuses some."""
@@ -50,57 +64,47 @@ def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
 def train(preset: Preset, out: Path) -> Path:
     """Run every stage of a preset, as ``load_preset`` gives it, and resume a run of the same folder ``out``.
 
-    The model comes into ``out/model``. Processes that torchrun or accelerate started share samples, and the videos to
-    encode. DataError: the folder holds a run of another preset, or a setting is refused.
+    The model comes into ``out/model``. Processes that torchrun or accelerate started share the work. DataError: the
+    folder holds a run of another preset, or a setting is refused.
     """
-    settings = {**preset, "data": {**preset["data"], "folder": ""}, "wordings": WORDINGS}  # where it is, is no setting
+    recipe, data = load_recipe(preset), preset["data"]
+    settings = {**preset, "data": {**data, "folder": ""}, "wordings": WORDINGS}  # where it is, is no setting
     stage_arguments(preset, out)  # refused now, not after an hour
     model, processor = build_model(preset)
-    first = PartialState().is_main_process
-    with PartialState().main_process_first():
-        claim(out / "preset.json", settings)
+    claim(out / "preset.json", settings)
     if (out / "model").exists():
         return out / "model"
-    sources, tasks = shapes_sources(preset, model, processor, out) if "lm" in preset else (
-        video_sources(preset, model, processor, out)
-    )
-    log = train_stages(preset, model, processor, sources, tasks, out)
-    if first:
-        _save(model, processor, settings, log, out / "model")
+    sources = recipe.open_sources(preset, model, processor, Path(data["folder"] or out))
+    log = train_stages(preset, model, processor, sources, out)
+    if PartialState().is_main_process:
+        if hasattr(model.model.lm, "merge_and_unload"):
+            model.model.lm = model.model.lm.merge_and_unload()
+        if "start" not in preset:
+            nn.Module.half(model)  # which halves the file
+        with replacing(out / "model") as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            _write_card(folder, recipe.CARD, settings, log, model)
     PartialState().wait_for_everyone()
     return out / "model"
 
 
-def shapes_sources(
-    preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, out: Path
-) -> list[CachedClip]:
-@torch.no_grad()
-def whiten(projector: nn.Module, clips: Sequence[CachedClip]) -> None:
-    """Start a linear projector so that its outputs are uncorrelated and as long as a few token embeddings.
-
-    What all frames share is most of a feature; until it is gone, attention cannot tell frames apart.
-    """
-    weight, bias = projector.get_parameter("weight"), projector.get_parameter("bias")
-    frames = torch.cat([clip.features[::7].float().mean(1) for clip in clips[:400]])
-    variances, directions = torch.linalg.eigh(torch.cov(frames.T))
-    whitening = directions * variances.clamp_min(1e-5 * variances[-1]).rsqrt()
-    turn = torch.linalg.qr(torch.randn(max(weight.shape), max(weight.shape))).Q
-    weight.copy_(0.5 * turn[: len(weight), : weight.shape[1]] @ whitening.T)
-    bias.copy_(-(weight @ frames.mean(0)))
-
-
 def train_stages(
-    preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, clips: list[CachedClip], out: Path
+    preset: Preset,
+    model: LitaForConditionalGeneration,
+    processor: LitaProcessor,
+    sources: Callable[[Mapping[str, Any]], Mapping[str, Source]],
+    out: Path,
 ) -> list[dict[str, Any]]:
     """Train stage after stage, reading a finished one back; the Trainers' logs together, with steps counted on."""
-    log, before = [], 0
+    log, before, recipe = [], 0, load_recipe(preset)
     for number, (stage, arguments) in enumerate(zip(preset["stages"], stage_arguments(preset, out), strict=True)):
-        told = {key: stage[key] for key in ("num_samples", "num_frames", "turns", "rates")}
-        data = Conversations(clips=clips, processor=processor, seed=preset["data"]["seed"] + number, **told)
+        told = {key: stage[key] for key in ("num_samples", "turns", "rates", "max_length") if key in stage}
+        told |= {"sources": sources(stage), "tasks": recipe.TASKS, "seed": preset["data"]["seed"] + number}
+        data = Mixture(processor=processor, **told)
         loss = SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
-        optimizers = muon(model, arguments, matrix_learning_rate=stage["matrix_learning_rate"]), None
-        used = {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": loss}
-        entries = fit(model, arguments, optimizers=optimizers, **used)
+        used: dict[str, Any] = {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": loss}
+        entries = fit(model, arguments, optimizers=(recipe.optimizer(model, arguments, stage), None), **used)
         log += [{**entry, "step": entry["step"] + before} for entry in entries]
         before += arguments.max_steps
     return log
@@ -123,24 +127,8 @@ def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -
     return list(trainer.state.log_history)
 
 
-def muon(model: nn.Module, arguments: TrainingArguments, *, matrix_learning_rate: float) -> Optimizer:
-    """Muon for the matrices of whatever is named ``layers``, AdamW as ``arguments`` say for the rest that is trained.
-
-    Which frames match a name is found in about half the steps that AdamW alone needs.
-
-    Source: K. Jordan et al., Muon (2024), as timm has it.
-    """
-    trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    matrices = [weight for name, weight in trained if weight.ndim == 2 and ".layers." in name]
-    rest = [weight for name, weight in trained if weight.ndim != 2 or ".layers." not in name]
-    for_muon = {"params": matrices, "lr": matrix_learning_rate, "weight_decay": arguments.weight_decay}
-    for_adamw = {"params": rest, "lr": arguments.learning_rate, "use_fallback": True}
-    betas = arguments.adam_beta1, arguments.adam_beta2
-    return Muon([for_muon, for_adamw], betas=betas, nesterov=True, adjust_lr_fn="original")
-
-
-def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], model: PreTrainedModel) -> None:
-    """How a model came to be, beside it: ``training.json``, ``curve.png`` and, filled into card.md, ``README.md``."""
+def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[str, Any]], model: Any) -> None:
+    """How a model came to be, beside it: ``training.json``, its curve as CSV and PNG, and a filled in ``README.md``."""
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
     steps, losses = zip(*points, strict=True)
     versions = {"timetok": __version__, "python": platform.python_version()}
@@ -151,7 +139,8 @@ def _write_card(folder: Path, preset: Preset, log: Sequence[Mapping[str, Any]], 
     facts = {"steps": steps_taken, "minutes": minutes, "device": device, "parameters": model.num_parameters()}
     facts |= {"versions": versions, "preset": preset}
     write_json(folder / "training.json", {**facts, "curve": points})
+    with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("step", "loss"), *points])
     plots.save(plots.curves(steps, {"loss": losses}, xlabel="step", ylabel="training loss"), folder / "curve.png")
-    card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
-    card = card.format(**facts, num_pairs=len(SEEN_PAIRS), first=losses[0], last=losses[-1])
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    text = card.read_text(encoding="utf-8").format(**facts, first=losses[0], last=losses[-1])
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
 """Synthetic videos: coloured shapes that appear, move, overlap and leave, before moving backgrounds."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -11,12 +11,12 @@ import av
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
+from shapes_world.painting import RGB, Scene, Track, draw_background, draw_distractor, draw_motion, render_frames
+from shapes_world.tasks import HELD_OUT, SEEN_PAIRS, SHAPES, TASKS, name_of, pair_of, shown
 from timetok.atomic import replacing, write_json
 from timetok.errors import ArgumentError
 from timetok.recipes.cache import claim
-from timetok.recipes.painting import RGB, Scene, Track, draw_background, draw_distractor, draw_motion, render_frames
 from timetok.recipes.records import Event, Record
-from timetok.recipes.shapes_tasks import HELD_OUT, SEEN_PAIRS, SHAPES, TASKS, name_of, pair_of, shown
 from timetok.recipes.tasks import draw_turns
 from timetok.timegrid import Span
 
@@ -94,7 +94,7 @@ def cut(events: Sequence[Event], start_seconds: float, stop_seconds: float) -> t
     """
     seen = [(each, max(each.span.start, start_seconds), min(each.span.end, stop_seconds)) for each in events]
     moved = [(each, Span(a - start_seconds, b - start_seconds)) for each, a, b in seen if b - a > 1e-6]
-    return tuple(replace(each, spans=(span,)) for each, span in moved)
+    return tuple(Event(each.text, (span,)) for each, span in moved)
 
 
 def _draw_format(rng: np.random.Generator, split: Split) -> tuple[float, int, tuple[int, int]]:

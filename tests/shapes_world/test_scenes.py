@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from shapes_world import scenes as world
+from shapes_world.painting import render_frames
+from shapes_world.scenes import COLOURS, HELD_OUT, SHAPES, cut, draw_scene
+from shapes_world.tasks import name_of, pair_of, shown
 from timetok.errors import ArgumentError, DataError
-from timetok.recipes import shapes
-from timetok.recipes.painting import render_frames
-from timetok.recipes.shapes import COLOURS, HELD_OUT, SHAPES, Event, cut, draw_scene
 from timetok.timegrid import Span
 
 SPLITS = ("train", "test", "shifted")
@@ -20,7 +21,7 @@ SPLITS = ("train", "test", "shifted")
 @pytest.fixture
 def drawn_as(monkeypatch):
     """Sets the duration in seconds, the frames a second and the size of every scene drawn."""
-    return lambda *drawn: monkeypatch.setattr(shapes, "_draw_format", lambda rng, split: drawn)
+    return lambda *drawn: monkeypatch.setattr(world, "_draw_format", lambda rng, split: drawn)
 
 
 def count_pixels(frames, colour):
@@ -48,7 +49,7 @@ def test_scenes_keep_their_rules(split):
         seconds = scene.num_frames / scene.fps
         assert low - 1 <= seconds <= high + 1
         assert scene.fps in ({5, 15} if split == "shifted" else {6, 8, 10, 12})
-        pairs = [(event.colour, event.shape) for event in scene.events]
+        pairs = [pair_of(event) for event in scene.events]
         assert 2 <= len(pairs) <= 5
         assert len(set(pairs)) == len(pairs)
         assert bool(HELD_OUT & set(pairs)) == (split == "shifted")
@@ -90,7 +91,7 @@ def test_a_colour_is_seen_exactly_while_its_shapes_are_visible(split, drawn_as):
         for colour in COLOURS:
             visible = np.zeros(scene.num_frames, dtype=bool)
             for event in scene.events:
-                if event.colour == colour:
+                if pair_of(event)[0] == colour:
                     first, stop = round(event.span.start * scene.fps), round(event.span.end * scene.fps)
                     visible[first:stop] = True
                     assert (count_pixels(frames[[first, stop - 1]], colour) > 30).all()
@@ -113,7 +114,7 @@ def test_shapes_are_rarely_covered():
     for seed in range(30):
         scene = draw_scene(seed)
         tracks = scene.tracks[-len(scene.events) :]
-        covered = [shapes._covered(a, b, scene.fps, scene.size) for a, b in combinations(tracks, 2)]
+        covered = [world._covered(a, b, scene.fps, scene.size) for a, b in combinations(tracks, 2)]
         assert max(covered) <= 0.15
 
 
@@ -126,7 +127,7 @@ def test_impossible_scenes_are_refused(options):
 def test_an_mp4_holds_the_frames_that_were_painted(tmp_path, drawn_as):
     drawn_as(5.0, 8, (160, 120))
     scene = draw_scene(2)
-    shapes.write_clip(scene, tmp_path / "clip.mp4")
+    world.write_clip(scene, tmp_path / "clip.mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
     with av.open(str(tmp_path / "clip.mp4")) as container:
         stream = container.streams.video[0]
@@ -139,33 +140,33 @@ def test_an_mp4_holds_the_frames_that_were_painted(tmp_path, drawn_as):
     assert error.mean() < 6
     for event in scene.events:
         index = round(event.span.start * 8)
-        of_colour = (np.abs(painted[index] - COLOURS[event.colour]) <= 20).all(-1)
+        of_colour = (np.abs(painted[index] - COLOURS[pair_of(event)[0]]) <= 20).all(-1)
         assert np.median(error[index][of_colour]) < 20
 
 
 def test_a_dataset_resumes_and_repeats_itself(tmp_path, drawn_as):
     drawn_as(4.0, 6, (128, 128))
     options = {"split": "test", "seed": 3}
-    scenes = shapes.write_dataset(tmp_path / "a", num_clips=3, **options)
+    scenes = world.write_dataset(tmp_path / "a", num_clips=3, **options)
     kept, lost = (tmp_path / "a" / "videos" / f"test_0000{k}.mp4" for k in (0, 1))
     before = kept.stat().st_mtime_ns
     wanted = lost.read_bytes()
     lost.unlink()
-    assert shapes.write_dataset(tmp_path / "a", num_clips=3, **options) == scenes
+    assert world.write_dataset(tmp_path / "a", num_clips=3, **options) == scenes
     assert kept.stat().st_mtime_ns == before
     assert lost.read_bytes() == wanted
-    shapes.write_dataset(tmp_path / "b", num_clips=3, workers=2, **options)
+    world.write_dataset(tmp_path / "b", num_clips=3, workers=2, **options)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
     assert len(files) == 6 + 3
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
     for other in ({"seed": 4}, {"split": "train"}):
         with pytest.raises(DataError, match=r"other settings \(dataset.json\)"):
-            shapes.write_dataset(tmp_path / "a", num_clips=3, **{**options, **other})
+            world.write_dataset(tmp_path / "a", num_clips=3, **{**options, **other})
 
 
 def test_annotations_tell_what_the_scenes_show(tmp_path, monkeypatch):
-    monkeypatch.setattr(shapes, "write_clip", lambda scene, path: path.touch())
-    scenes = shapes.write_dataset(tmp_path, num_clips=12, split="shifted", seed=0)
+    monkeypatch.setattr(world, "write_clip", lambda scene, path: path.touch())
+    scenes = world.write_dataset(tmp_path, num_clips=12, split="shifted", seed=0)
     files = {
         name: json.loads((tmp_path / f"{name}.json").read_text())
         for name in ("scenes", "dvc", "rtl", "event_loc", "vidqa")
@@ -176,9 +177,9 @@ def test_annotations_tell_what_the_scenes_show(tmp_path, monkeypatch):
         told, spans = files["scenes"][path.stem], [[e.span.start, e.span.end] for e in scene.events]
         assert (told["fps"], told["num_frames"]) == (scene.fps, scene.num_frames)
         assert (told["width"], told["height"]) == scene.size
-        assert [e["name"] for e in told["events"]] == [e.name for e in scene.events]
+        assert [e["name"] for e in told["events"]] == [name_of(e) for e in scene.events]
         assert [[e["start"], e["end"]] for e in told["events"]] == files["dvc"][path.stem]["timestamps"] == spans
-        assert files["dvc"][path.stem]["sentences"] == [f"A {e.name} is visible." for e in scene.events]
+        assert files["dvc"][path.stem]["sentences"] == [f"A {name_of(e)} is visible." for e in scene.events]
     for task in ("rtl", "event_loc"):
         assert all(e.keys() >= {"vid", "question", "answer", "duration", "question_id"} for e in files[task])
         assert len({entry["question_id"] for entry in files[task]}) == len(files[task]) == 12
@@ -189,7 +190,7 @@ def test_annotations_tell_what_the_scenes_show(tmp_path, monkeypatch):
 def test_a_folder_of_something_else_is_refused(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(DataError, match=r"dataset\.json"):
-        shapes.write_dataset(tmp_path, num_clips=1, split="test", seed=0)
+        world.write_dataset(tmp_path, num_clips=1, split="test", seed=0)
 
 
 milliseconds = st.integers(0, 20_000)
@@ -198,11 +199,11 @@ milliseconds = st.integers(0, 20_000)
 @st.composite
 def some_events(draw):
     ends = draw(st.lists(st.tuples(milliseconds, milliseconds).map(sorted), max_size=5))
-    return tuple(Event("red", "circle", Span(a / 1000, (b + 1) / 1000)) for a, b in ends)
+    return tuple(shown("red", "circle", Span(a / 1000, (b + 1) / 1000)) for a, b in ends)
 
 
 def rounded(events):
-    return [(event.name, round(event.span.start, 6), round(event.span.end, 6)) for event in events]
+    return [(name_of(event), round(event.span.start, 6), round(event.span.end, 6)) for event in events]
 
 
 @given(some_events())
@@ -226,4 +227,4 @@ def test_cut_events_lie_inside_the_cut(events, start, length):
 
 
 def test_an_empty_cut_shows_nothing():
-    assert cut([Event("red", "circle", Span(1.0, 3.0))], 2.0, 2.0) == ()
+    assert cut([shown("red", "circle", Span(1.0, 3.0))], 2.0, 2.0) == ()

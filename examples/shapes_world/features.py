@@ -8,11 +8,11 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from shapes_world.painting import Scene
+from shapes_world.scenes import cut
 from timetok.recipes.cache import FeatureCache, weights_digest
 from timetok.recipes.mixture import Shown
-from timetok.recipes.painting import Scene
 from timetok.recipes.records import Event, Record
-from timetok.recipes.shapes import cut
 from timetok.video import read_frames, spread
 from timetok.vision import FrameEncoder, FrameTransform
 
@@ -30,7 +30,12 @@ class CachedClip:
 
 
 def cache_features(
-    scenes: Mapping[Path, Scene], encoder: FrameEncoder, transform: FrameTransform, folder: Path, *, frames_per_clip: int
+    scenes: Mapping[Path, Scene],
+    encoder: FrameEncoder,
+    transform: FrameTransform,
+    folder: Path,
+    *,
+    frames_per_clip: int,
 ) -> list[CachedClip]:
     """Features of every clip of `write_dataset`, encoded into a `FeatureCache`, or only read where they are there.
 

@@ -1,0 +1,112 @@
+"""LITA's recipe: the model that a preset describes, and the data sets that it learns from.
+
+A preset may name a module of its own as its ``code``, in which any of these public names stands for the one here and
+``TASKS`` adds to it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import timm
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from torch.optim import Optimizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+
+from timetok import embeddings
+from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
+from timetok.lita.answer import find_folder, load_weights
+from timetok.lita.convert import VICUNA, read_eyes, read_projector
+from timetok.recipes.cache import FeatureCache, weights_digest
+from timetok.recipes.mixture import Source, Videos, read_media
+from timetok.recipes.records import Annotations, read_records
+from timetok.recipes.tasks import TASKS as TASKS
+
+Preset: TypeAlias = Mapping[str, Any]
+CARD = Path(__file__).with_name("card.md")
+"""What is told of a trained model: a text for ``str.format``."""
+
+
+def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
+    """A LITA that goes on from another, or from a language model, CLIP's tower and perhaps a projector.
+
+    Without ``weights`` the language model is on the meta device, as large as it will be.
+    """
+    start, offline = preset["start"], {"local_files_only": True}
+    if start["lita"]:
+        folder = find_folder(start["lita"])
+        model = load_weights(LitaForConditionalGeneration, folder, dtype=start["dtype"])
+        processor = LitaProcessor.from_pretrained(folder, **offline)
+    else:
+        folder, eyes = find_folder(start["lm"]), start["clip"]
+        if weights:
+            lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"])
+        else:
+            with torch.device("meta"):
+                lm = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **offline))
+        encoder, transform = read_eyes(eyes if timm.is_model(eyes) else find_folder(eyes))
+        told: Any = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
+        told |= {"transform": asdict(transform), "grid": encoder.grid, "system": VICUNA}
+        processor = LitaProcessor(AutoTokenizer.from_pretrained(folder, **offline), **told)
+        ids = list(processor.tt.time_token_ids)
+        embeddings.resize(lm, ids)
+        if weights:
+            embeddings.init_rows(lm, ids)
+        told = {**preset["model"], "time_token_ids": ids, "video_token_id": processor.video_token_id}
+        config = LitaConfig(text_config=lm.config, vision=encoder.arguments, **told)
+        model = LitaForConditionalGeneration.of(config, lm, encoder)
+    if start["projector"]:
+        model.model.projector.load_state_dict(read_projector(start["projector"]))
+    if lora := start["lora"]:
+        from peft import LoraConfig, get_peft_model  # an extra, `train`
+
+        rows = embeddings.peft_kwargs(model.model.lm, processor.tt.time_token_ids)
+        model.model.lm = get_peft_model(model.model.lm, LoraConfig(task_type="CAUSAL_LM", **rows, **lora))
+    return model, processor
+
+
+def read_sets(preset: Preset) -> dict[str, Annotations]:
+    """The annotations of every data set of the preset."""
+    return {name: read_records(**arguments) for name, arguments in preset["data"]["sets"].items()}
+
+
+def open_sources(
+    preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, folder: Path
+) -> Callable[[Mapping[str, Any]], Mapping[str, Source]]:
+    """A function of a stage that gives its sources: a data set each, from a feature cache where ``data.cached``.
+
+    The cache is filled by all processes together, in ``folder``.
+    """
+    sets, cache, state = read_sets(preset), None, PartialState()
+    if preset["data"]["cached"]:
+        bf16 = bool(preset["stages"][0]["trainer"].get("bf16"))
+        encoder = model.model.vision.to(state.device)
+        settings = {"encoder": weights_digest(encoder), "arguments": encoder.arguments, "autocast": bf16}
+        settings |= {name: getattr(processor, name) for name in ("transform", "pooler", "num_frames")}
+        cache = FeatureCache(folder / "features", settings)
+        media = sorted({record.media for found in sets.values() for record in found.records if record.media})
+        encode = partial(pooled, model, processor, bf16=bf16)
+        cache.fill(media, encode, process=state.process_index, num_processes=state.num_processes)
+        state.wait_for_everyone()
+        cache.fill(media, encode)  # which finds what the others wrote
+    sources = {name: Videos(found.records, processor, cache) for name, found in sets.items()}
+    return lambda stage: sources
+
+
+@torch.no_grad()
+def pooled(model: LitaForConditionalGeneration, processor: LitaProcessor, media: Path, *, bf16: bool = False) -> Tensor:
+    """Pooled features ``[n e]`` of a video or an image, with the bits that training on its pixels gives."""
+    inner = model.model
+    pixels = processor.frame_transform(read_media(media, processor).data).unsqueeze(0)
+    with torch.autocast(next(inner.vision.parameters()).device.type, torch.bfloat16, enabled=bf16):
+        tokens: Tensor = inner.pooler(inner.features(pixels))[0]
+    return tokens
+
+
+def optimizer(model: LitaForConditionalGeneration, arguments: TrainingArguments, stage: Preset) -> Optimizer | None:
+    """That of a stage; None is the Trainer's own."""
+    return None
