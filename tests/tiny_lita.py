@@ -1,7 +1,6 @@
 """A random LITA of a few thousand weights, the clips it is asked about, and answers put into its mouth."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,18 +39,9 @@ LLAMA: dict[str, Any] = {
 QWEN2 = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 1}
 
 
-@cache
-def _tokenizer_json() -> str:
-    return str(shapes_tokenizer(vocab_size=320).backend_tokenizer.to_str())
-
-
 def tokenizer() -> PreTrainedTokenizerFast:
     """The recipe's tokenizer, a fresh one each time."""
-    from tokenizers import Tokenizer
-
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_tokenizer_json()), pad_token="<pad>", eos_token="</s>"
-    )
+    return shapes_tokenizer()
 
 
 def build(

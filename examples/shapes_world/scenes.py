@@ -89,12 +89,12 @@ def write_dataset(folder: Path, *, num_clips: int, split: Split, seed: int, work
 def cut(events: Sequence[Event], start_seconds: float, stop_seconds: float) -> tuple[Event, ...]:
     """The events of a sub-clip: shifted to its begin, clipped to its ends, unseen ones left out.
 
-    >>> cut([Event("A red circle is visible.", (Span(1.0, 6.0),))], 2.0, 5.0)[0].span
+    >>> cut([Event(Span(1.0, 6.0), "A red circle is visible.")], 2.0, 5.0)[0].span
     Span(start=0.0, end=3.0)
     """
     seen = [(each, max(each.span.start, start_seconds), min(each.span.end, stop_seconds)) for each in events]
     moved = [(each, Span(a - start_seconds, b - start_seconds)) for each, a, b in seen if b - a > 1e-6]
-    return tuple(Event(each.text, (span,)) for each, span in moved)
+    return tuple(Event(span, each.text) for each, span in moved)
 
 
 def _draw_format(rng: np.random.Generator, split: Split) -> tuple[float, int, tuple[int, int]]:

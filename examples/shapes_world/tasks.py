@@ -43,7 +43,7 @@ def shown(colour: str, shape: str, span: Span) -> Event:
     >>> shown("red", "circle", Span(1.0, 2.5)).text
     'A red circle is visible.'
     """
-    return Event(f"A {colour} {shape} is visible.", (span,))
+    return Event(span, f"A {colour} {shape} is visible.")
 
 
 def pair_of(event: Event) -> tuple[str, str]:
@@ -62,7 +62,9 @@ def event_loc(record: Record, rng: Generator) -> list[Turn]:
     if not (candidates := _unique(record.events, name_of)):
         return []
     event = pick(rng, candidates)
-    return [Turn(f"{pick(rng, _WHEN).format(name=name_of(event))} {pick(rng, _ONLY_TIMES)}", times(event), event.spans)]
+    return [
+        Turn(f"{pick(rng, _WHEN).format(name=name_of(event))} {pick(rng, _ONLY_TIMES)}", times(event), (event.span,))
+    ]
 
 
 def rtl(record: Record, rng: Generator) -> list[Turn]:
@@ -75,7 +77,7 @@ def rtl(record: Record, rng: Generator) -> list[Turn]:
         return []
     described, event, reason = pick(rng, pick(rng, list(relations.values())))
     question = pick(rng, _WHEN_AND_WHY).format(described=f"the shape that appeared {described}")
-    return [Turn(question, f"{times(event)} The {name_of(event)} is the {reason}.", event.spans)]
+    return [Turn(question, f"{times(event)} The {name_of(event)} is the {reason}.", (event.span,))]
 
 
 def vidqa(record: Record, rng: Generator) -> list[Turn]:

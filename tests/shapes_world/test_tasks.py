@@ -70,7 +70,7 @@ def test_reasoning_questions_have_one_answer(events, seed):
         assert len(events) < 2 or (starts[0] == starts[1] and starts[-1] == starts[-2])
         return
     (answer,) = asked_for(turn.question, events)
-    assert turn.spans == answer.spans
+    assert turn.spans == (answer.span,)
     assert turn.answer.startswith(f"<{answer.span.start:.2f}> <{answer.span.end:.2f}> The {name_of(answer)} is the ")
 
 
@@ -83,7 +83,7 @@ def test_event_localisation_answers_with_the_span_only():
     for turn in turns_of("event_loc"):
         (event,) = (event for event in EVENTS if name_of(event) in turn.question)
         assert re.fullmatch(TIMES, turn.answer)
-        assert turn.spans == event.spans
+        assert turn.spans == (event.span,)
         assert turn.answer == f"<{event.span.start:.2f}> <{event.span.end:.2f}>"
     assert len({turn.question for turn in turns_of("event_loc", EVENTS[:1], 200)}) == 3 * 3
 

@@ -2,28 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from timetok.errors import DataError
 from timetok.timegrid import Span
 
 
-@dataclass(frozen=True)
-class Event:
-    """What happens or is asked for, in words, and when.
+class Event(NamedTuple):
+    """What happens or is asked for, in words, and when; a query with several windows is several events."""
 
-    >>> Event("A dog barks.", (Span(1.0, 2.5),)).span
-    Span(start=1.0, end=2.5)
-    """
-
+    span: Span
     text: str
-    spans: tuple[Span, ...]
-
-    @property
-    def span(self) -> Span:
-        """Its only span; DataError where it has several."""
-        if len(self.spans) != 1:
-            raise DataError(f"event {self.text!r} has {len(self.spans)} spans, expected one")
-        return self.spans[0]
 
 
 @dataclass(frozen=True)

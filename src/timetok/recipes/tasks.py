@@ -48,17 +48,17 @@ def event_loc(record: Record, rng: Generator) -> list[Turn]:
     event = pick(rng, record.events)
     caption = event.text.strip().rstrip(".").lower()
     question = f"{pick(rng, WORDINGS['when']).format(event=caption)} {pick(rng, WORDINGS['only_times'])}"
-    return [Turn(question, times(event), event.spans)]
+    return [Turn(question, times(event), (event.span,))]
 
 
 def dvc(record: Record, rng: Generator, *, wordings: Mapping[str, Sequence[str]] = WORDINGS) -> list[Turn]:
     """Dense captioning: every event with its timestamps, in the order of their starts."""
     if not record.events:
         return []
-    ordered = sorted(record.events, key=lambda event: event.spans[0].start)
+    ordered = sorted(record.events, key=lambda event: event.span.start)
     answer = " ".join(f"{times(event)} {event.text.strip()}" for event in ordered)
     question = f"{pick(rng, wordings['describe'])} {pick(rng, wordings['times_first'])}"
-    return [Turn(question, answer, tuple(span for event in ordered for span in event.spans))]
+    return [Turn(question, answer, tuple(event.span for event in ordered))]
 
 
 def vidqa(record: Record, rng: Generator) -> list[Turn]:
@@ -102,8 +102,8 @@ def draw_turns(
 
 
 def times(event: Event) -> str:
-    """Its spans in trusted text: ``<1.00> <2.50>``."""
-    return " ".join(f"<{span.start:.2f}> <{span.end:.2f}>" for span in event.spans)
+    """Its span in trusted text: ``<1.00> <2.50>``."""
+    return f"<{event.span.start:.2f}> <{event.span.end:.2f}>"
 
 
 def pick(rng: Generator, choices: Sequence[_T]) -> _T:

@@ -1,0 +1,87 @@
+"""LITA's tasks on annotated records, and the conversations drawn from them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from timetok.errors import ArgumentError
+from timetok.recipes.records import Event, Record
+from timetok.recipes.tasks import TASKS, WORDINGS, Turn, draw_turns
+from timetok.timegrid import Span
+
+EVENTS = (
+    Event(Span(4.0, 9.5), "A man {runs} to the left. "),
+    Event(Span(1.25, 3.0), "He falls."),
+)
+TURNS = (("why did he fall", "tired"), ("when does he fall", "<1.25> <3.00> He is tired."))
+
+
+def record(events=EVENTS, turns=TURNS) -> Record:
+    return Record("v", "v", Path("v.mp4"), 30.0, tuple(events), tuple(turns))
+
+
+def drawn(task, num=60, **options):
+    return [TASKS[task](record(**options), np.random.default_rng(seed)) for seed in range(num)]
+
+
+def test_there_are_the_five_of_lita():
+    assert TASKS.keys() == {"dvc", "event_loc", "vidqa", "imgqa", "rtl"}
+    assert {len(WORDINGS["when"]) * len(WORDINGS["only_times"])} == {12}
+    assert {len(WORDINGS["describe"]) * len(WORDINGS["times_first"])} == {12}
+
+
+def test_dense_captions_are_in_the_order_of_their_starts():
+    turns = [turn for (turn,) in drawn("dvc", 400)]
+    answer = "<1.25> <3.00> He falls. <4.00> <9.50> A man {runs} to the left."
+    assert {turn.answer for turn in turns} == {answer} and len({turn.question for turn in turns}) == 12
+
+
+def test_event_localisation_quotes_the_caption_in_small_letters_without_its_full_stop():
+    turns = [turn for (turn,) in drawn("event_loc", 600)]
+    assert {turn.answer for turn in turns} == {"<4.00> <9.50>", "<1.25> <3.00>"}
+    assert all('"a man {runs} to the left"' in t.question for t in turns if t.answer == "<4.00> <9.50>")
+    assert all('"he falls"' in t.question for t in turns if t.answer != "<4.00> <9.50>")
+    assert len({turn.question for turn in turns}) == 2 * 12
+
+
+def test_video_questions_are_all_asked_with_the_wish_for_short_answers():
+    for first, second in drawn("vidqa"):
+        assert (first.answer, second.answer) == ("tired", TURNS[1][1])
+        assert first.question.removeprefix("why did he fall ") in WORDINGS["short"]
+
+
+def test_image_instructions_stay_as_they_are():
+    assert drawn("imgqa", 1) == [[Turn(*TURNS[0]), Turn(*TURNS[1])]]
+
+
+def test_reasoning_asks_one_question_as_it_is():
+    assert {turn for (turn,) in drawn("rtl")} == {Turn(*TURNS[0]), Turn(*TURNS[1])}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_poor_record_is_not_asked_about(task):
+    assert drawn(task, 1, events=(), turns=()) == [[]]
+
+
+def test_turns_are_those_of_one_draw_at_least():
+    rates = {"vidqa": 1.0, "event_loc": 0.0}
+    assert len(draw_turns(record(), np.random.default_rng(0), 1, rates)) == 2
+
+
+def test_what_asks_for_several_spans_comes_last():
+    for seed in range(50):
+        turns = draw_turns(record(), np.random.default_rng(seed), 3, {"dvc": 1, "event_loc": 1, "rtl": 1})
+        counts = [len(re.findall("<", turn.answer)) // 2 > 1 for turn in turns]
+        assert counts == sorted(counts) and len({turn.question for turn in turns}) == len(turns)
+
+
+def test_a_task_of_ones_own_is_a_function():
+    def how_many(record, rng):
+        return [Turn("How many events are there?", str(len(record.events)))]
+
+    turns = draw_turns(record(), np.random.default_rng(0), 1, {"how_many": 1}, {**TASKS, "how_many": how_many})
+    assert turns == [Turn("How many events are there?", "2")]
+    with pytest.raises(ArgumentError, match="rates: expected numbers"):
+        draw_turns(record(), np.random.default_rng(0), 1, {"how_many": 1})
