@@ -1,0 +1,178 @@
+"""LITA's recipe on small files of the real layouts: built, trained from pixels and from a cache, by one and by two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tiny_sets
+from timetok.cli import main
+from timetok.errors import DataError
+from timetok.lita.answer import Localizer
+from timetok.recipes.preset import load_preset
+from timetok.recipes.train import build_model, train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("lita")
+    tiny_sets.write_data(made)
+    tiny_sets.write_parts(made)
+    return made
+
+
+def trained(folder: Path, out: Path, **changes: str) -> dict[str, torch.Tensor]:
+    """Weights of the last checkpoint."""
+    train(load_preset(str(tiny_sets.write_preset(folder, **changes))), out)
+    return load_file(out / "stage-0" / "checkpoint-4" / "model.safetensors")
+
+
+def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.fixture(scope="module")
+def from_cache(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cached")
+    trained(folder, out)
+    return out
+
+
+def test_the_model_is_made_of_its_parts(folder: Path) -> None:
+    preset = load_preset(str(tiny_sets.write_preset(folder)))
+    model, processor = build_model(preset)
+    lm = load_file(folder / "lm" / "model.safetensors")
+    rows = len(lm["model.embed_tokens.weight"])
+    table = model.model.lm.get_input_embeddings().weight
+    assert torch.equal(
+        table[: min(processor.tt.time_token_ids)], lm["model.embed_tokens.weight"][: min(processor.tt.time_token_ids)]
+    )
+    assert len(table) > rows - 1 and len(processor.tt.time_token_ids) == 10
+    assert processor.num_frames == 4 and processor.system.startswith("A chat between")
+    assert not any(weight.requires_grad for weight in model.model.vision.parameters())
+    projector = {
+        f"model.mm_projector.{name}": torch.full_like(each, 0.5)
+        for name, each in model.model.projector.state_dict().items()
+    }
+    save_file(projector, folder / "mm_projector.safetensors")
+    file = f'"{folder / "mm_projector.safetensors"}"'
+    model, _ = build_model(load_preset(str(tiny_sets.write_preset(folder, start__projector=file))))
+    assert all((each == 0.5).all() for each in model.model.projector.parameters())
+
+
+def test_a_cache_trains_to_the_bits_of_the_pixels(folder: Path, from_cache: Path, tmp_path: Path) -> None:
+    found = load_file(from_cache / "stage-0" / "checkpoint-4" / "model.safetensors")
+    assert same(found, trained(folder, tmp_path, data__cached="false"))
+    assert not (tmp_path / "features").exists()
+    before = build_model(load_preset(str(tiny_sets.write_preset(folder))))[0].state_dict()
+    moved = {name for name in found if not torch.equal(found[name], before[name])}
+    assert not any("vision" in name for name in moved) and len(moved) > 10
+
+
+def test_the_run_keeps_what_it_was_told_and_what_it_gave(from_cache: Path) -> None:
+    told = json.loads((from_cache / "preset.json").read_text())
+    assert len(told["wordings"]["when"]) == 4
+    lines = (from_cache / "model" / "curve.csv").read_text().splitlines()
+    assert lines[0] == "step,loss" and [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4"]
+    assert "trained by `timetok train`" in (from_cache / "model" / "README.md").read_text()
+    localizer = Localizer.load(from_cache / "model")
+    assert len(localizer.tt.time_token_ids) == 10
+
+
+def test_lora_trains_what_it_says_and_is_merged(folder: Path, tmp_path: Path) -> None:
+    lora = '{ r = 4, target_modules = ["q_proj"] }'
+    preset = load_preset(str(tiny_sets.write_preset(folder, start__lora=lora)))
+    model, _ = build_model(preset)
+    learned = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert all(any(part in name for part in ("lora_", "trainable_tokens", "projector")) for name in learned)
+    train(preset, tmp_path)
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    assert not any("lora" in name for name in weights)
+    plain = load_file(folder / "lm" / "model.safetensors")
+    assert not torch.equal(
+        weights["model.lm.model.layers.0.self_attn.q_proj.weight"], plain["model.layers.0.self_attn.q_proj.weight"]
+    )
+    assert torch.equal(
+        weights["model.lm.model.layers.0.self_attn.k_proj.weight"], plain["model.layers.0.self_attn.k_proj.weight"]
+    )
+    Localizer.load(tmp_path / "model")
+
+
+def test_a_task_of_ones_own_lies_beside_the_preset(folder: Path, tmp_path: Path) -> None:
+    (folder / "my_tasks.py").write_text(
+        "from timetok.recipes.tasks import Turn\n\n"
+        "def how_many(record, rng):\n"
+        '    return [Turn("How many events are there?", str(len(record.events)))]\n\n'
+        'TASKS = {"how_many": how_many}\n'
+    )
+    path = tiny_sets.write_preset(folder, stages__0__rates="{ anet = { how_many = 1, dvc = 1 } }")
+    path.write_text(f'code = "my_tasks"\n{path.read_text()}')
+    train(load_preset(str(path)), tmp_path)
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    with pytest.raises(DataError, match="code: expected a module beside the preset, got 'nosuch'"):
+        train(load_preset(str(path), ["code=nosuch"]), tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('start.lm="nosuch"', "nosuch"),
+        ("start.lora={r=4,nosuch=1}", "nosuch"),
+        ("data.sets.anet.nosuch=1", "nosuch"),
+        ("model.projector=nosuch", "projector"),
+        ("stages.0.rates.nosuch={dvc=1}", "nosuch"),
+    ],
+)
+def test_a_bad_setting_is_named(folder: Path, tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        train(load_preset(str(tiny_sets.write_preset(folder)), [change]), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["lita-7b", "lita-13b", "lita-qwen3"])
+def test_shipped_presets_have_the_published_rates(name: str) -> None:
+    preset = load_preset(name)
+    (stage,) = preset["stages"]
+    by_task: dict[str, float] = {}
+    for rates in stage["rates"].values():
+        for task, rate in rates.items():
+            by_task[task] = by_task.get(task, 0) + rate
+    assert by_task == dict.fromkeys(("dvc", "event_loc", "vidqa", "imgqa", "rtl"), 6)
+    assert stage["rates"]["activitynet"]["dvc"] == 5 * stage["rates"]["youcook2"]["dvc"]
+    trainer = stage["trainer"]
+    assert trainer["max_steps"] * 128 == pytest.approx(500_000, rel=1e-3)
+    assert 128 % (trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"]) == 0
+    assert stage["rates"].keys() == preset["data"]["sets"].keys()
+
+
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_two_processes_train_what_one_of_twice_the_batch_does(folder: Path, tmp_path: Path, cached: str) -> None:
+    trainer = (
+        "{ max_steps = 4, per_device_train_batch_size = 1, learning_rate = 1e-2, logging_steps = 1, save_steps = 4, "
+    )
+    trainer += "use_cpu = true, max_grad_norm = 0.0 }"
+    alone = trained(
+        folder, tmp_path / "one", data__cached=cached, stages__0__trainer=trainer.replace("size = 1", "size = 2")
+    )
+    preset = tiny_sets.write_preset(folder, data__cached=cached, stages__0__trainer=trainer)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    command = [*torchrun, "timetok.cli", "train", str(preset), "--out", str(tmp_path / "two")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = load_file(tmp_path / "two" / "stage-0" / "checkpoint-4" / "model.safetensors")
+    assert found.keys() == alone.keys()
+    for name in alone:
+        torch.testing.assert_close(found[name], alone[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_dry_run_tells_what_it_would_do(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["train", str(tiny_sets.write_preset(folder)), "--out", str(out), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("parameters", "trained", "tokens", "GiB", "anet", "records"))
+    assert not out.exists()
