@@ -1,4 +1,4 @@
-"""Folders and streams; sizes while decoding."""
+"""Folders, arrays and streams; sizes while decoding."""
 
 import io
 import os
@@ -77,6 +77,49 @@ def test_a_broken_picture_is_refused(tmp_path: Path, keep: float, kind: str) -> 
     os.truncate(broken, int(broken.stat().st_size * keep))
     with pytest.raises(VideoError, match=f"frame1.{kind} is no picture that can be read"):
         read_frames(path, 3, fps=5)
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "read-only, channels last", "backwards"])
+def test_pictures_of_an_array_stand_an_equal_time_apart(kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 3, 20, 31), dtype=np.uint8)
+    array: Any = {
+        "torch": torch.from_numpy(pixels),
+        "numpy": pixels,
+        "read-only, channels last": np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+        "backwards": pixels[::-1, :, ::-1].copy()[::-1, :, ::-1],  # torch knows no such strides
+    }[kind]
+    if kind.startswith("read-only"):
+        array.flags.writeable = False
+    for num_frames in (1, 4, 7, 20):
+        frames, indices = read_frames(array, num_frames, fps=2.5), expected_indices(7, num_frames)
+        assert torch.equal(frames.data, torch.from_numpy(pixels[indices]))
+        assert frames.times_seconds.tolist() == [k / 2.5 for k in indices]
+        assert frames.duration_seconds == 7 / 2.5
+    resize = FrameTransform(image_size=16).resize
+    assert torch.equal(read_frames(array, 7, fps=1, size=resize).data, resize(torch.from_numpy(pixels)))
+    assert read_frames(array, 2, fps=1, size=10).data.shape == (2, 3, 10, 15)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        torch.zeros(2, 3, 4, 4),
+        np.zeros((2, 3, 4, 4), np.int8),
+        torch.zeros(2, 4, 4, 3, dtype=torch.uint8),
+        np.zeros((3, 4, 4), np.uint8),
+        torch.zeros(0, 3, 4, 4, dtype=torch.uint8),
+        np.zeros((2, 3, 0, 4), np.uint8),
+        np.zeros((), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_video_are_refused(array: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"source must be uint8 \[t 3 h w\], none of them 0, got .*int8|float32"):
+        read_frames(array, fps=1)
+
+
+def test_an_array_knows_no_times() -> None:
+    with pytest.raises(ArgumentError, match="source must be the path of a video file, got Tensor; arrays need fps"):
+        read_frames(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])

@@ -122,6 +122,27 @@ def test_frames_are_resized_one_by_one():
     assert torch.equal(transform.resize(video), torch.cat([transform.resize(frame[None]) for frame in video]))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(5, 150),
+    width=st.integers(5, 150),
+    size=st.sampled_from([8, 15, 32, 64]),
+    crop=st.sampled_from(["center", "squash"]),
+    crop_pct=st.sampled_from([1.0, 0.95, 0.875, 0.9, 0.5]),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+)
+def test_frames_scaled_before_come_out_as_those_that_were_not(height, width, size, crop, crop_pct, interpolation):
+    height, width = max(height, (width + 19) // 20), max(width, (height + 19) // 20)
+    transform = FrameTransform(image_size=size, crop=crop, crop_pct=crop_pct, interpolation=interpolation)
+    video = frames(2, height, width)
+    scaled, side = transform.scale(video), int(size / crop_pct)
+    assert min(scaled.shape[-2:]) == side
+    if crop == "center":  # the whole picture, its shape kept: floor(long * side / short)
+        assert max(scaled.shape[-2:]) == max(height, width) * side // min(height, width)
+    assert torch.equal(transform.resize(scaled), transform.resize(video))
+    assert torch.equal(transform.scale(scaled), scaled)
+
+
 def test_normalising_is_the_formula():
     transform = FrameTransform(image_size=8, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)

@@ -77,17 +77,26 @@ class FrameTransform:
 
     def resize(self, frames: Tensor) -> Tensor:
         """Resize and crop as CLIPImageProcessor does: uint8 ``[t 3 h w]`` → ``[t 3 s s]``; else an ArgumentError."""
+        kept, frames = self.image_size, self.scale(frames)
+        top, left = ((side - kept) // 2 for side in frames.shape[-2:])
+        return frames[..., top : top + kept, left : left + kept]
+
+    def scale(self, frames: Tensor) -> Tensor:
+        """Resize without cropping: uint8 ``[t 3 h w]`` → the same with a short side of s / ``crop_pct``.
+
+        Whatever is scaled already stays as it is, so that frames can be scaled while they are decoded.
+        """
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
             raise ArgumentError(f"frames: expected uint8 [t 3 h w], got {frames.dtype} {list(frames.shape)}")
-        kept, side, (height, width) = self.image_size, int(self.image_size / self.crop_pct), frames.shape[-2:]
+        side, (height, width) = int(self.image_size / self.crop_pct), frames.shape[-2:]
         short = min(height, width)
         size = (height * side // short, width * side // short) if self.crop == "center" else (side, side)
         for step in ((height, size[1]), size):  # rows, then columns, with bytes between: so did the Pillow of LITA
-            pixels = frames if frames.device.type == "cpu" else frames.float()  # no other device resizes bytes
-            pixels = interpolate(pixels, size=step, mode=self.interpolation, antialias=True)
-            frames = pixels.clamp(0, 255).round().byte()
-        top, left = (size[0] - kept) // 2, (size[1] - kept) // 2
-        return frames[..., top : top + kept, left : left + kept]
+            if step != frames.shape[-2:]:
+                pixels = frames if frames.device.type == "cpu" else frames.float()  # no other device resizes bytes
+                pixels = interpolate(pixels, size=step, mode=self.interpolation, antialias=True)
+                frames = pixels.clamp(0, 255).round().byte()
+        return frames
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 ``[… c s s]`` → float32 of about zero mean and unit variance."""

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch
 from timetok.errors import ArgumentError, PromptError, VideoError, VideoNotFoundError
 from timetok.lita import LitaProcessor
 from timetok.timegrid import Span
-from timetok.video import Frames
+from timetok.video import Frames, read_frames
+from timetok.vision import FrameTransform
 from tiny_lita import CLIP_FRAMES, NUM_FRAMES, NUM_TIME_TOKENS, NUM_VIDEO_TOKENS, build, noise, write_clip
+from tiny_videos import write
 
 PROMPT = "USER: <video>\nWhen? ASSISTANT:"
 
@@ -61,13 +64,36 @@ def test_a_file_its_frames_and_more_frames_than_needed_agree(processor: LitaProc
     assert len(frames) == NUM_FRAMES and frames.duration_seconds == pytest.approx(CLIP_FRAMES / 10)
     expected = processor(PROMPT, [str(clip)])["pixel_values_videos"]
     assert torch.equal(processor(PROMPT, [frames])["pixel_values_videos"], expected)
-    from timetok.video import read_frames
-
     every = read_frames(clip, num_frames=CLIP_FRAMES)
     fewer = processor.read(every)
-    assert torch.equal(fewer.data, frames.data) and torch.equal(fewer.times_seconds, frames.times_seconds)
+    assert torch.equal(processor.frame_transform(fewer.data), expected[0])
+    assert torch.equal(fewer.times_seconds, frames.times_seconds)
     single = Frames(every.data[:1], every.times_seconds[:1], 2.0)
     assert len(processor.read(single)) == NUM_FRAMES
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({}, (64, 96)),  # of the 64 x 96 of the file
+        ({"image_size": 32}, (32, 48)),
+        ({"image_size": 24, "crop_pct": 0.6}, (40, 60)),
+        ({"image_size": 32, "crop": "squash"}, (64, 96)),  # which would not look right
+    ],
+)
+def test_frames_of_a_file_are_held_at_the_size_of_the_model(
+    processor: LitaProcessor, tmp_path: Path, options: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    path, told = write(tmp_path / "a.mp4", 30), {"image_size": 64, **options}
+    processor = copy.copy(processor)
+    processor.frame_transform = FrameTransform(**told)
+    held = processor.read(path)
+    assert held.data.shape[-2:] == shape
+    whole = read_frames(path, NUM_FRAMES)
+    assert torch.equal(processor.frame_transform(held.data), processor.frame_transform(whole.data))
+    assert torch.equal(held.times_seconds, whole.times_seconds)
+    pixels = processor(PROMPT, [path])["pixel_values_videos"][0]
+    assert torch.equal(pixels, processor.frame_transform(whole.data))
 
 
 def test_durations_come_from_files_and_are_told_for_arrays(processor: LitaProcessor, clip: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from timetok.adapter import VIDEO_TOKEN, VideoPrompts, as_prompts, check_typed, video_token_id
@@ -18,11 +17,10 @@ from timetok.pooling import plan_of
 from timetok.timegrid import Span
 from timetok.tokenizer import TimeTokenizer
 from timetok.tokenizer.ids import with_durations
-from timetok.video import Frames, read_frames, spread
+from timetok.video import Array, Frames, read_frames, spread
 from timetok.vision import FrameTransform
 
 Video = str | PathLike[str] | Frames
-Array = torch.Tensor | NDArray[np.uint8]
 
 
 class LitaProcessor(ProcessorMixin):
@@ -83,9 +81,13 @@ class LitaProcessor(ProcessorMixin):
         return [begin, *((f"USER: {question} ASSISTANT:", f" {answer}") for question, answer in later)]
 
     def read(self, video: Video) -> Frames:
-        """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few."""
+        """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few.
+
+        Those of a file are scaled as they are decoded, uncropped; not where the transform would distort them.
+        """
         if not isinstance(video, Frames):
-            return read_frames(video, num_frames=self.num_frames)
+            scale = self.frame_transform.scale if self.frame_transform.crop == "center" else None
+            return read_frames(video, self.num_frames, size=scale)
         picked = spread(len(video), self.num_frames)
         return Frames(video.data[picked], video.times_seconds[picked], video.duration_seconds)
 

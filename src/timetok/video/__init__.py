@@ -10,12 +10,12 @@ import operator
 import os
 import re
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from timetok.errors import ArgumentError, VideoError, VideoNotFoundError
 from timetok.video.file import Shown, Walk, count_lost, decodable, demux, duration, opened
 
 Source = str | os.PathLike[str]
+Array = torch.Tensor | NDArray[np.uint8]
+Backend = Literal["pyav", "torchcodec"]
 Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -62,22 +64,25 @@ class Frames:
 
 
 def read_frames(
-    source: Source,
+    source: Source | Array,
     num_frames: int = 100,
     *,
     size: Size | None = None,
     fps: float | None = None,
     allow_truncated: bool = False,
+    backend: Backend = "pyav",
 ) -> Frames:
     """Read frames spread evenly over a video, the first and the last included: ``[t 3 h w]``, t = ``num_frames``.
 
     Frame indices are ``round(linspace(0, N - 1, num_frames))``, half to even, where N is the number of frames the
     video presents; one with fewer frames than asked for repeats some. They are turned as the file's metadata says.
-    ``source`` is a video file; or, with ``fps``, a folder of n jpg and png files in the natural order of their names:
-    picture i is shown at i / fps and the video ends at n / fps. ``size`` is the ``(height, width)`` of the returned
-    frames, the length of the shorter side, or a function such as ``FrameTransform.resize`` that each frame passes once
-    decoded, uint8 ``[1 3 h w]`` → ``[1 3 s s]``; None keeps the video's own. By default a damaged or cut-off file is
-    refused; ``allow_truncated`` warns and samples the frames that still decode, as if the video ended with the last.
+    ``source`` is a video file; or, with ``fps``, a uint8 array ``[n 3 h w]``, torch or numpy, or a folder of n jpg and
+    png files in the natural order of their names: picture i is shown at i / fps and the video ends at n / fps. ``size``
+    is the ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
+    ``FrameTransform.resize`` that each frame passes once decoded, uint8 ``[1 3 h w]`` → ``[1 3 s s]``; None keeps the
+    video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples the frames that
+    still decode, as if the video ended with the last. With ``backend="torchcodec"``, which must be installed with an
+    FFmpeg, it decodes the same frames of a file; its colours may differ a little, and it may overlook damage.
 
     Raises:
         VideoNotFoundError: There is nothing at ``source``.
@@ -93,14 +98,16 @@ def read_frames(
         frames.times_seconds[-1]   # one frame before frames.duration_seconds
     """
     num_frames, picture = _positive("num_frames", num_frames), _Picture(size)
+    if backend not in get_args(Backend):
+        raise ArgumentError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if fps is not None:
         return _stills(source, num_frames, picture, fps)
     path = _file(source)
     shown = demux(path)
     if not shown.num_lost:
         with suppress(VideoError):  # something does not decode: find out what does
-            return _decode(path, shown, num_frames, picture)
-    return _decode(path, decodable(path, shown, allow_truncated=allow_truncated), num_frames, picture)
+            return _decode(path, shown, num_frames, picture, backend)
+    return _decode(path, decodable(path, shown, allow_truncated=allow_truncated), num_frames, picture, backend)
 
 
 def iter_frames(
@@ -150,7 +157,7 @@ def _positive(name: str, value: object) -> int:
 
 def _file(source: object) -> Path:
     if not isinstance(source, str | os.PathLike):
-        raise ArgumentError(f"source must be the path of a video file, got {type(source).__name__}")
+        raise ArgumentError(f"source must be the path of a video file, got {type(source).__name__}; arrays need fps")
     path = Path(source)
     if not path.exists():
         raise VideoNotFoundError(f"{path} does not exist; give the path of a video file")
@@ -209,31 +216,62 @@ class _Picture:
 
 
 def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> Frames:
-    """Frames of a folder of pictures, which stand 1 / fps apart."""
+    """Frames of an array or of a folder of pictures, which stand 1 / fps apart."""
     if not 0 < fps < math.inf:
         raise ArgumentError(f"fps must be positive and finite, got {fps!r}")
-    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
+    stills: Sequence[Any]
+    if isinstance(source, torch.Tensor | np.ndarray):
+        kind, shape = str(source.dtype), list(source.shape)
+        if kind not in ("uint8", "torch.uint8") or len(shape) != 4 or shape[1] != 3 or 0 in shape:
+            raise ArgumentError(f"source must be uint8 [t 3 h w], none of them 0, got {kind} {shape}")
+        stills = source.numpy(force=True) if isinstance(source, torch.Tensor) else source
+    elif isinstance(source, str | os.PathLike) and Path(source).is_dir():
+        files = sorted(file for file in Path(source).iterdir() if re.fullmatch(r"[^.].*\.(jpe?g|png)", file.name, re.I))
+        files.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)])
+        if not files:
+            raise VideoError(f"{source} is a folder without jpg or png files")
+        stills = files
+    else:
         raise ArgumentError(f"fps: a video knows its own times, leave it out for {_file(source)}")
-    files = sorted(file for file in Path(source).iterdir() if re.fullmatch(r"[^.].*\.(jpe?g|png)", file.name, re.I))
-    files.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)])
-    if not files:
-        raise VideoError(f"{source} is a folder without jpg or png files")
-    indices = spread(len(files), num_frames)
-    data = picture.sample(indices, lambda index: _still(files[index]))
-    return Frames(data, torch.from_numpy(indices / float(fps)), len(files) / float(fps))
+    indices = spread(len(stills), num_frames)
+    data = picture.sample(indices, lambda index: _still(stills[index]))
+    return Frames(data, torch.from_numpy(indices / float(fps)), len(stills) / float(fps))
 
 
-def _still(file: Path) -> VideoFrame:
+def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
+    if not isinstance(source, Path):
+        return VideoFrame.from_ndarray(np.ascontiguousarray(source.transpose(1, 2, 0)), "rgb24")
     try:
-        with Image.open(file) as image:
+        with Image.open(source) as image:
             return VideoFrame.from_ndarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), "rgb24")
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise VideoError(f"{file} is no picture that can be read: {error}") from error
+        raise VideoError(f"{source} is no picture that can be read: {error}") from error
 
 
-def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture) -> Frames:
+def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture, backend: Backend) -> Frames:
     indices = spread(len(shown.ticks), num_frames)
-    with opened(path) as (container, stream):
-        walk = Walk(container, stream, shown.keyframes)
-        data = picture.sample(indices, lambda index: walk.find(int(shown.ticks[index])))
+    if backend == "torchcodec":
+        frames = _torchcodec(path, shown, np.unique(indices).tolist())
+        data = picture.sample(indices, lambda _: next(frames))
+    else:
+        with opened(path) as (container, stream):
+            walk = Walk(container, stream, shown.keyframes)
+            data = picture.sample(indices, lambda index: walk.find(int(shown.ticks[index])))
     return Frames(data, torch.from_numpy(shown.seconds()[indices]), duration(path, shown))
+
+
+def _torchcodec(path: Path, shown: Shown, indices: Sequence[int]) -> Iterator[VideoFrame]:
+    """The frames at ``indices``, which must stand where the packets say; a VideoError if torchcodec has others."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        decoder = VideoDecoder(path, num_ffmpeg_threads=0)
+        for index in indices:
+            found = decoder.get_frame_at(index)
+            if round(found.pts_seconds / shown.time_base) != shown.ticks[index]:
+                raise RuntimeError(f"it shows frame {index} at {found.pts_seconds} seconds")
+            yield VideoFrame.from_ndarray(found.data.permute(1, 2, 0).numpy(), "rgb24")
+    except (ImportError, LookupError, RuntimeError, ValueError) as error:
+        kind = ArgumentError if isinstance(error, ImportError) else VideoError
+        reason = str(error).strip().partition("\n")[0]
+        raise kind(f"backend: torchcodec cannot read {path}: {reason}") from error
