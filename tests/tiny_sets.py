@@ -1,4 +1,4 @@
-"""A tiny LITA recipe on disk: a language model, CLIP's eyes, videos and images, annotations in LITA's layouts, a preset."""
+"""A tiny LITA recipe on disk: a language model, eyes, videos and images, annotations in LITA's layouts, a preset."""
 
 import json
 from pathlib import Path
@@ -47,10 +47,8 @@ def write_parts(folder: Path) -> None:
 
 def write_preset(folder: Path, **changes: str) -> Path:
     """A preset based on ``lita-7b`` for these files; ``changes`` are of TOML, ``__`` for dots."""
-    sets = ", ".join(
-        f'{name} = {{ path = "{folder / name}.json", media = "{folder / ("images" if name == "llava" else "videos")}" }}'
-        for name in SETS
-    )
+    media = {name: folder / ("images" if name == "llava" else "videos") for name in SETS}
+    sets = ", ".join(f'{name} = {{ path = "{folder / name}.json", media = "{media[name]}" }}' for name in SETS)
     trainer = (
         "{ max_steps = 4, per_device_train_batch_size = 2, learning_rate = 1e-2, logging_steps = 1, save_steps = 2, "
     )

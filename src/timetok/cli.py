@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("preset", metavar="PRESET|FILE.toml")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     train.add_argument("--out", metavar="DIR", help="where everything goes (default: runs/PRESET)")
+    train.add_argument("--dry-run", action="store_true", help="tell data, tokens, memory and time; train nothing")
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="score a model on annotated questions")
@@ -197,6 +198,11 @@ def _train(options: argparse.Namespace) -> None:
     out = Path(options.out or Path("runs") / Path(options.preset).stem)
     if find_spec("accelerate") is None:
         raise TimetokError("training needs accelerate, which is not installed: pip install 'timetok[train]'")
+    if options.dry_run:
+        from timetok.recipes.dry_run import dry_run
+
+        print(dry_run(preset))
+        return
     from timetok.recipes.train import train
 
     print(f"model:    {train(preset, out)}")

@@ -15,7 +15,7 @@ import torch
 from timetok.errors import DataError
 from timetok.recipes.cache import FeatureCache, fingerprint, weights_digest
 
-SETTINGS = {"encoder": "a", "num_frames": 4}
+SETTINGS = {"encoder": "a", "num_frames": 4, "mean": (0.5, 0.5)}
 
 
 def encode(path: Path) -> torch.Tensor:

@@ -104,7 +104,7 @@ def test_a_batch_is_padded_on_the_right_and_cut_at_its_length(mixture, processor
 
 
 def test_sources_that_are_not_there_are_named(mixture):
-    with pytest.raises(DataError, match="expected sources among.*youcook2.*nosuch"):
+    with pytest.raises(DataError, match=r"expected sources among.*youcook2.*nosuch"):
         Mixture(**{**vars(mixture), "rates": {"nosuch": {"dvc": 1}}})
 
 

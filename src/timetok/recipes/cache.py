@@ -25,10 +25,11 @@ _PER_SHARD = 64
 
 def claim(path: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings a folder is made with; DataError where the file tells of others, which must not be mixed."""
-    if path.exists() and read_json(path, dict, "the settings of a run") != settings:
+    stored = json.loads(json.dumps(settings))  # where tuples are lists
+    if path.exists() and read_json(path, dict, "the settings of a run") != stored:
         raise DataError(f"out: {str(path.parent)!r} holds files of other settings ({path.name}); choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
+    write_json(path, stored)
 
 
 def fingerprint(path: Path) -> str:

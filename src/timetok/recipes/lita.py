@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 from timetok import embeddings
+from timetok.errors import DataError
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import find_folder, load_weights
 from timetok.lita.convert import VICUNA, read_eyes, read_projector
@@ -43,19 +44,20 @@ def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditi
         processor = LitaProcessor.from_pretrained(folder, **offline)
     else:
         folder, eyes = find_folder(start["lm"]), start["clip"]
-        if weights:
-            lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"])
-        else:
-            with torch.device("meta"):
-                lm = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **offline))
         encoder, transform = read_eyes(eyes if timm.is_model(eyes) else find_folder(eyes))
         told: Any = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
         told |= {"transform": asdict(transform), "grid": encoder.grid, "system": VICUNA}
         processor = LitaProcessor(AutoTokenizer.from_pretrained(folder, **offline), **told)
         ids = list(processor.tt.time_token_ids)
-        embeddings.resize(lm, ids)
         if weights:
+            lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"])
+            embeddings.resize(lm, ids)
             embeddings.init_rows(lm, ids)
+        else:
+            text = AutoConfig.from_pretrained(folder, **offline)
+            text.vocab_size = max(text.vocab_size, max(ids, default=0) + 1)
+            with torch.device("meta"):
+                lm = AutoModelForCausalLM.from_config(text, dtype=start["dtype"])
         told = {**preset["model"], "time_token_ids": ids, "video_token_id": processor.video_token_id}
         config = LitaConfig(text_config=lm.config, vision=encoder.arguments, **told)
         model = LitaForConditionalGeneration.of(config, lm, encoder)
@@ -70,8 +72,16 @@ def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditi
 
 
 def read_sets(preset: Preset) -> dict[str, Annotations]:
-    """The annotations of every data set of the preset."""
-    return {name: read_records(**arguments) for name, arguments in preset["data"]["sets"].items()}
+    """The annotations of every data set of the preset; DataError where one cannot be read, or rates name another."""
+    sets: dict[str, Annotations] = {}
+    for name, arguments in preset["data"]["sets"].items():
+        try:
+            sets[name] = read_records(**arguments)
+        except TypeError as error:
+            raise DataError(f"data.sets.{name}: {error}") from error
+    if unknown := {name for stage in preset["stages"] for name in stage["rates"]} - sets.keys():
+        raise DataError(f"rates: {sorted(unknown)} are none of the sets, which are {[*sets]}")
+    return sets
 
 
 def open_sources(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.random import Generator
 from PIL import Image
 from torch.utils.data import Dataset
@@ -86,6 +87,17 @@ class Mixture(Dataset[dict[str, Any]]):
         return self.num_samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        row, show = self._draw(index)
+        return {**row, **show()}
+
+    def num_tokens(self, index: int) -> int:
+        """How many ids a sample has, before it is cut off; its video is not looked at."""
+        pooled = torch.empty(self.processor.num_video_tokens, 0)
+        return int(
+            self.processor.prompts.collate([{**self._draw(index)[0], "video_features": pooled}])["labels"].numel()
+        )
+
+    def _draw(self, index: int) -> tuple[dict[str, Any], Callable[[], Shown]]:
         rng = np.random.default_rng([self.seed, index])
         names = list(self.rates)
         weights = np.array([sum(self.rates[name].values()) for name in names], dtype=np.float64)
@@ -98,9 +110,8 @@ class Mixture(Dataset[dict[str, Any]]):
         else:
             raise DataError(f"rates: a thousand records of {names} held nothing to be asked by {dict(self.rates)}")
         duration = record.duration_seconds
-        row: dict[str, Any] = {"duration_seconds": duration, **show()}
-        row["turns"] = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
-        return row
+        texts = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
+        return {"duration_seconds": duration, "turns": texts}, show
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Samples → a batch, padded on the right; a causal model then needs no mask, which is faster on a CPU.

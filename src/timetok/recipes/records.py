@@ -83,7 +83,7 @@ class Record:
     duration_seconds: float | None
     events: tuple[Event, ...]
     turns: tuple[tuple[str, str], ...]
-    subset: str
+    subset: str = ""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,9 @@ def train(preset: Preset, out: Path) -> Path:
     recipe, data = load_recipe(preset), preset["data"]
     settings = {**preset, "data": {**data, "folder": ""}, "wordings": WORDINGS}  # where it is, is no setting
     stage_arguments(preset, out)  # refused now, not after an hour
+    asked = {task for stage in preset["stages"] for rates in stage["rates"].values() for task in rates}
+    if unknown := asked - recipe.TASKS.keys():
+        raise DataError(f"rates: there is no task {sorted(unknown)}, only {[*recipe.TASKS]}")
     model, processor = build_model(preset)
     claim(out / "preset.json", settings)
     if (out / "model").exists():
