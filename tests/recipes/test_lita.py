@@ -1,7 +1,9 @@
 """LITA's recipe on small files of the real layouts: built, trained from pixels and from a cache, by one and by two."""
 
+import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +171,39 @@ def test_two_processes_train_what_one_of_twice_the_batch_does(folder: Path, tmp_
     assert found.keys() == alone.keys()
     for name in alone:
         torch.testing.assert_close(found[name], alone[name], rtol=1e-3, atol=1e-4)
+
+
+def run_killed_after(seconds: float, command: list[str]) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow  # two minutes
+def test_killed_at_20_random_moments_it_ends_at_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    trainer = "{ max_steps = 300, per_device_train_batch_size = 2, learning_rate = 1e-3, logging_steps = 50, "
+    trainer += "save_steps = 10, use_cpu = true }"
+    preset = str(tiny_sets.write_preset(folder, stages__0__trainer=trainer, stages__0__num_samples="600"))
+    command = [sys.executable, "-m", "timetok.cli", "train", preset, "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    rng, moments = random.Random(0), []
+    while len(moments) < 20:
+        moments.append(rng.uniform(1.0, 12.0))
+        run_killed_after(moments[-1], [*command, str(tmp_path / "killed")])
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
+    kept = ["model/model.safetensors", "stage-0/checkpoint-300/model.safetensors", "features/*.safetensors"]
+    names = [path.relative_to(tmp_path / "whole") for name in kept for path in (tmp_path / "whole").glob(name)]
+    assert len(names) == 3
+    for name in names:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_run_too_short_for_its_log_ends_well(folder: Path, tmp_path: Path) -> None:
+    trainer = "{ max_steps = 1, per_device_train_batch_size = 2, use_cpu = true }"
+    train(load_preset(str(tiny_sets.write_preset(folder, stages__0__trainer=trainer))), tmp_path)
+    assert "nan at the start" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_dry_run_tells_what_it_would_do(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import csv
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from math import nan
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -132,7 +133,7 @@ def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -
 
 def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[str, Any]], model: Any) -> None:
     """How a model came to be, beside it: ``training.json``, its curve as CSV and PNG, and a filled in ``README.md``."""
-    points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
+    points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry] or [(0, nan)]
     steps, losses = zip(*points, strict=True)
     versions = {"timetok": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("torch", "transformers", "timm", "accelerate")}
