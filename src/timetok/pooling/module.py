@@ -25,7 +25,7 @@ class SlowFastPooler(nn.Module):
     """SlowFast pooling of patch features; LITA's published layout is the default.
 
     Args:
-        fast: As in `slow_fast`, like the next two.
+        fast: One token a frame in front.
         num_slow_frames: Frames seen in detail.
         slow_pool: Side of the square that becomes one slow token.
         preset: A published layout instead, by its name in `PRESETS`.
