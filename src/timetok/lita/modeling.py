@@ -1,4 +1,4 @@
-"""LITA as a ``PreTrainedModel``: a frozen frame encoder in front of a ``VideoLM``.
+"""LITA as a ``PreTrainedModel``: a frozen frame encoder in front of a `VideoAdapter`.
 
 Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame, p patches, e vision width.
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
-from timetok.adapter import VideoLM
+from timetok.adapter import TokenIds, VideoAdapter
 from timetok.lita.configuration import LitaConfig
 from timetok.pooling import SlowFastPooler
 from timetok.vision import FrameEncoder
@@ -34,11 +34,10 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         vision = FrameEncoder(**{**config.vision, "pretrained": False})  # weights come from the folder alone
         lm = AutoModelForCausalLM.from_config(config.text_config)
-        self.model = VideoLM(
+        self.model = VideoAdapter(
             lm,
+            TokenIds(config.video_token_id, config.time_token_ids),
             vision_dim=vision.width,
-            video_token_id=config.video_token_id,
-            time_token_ids=config.time_token_ids,
             pooler=SlowFastPooler(**config.pooler),
             projector=config.projector,
             order=config.order,
@@ -70,7 +69,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         **lm_kwargs: Any,
     ) -> Any:
-        """The language model's forward with the videos in place, as in ``VideoLM``.
+        """The language model's forward with the videos in place, as in `VideoAdapter`.
 
         ``input_ids`` ``[b s]`` hold one placeholder per visual token. The videos come as ``pixel_values_videos``
         ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]``, from ``model.features``,
