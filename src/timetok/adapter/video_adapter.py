@@ -59,7 +59,7 @@ class VideoAdapter(nn.Module):
 
     Args:
         lm: Any causal LM of transformers whose embedding has a row for every time token.
-        tt: Its tokenizer, wrapped; or `TokenIds` for what is given and gives ids alone, as in LITA, and is not saved here.
+        tt: Its tokenizer, wrapped; or `TokenIds` where ids come in and go out, as in LITA, and nothing is saved here.
         vision_dim: Width e of the features that come in.
         pooler: ``[b t p e]`` → ``[b n e]``; LITA's if None.
         projector: ``"linear"`` (LITA's), ``"mlp2x_gelu"`` (LLaVA-1.5's) or a module e → d.
