@@ -201,7 +201,7 @@ class VideoAdapter(nn.Module):
             tokens = self.visual_tokens(features.unsqueeze(0).to(self.lm.device))
         if isinstance(prefix, str):
             given: Any = {"videos": [features]} if pixels is None else {"pixels": [pixels]}
-            prefix = self.processor([prefix], **given)["input_ids"][0].tolist()
+            prefix = cast(list[int], self.processor([prefix], **given)["input_ids"][0].tolist())
         return remember(self, tokens[0], prefix)
 
     @contextmanager

@@ -101,7 +101,7 @@ class SpanGrammar:
         self._digits = frozenset(_DIGITS).union(self._own, *map("".join, moments.shapes))
         self.alphabet = self._digits.union(" ", *self._literals.values())
         self.start = State("text" if free_text else "lead")
-        self._parse, self._write = (partial(each, duration=duration) for each in (moments.parse, moments.write))
+        self._parse, self._write = partial(moments.parse, duration=duration), partial(moments.write, duration=duration)
         self._last = self._parse(self._write(duration))[0]
         self._seconds, self._reach = lru_cache(1 << 14)(self._when), lru_cache(1 << 14)(self._latest)
         self._shapes = [shape for shape in moments.shapes if self._seconds(shape[0]) is not None]  # not beyond the end

@@ -69,16 +69,14 @@ class TimeTokenizer:
         >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
         >>> tt.spans(ids, duration=60.0)  # doctest: +SKIP
         """
-        if codec == "index":
-            codec = IndexCodec(TimeGrid(T))
-        elif isinstance(codec, str):
-            if codec not in CODECS:
-                raise ArgumentError(f"codec must be one of {', '.join(CODECS)} or a codec, got {codec!r}")
-            codec = CODECS[codec]()
-        if T not in (TimeGrid().num_tokens, len(codec.tokens)):
-            raise ArgumentError(f"T counts the time tokens of codec='index': leave it out beside {codec!r}, got {T!r}")
-        add_tokens(hf_tokenizer, codec, lita_spacing)
-        return cls(hf_tokenizer, codec)
+        if isinstance(codec, str) and codec not in CODECS:
+            raise ArgumentError(f"codec must be one of {', '.join(CODECS)} or a codec, got {codec!r}")
+        named = CODECS[codec]() if isinstance(codec, str) else codec
+        chosen: MomentCodec = IndexCodec(TimeGrid(T)) if codec == "index" else named
+        if T not in (TimeGrid().num_tokens, len(chosen.tokens)):
+            raise ArgumentError(f"T counts the time tokens of codec='index': leave it out beside {chosen!r}, got {T!r}")
+        add_tokens(hf_tokenizer, chosen, lita_spacing)
+        return cls(hf_tokenizer, chosen)
 
     @property
     def grid(self) -> TimeGrid:
