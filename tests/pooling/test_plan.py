@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import oracles
+from timetok import SlowFastPooler
 from timetok.errors import ArgumentError
 from timetok.pooling import PRESETS, Path, PoolingPlan, Token, plan_of
 
@@ -215,3 +216,7 @@ def test_a_plan_needs_paths_with_names_of_their_own():
 
 def test_the_plan_is_a_frozen_record():
     assert plan_of() == plan_of(preset="lita") and len({plan_of(), plan_of()}) == 1
+
+
+def test_settings_of_a_pooler_with_separators_name_its_plan():
+    assert plan_of(**SlowFastPooler.preset("llava-video", dim=4).arguments) == PRESETS["llava-video"]

@@ -200,8 +200,7 @@ class VideoAdapter(nn.Module):
         elif features is not None:
             tokens = self.visual_tokens(features.unsqueeze(0).to(self.lm.device))
         if isinstance(prefix, str):
-            given: Any = {"videos": [features]} if pixels is None else {"pixels": [pixels]}
-            prefix = cast(list[int], self.processor([prefix], **given)["input_ids"][0].tolist())
+            prefix = cast(list[int], self.processor([prefix], counts=[tokens.shape[1]])["input_ids"][0].tolist())
         return remember(self, tokens[0], prefix)
 
     @contextmanager

@@ -91,7 +91,9 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
         words = Path(source) if (Path(source) / "tokenizer.model").is_file() else files[0].parent
         processor, config = _describe(settings, text, _tokenizer(words), encoder, transform)
     ids = config.time_token_ids
-    rows = _rows(delta, ids) if delta and ids else {}
+    tables = _tensors(delta) if delta and ids else {}
+    rows = {name: tables[name] for name in _TABLES if name in tables}  # of time tokens, perhaps with all others
+    rows = {name: each if len(each) == len(ids) else each[ids[0] : ids[-1] + 1] for name, each in rows.items()}
     held: dict[str, tuple[Path, Tensor]] = {}
     for path in files:
         for name, tensor in _tensors(path, check=True).items():
@@ -219,12 +221,6 @@ def _describe(
         architectures=["LitaForConditionalGeneration"],
         **shared,
     )
-
-
-def _rows(delta: Path, ids: list[int]) -> dict[str, Tensor]:
-    """The time tokens' rows of each table ``[v d]`` that a delta holds, whole or these rows alone."""
-    tables = {name: table for name, table in _tensors(delta).items() if name in _TABLES}
-    return {name: table if len(table) == len(ids) else table[ids[0] : ids[-1] + 1] for name, table in tables.items()}
 
 
 def _grown(tensor: Tensor, rows: Tensor | None, ids: list[int]) -> Tensor:

@@ -59,9 +59,8 @@ class SlowFastPooler(nn.Module):
     ) -> None:
         super().__init__()
         slow: dict[str, Any] = {"fast": fast, "num_slow_frames": num_slow_frames, "slow_pool": slow_pool}
-        layout = slow if preset is None else {"preset": preset}
-        self.plan = plan_of(**layout)
-        self.arguments = layout if dim is None else {**layout, "dim": dim}
+        self.arguments = (slow if preset is None else {"preset": preset}) | ({} if dim is None else {"dim": dim})
+        self.plan = plan_of(**self.arguments)
         choose(self.plan, "cuda", backend)  # what cannot work anywhere is said now
         self.backend: Wanted = backend
         names = self.plan.separators

@@ -181,12 +181,12 @@ def _path_tokens(path: Path, num_frames: int, grid: Interval) -> Iterator[Token]
 
 
 def plan_of(
-    *, preset: str | None = None, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2
+    *, preset: str | None = None, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2, dim: object = None
 ) -> PoolingPlan:
     """A published layout by its name in `PRESETS`, or one of LITA's kind: a token a frame, then a few in detail.
 
-    Those are spread evenly with both ends included. ArgumentError is raised where there is no such name, no token would
-    come out, or a number is no integer or too small.
+    Those are spread evenly with both ends included; ``dim`` is the pooler's and has no say. ArgumentError is raised
+    where there is no such name, no token would come out, or a number is no integer or too small.
 
     Source: arXiv 2403.19046 §3.3: s² slow frames, s x s average pooling, s = 2.
 
