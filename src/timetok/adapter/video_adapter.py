@@ -111,12 +111,12 @@ class VideoAdapter(nn.Module):
         self.projector = _projector(projector, vision_dim, width)
         self.processor: Any = None
         if isinstance(tt, TimeTokenizer):
+            if (last := max(tt.time_token_ids, default=-1)) >= rows:
+                remedy = "call timetok.embeddings.resize(lm, tt.time_token_ids) first"
+                raise ArgumentError(f"lm: its embedding has {rows} rows, but time tokens reach id {last}; {remedy}")
             self.processor = VideoPrompts(tt, self.pooler.plan, grid=getattr(vision, "grid", None))
             tt = TokenIds(self.processor.video_token_id, tt.time_token_ids)
         self.prepare, self.video_token_id, self.time_token_ids = self.processor, tt.video, tuple(tt.time)
-        if (last := max(self.time_token_ids, default=-1)) >= rows:
-            remedy = "call timetok.embeddings.resize(lm, tt.time_token_ids) first"
-            raise ArgumentError(f"lm: its embedding has {rows} rows, but time tokens reach id {last}; {remedy}")
         self.order, self.time_markers = order, time_markers
         if time_markers and not (self.pooler.plan.fast and self.time_token_ids):
             raise ArgumentError("time_markers: markers need fast tokens and time_token_ids")
