@@ -211,16 +211,9 @@ def _describe(
     ids = list(processor.tt.time_token_ids)
     if settings["time_token_ids"] not in (None, [], ids):
         raise ModelFolderError(f"time_token_ids: they are not the tokenizer's, which start with {ids[:1]}")
-    return processor, LitaConfig(
-        text_config=text,
-        vision=encoder.arguments,
-        projector=projector,
-        order="pool-first" if projector == "linear" else "project-first",
-        time_token_ids=ids,
-        video_token_id=processor.video_token_id,
-        architectures=["LitaForConditionalGeneration"],
-        **shared,
-    )
+    shared |= {"projector": projector, "order": "pool-first" if projector == "linear" else "project-first"}
+    shared |= {"time_token_ids": ids, "video_token_id": processor.video_token_id, "vision": encoder.arguments}
+    return processor, LitaConfig(text_config=text, architectures=["LitaForConditionalGeneration"], **shared)
 
 
 def _grown(tensor: Tensor, rows: Tensor | None, ids: list[int]) -> Tensor:

@@ -34,16 +34,9 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         vision = FrameEncoder(**{**config.vision, "pretrained": False})  # weights come from the folder alone
         lm = AutoModelForCausalLM.from_config(config.text_config)
-        self.model = VideoAdapter(
-            lm,
-            TokenIds(config.video_token_id, config.time_token_ids),
-            vision_dim=vision.width,
-            pooler=SlowFastPooler(**config.pooler),
-            projector=config.projector,
-            order=config.order,
-            time_markers=config.time_markers,
-            vision=vision,
-        )
+        ids, pooler = TokenIds(config.video_token_id, config.time_token_ids), SlowFastPooler(**config.pooler)
+        options: dict[str, Any] = {name: getattr(config, name) for name in ("projector", "order", "time_markers")}
+        self.model = VideoAdapter(lm, ids, vision_dim=vision.width, pooler=pooler, vision=vision, **options)
         # transformers asks the outer model about the LM inside it, and looks among direct children only
         asked = "_no_split_modules", "_skip_keys", "_keep_in_fp32_modules", "_keys_to_ignore_on_load"
         for name in (name for name in dir(lm) if name.startswith(asked)):
