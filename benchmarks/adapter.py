@@ -10,7 +10,7 @@ import torch
 from harness import add_rows, paired, provenance
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from timetok.adapter import VideoLM
+from timetok.adapter import TokenIds, VideoAdapter
 
 VOCAB, NEW = 8000, 32
 
@@ -23,7 +23,7 @@ def language_model() -> LlamaForCausalLM:
 
 
 def case(batch: int) -> dict[str, object]:
-    adapter = VideoLM(language_model(), vision_dim=1024, video_token_id=VOCAB).eval()
+    adapter = VideoAdapter(language_model(), TokenIds(VOCAB), vision_dim=1024).eval()
     features = torch.randn(batch, 100, 256, 1024)
     text = torch.randint(1, VOCAB, (batch, 24))
     ids = torch.cat([text[:, :8], torch.full((batch, 356), VOCAB), text[:, 8:]], 1)

@@ -1,7 +1,7 @@
 """New tokens inside a model: rows for their ids, how they start, train and merge. Knows ids, no tokenizer."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -14,6 +14,7 @@ from timetok.atomic import replacing
 from timetok.errors import ArgumentError
 
 InitRows: TypeAlias = Literal["interpolate", "sinusoidal", "mean", "numbers"]
+ROWS = ("time_rows.input", "time_rows.output")
 
 
 def resize(model: PreTrainedModel, ids: Sequence[int], *, pad_to_multiple_of: int | None = None) -> nn.Module:
@@ -100,6 +101,25 @@ def merge_and_export(model: Any, folder: str | os.PathLike[str]) -> None:
 def tables(model: PreTrainedModel) -> list[Tensor]:
     """Matrices ``[v d]`` of both embeddings, peft's rows in place; one where tied, which peft makes two equal."""
     return [module.weight for module in _embeddings(model)]
+
+
+def rows_of(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Tensor]:
+    """The rows of ids, ``[ids d]``, in both embeddings, by the names in `ROWS`; none without ids."""
+    named = zip(ROWS, tables(model), strict=False) if ids else ()
+    return {name: table.detach()[list(ids)] for name, table in named}
+
+
+@torch.no_grad()
+def load_rows(model: PreTrainedModel, ids: Sequence[int], saved: Mapping[str, Tensor]) -> None:
+    """Overwrite rows with those that `rows_of` gave; ArgumentError where they do not fit."""
+    for (name, own), table in zip(rows_of(model, ids).items(), tables(model), strict=False):
+        if not isinstance(table, nn.Parameter):
+            raise ArgumentError("lm: its embedding is wrapped by peft; load the adapter first, then wrap the LM")
+        if name not in saved or saved[name].shape != own.shape:
+            came, wanted = list(saved[name].shape) if name in saved else "none", list(own.shape)
+            remedy = "pass a language model of the width and with the tied or untied head the adapter was saved with"
+            raise ArgumentError(f"lm: it needs {name} of shape {wanted}, the folder has {came}; {remedy}")
+        table[list(ids)] = saved[name].to(table)
 
 
 def _embeddings(model: PreTrainedModel) -> list[Any]:

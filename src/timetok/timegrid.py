@@ -38,7 +38,7 @@ class Span:
         for name in ("start", "end"):
             value: object = getattr(self, name)
             if type(value) is not float or not math.isfinite(value):  # spares what spans are made of nearly always
-                number = _finite(name, value)
+                number = _numbers(name, value)
                 if number.ndim:
                     raise TimeRangeError(f"{name} must be one number of seconds, got {reprlib.repr(value)}")
                 object.__setattr__(self, name, float(number))
@@ -155,7 +155,7 @@ class TimeGrid:
         int64 tensor on its device, else it is an int64 array. TimeRangeError: a value is not a finite number,
         ``out_of_range="raise"`` and it lies outside ``[0, duration]``, or the shapes do not broadcast.
         """
-        times = _finite("seconds", seconds)
+        times = _numbers("seconds", seconds)
         length = _durations(duration, "seconds", times.shape)
         if self.out_of_range == "raise":
             _refuse("seconds", times, (times < 0) | (times > length), "between 0 and the duration")
@@ -173,7 +173,7 @@ class TimeGrid:
         Shapes and kinds are as in `encode`: a ``float``, a float64 tensor or a float64 array. TimeRangeError: an index
         is not an integer, ``out_of_range="raise"`` and it lies outside ``[0, T)``, or the shapes do not broadcast.
         """
-        marks = _numbers("index", index, "iu", "an integer or an array of integers")
+        marks = _numbers("index", index, integers=True)
         length = _durations(duration, "index", marks.shape)
         last = self.num_tokens - 1
         if self.out_of_range == "raise":
@@ -219,8 +219,9 @@ def _as_given(result: NDArray[Any], *given: Any) -> Any:
     return result.item() if result.ndim == 0 else result
 
 
-def _numbers(name: str, value: Any, kinds: str, expected: str) -> NDArray[Any]:
-    """As an array whose dtype kind is one of ``kinds``; numpy would also take strings, None and booleans."""
+def _numbers(name: str, value: Any, *, integers: bool = False) -> NDArray[Any]:
+    """As an array of integers, or of finite float64; numpy would also take strings, None and booleans."""
+    expected = "an integer or an array of integers" if integers else "a number or an array of numbers"
     if hasattr(value, "detach"):  # a tensor, which may be of a dtype numpy lacks
         value = value.detach().cpu()
         value = (value.double() if value.is_floating_point() else value).numpy()
@@ -228,20 +229,17 @@ def _numbers(name: str, value: Any, kinds: str, expected: str) -> NDArray[Any]:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
         raise TimeRangeError(f"{name} must be {expected}, got {reprlib.repr(value)}") from error
-    if array.dtype.kind not in kinds and array.size:
+    if array.dtype.kind not in ("iu" if integers else "iuf") and array.size:
         raise TimeRangeError(f"{name} must be {expected}, got {reprlib.repr(value)} of type {type(value).__name__}")
-    return array
-
-
-def _finite(name: str, value: object) -> NDArray[np.float64]:
-    array = np.asarray(_numbers(name, value, "iuf", "a number or an array of numbers"), dtype=np.float64)
-    _refuse(name, array, ~np.isfinite(array), "finite")
+    if not integers:
+        array = np.asarray(array, dtype=np.float64)
+        _refuse(name, array, ~np.isfinite(array), "finite")
     return array
 
 
 def _durations(duration: object, name: str = "", shape: tuple[int, ...] = ()) -> NDArray[np.float64]:
     """Positive durations that broadcast against values of a shape."""
-    durations = _finite("duration", duration)
+    durations = _numbers("duration", duration)
     _refuse("duration", durations, durations <= 0, "a positive number of seconds")
     try:
         np.broadcast_shapes(shape, durations.shape)

@@ -1,4 +1,4 @@
-"""Every causal LM of the installed transformers behind a ``VideoLM``: what holds for the bare LM holds for it.
+"""Every causal LM of the installed transformers behind a ``VideoAdapter``: what holds for the bare LM holds for it.
 
 Each invariant is tried twice on the same ids, on the bare LM with text where the adapter has visual tokens, and on the
 adapter. It counts where the bare LM holds it. ``make test-models`` prints both columns.
@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 import causal_lms
 import tiny_lm
 from timetok import SlowFastPooler
-from timetok.adapter import VideoLM
+from timetok.adapter import TokenIds, VideoAdapter
 
 FAST = (
     "llama", "qwen2", "gpt2", "opt", "bart", "gemma3_text", "gemma3n_text", "mixtral", "deepseek_v4", "mamba", "jamba",
@@ -36,12 +36,12 @@ class Case:
     def __init__(self, lm: PreTrainedModel) -> None:
         self.lm = lm
         width = lm.get_input_embeddings().weight.shape[1]
-        options: dict[str, Any] = {"video_token_id": V, "time_token_ids": [81, 82]}
+        ids = TokenIds(V, [81, 82])
         torch.manual_seed(1)
         pooler = SlowFastPooler(num_slow_frames=2)
-        self.adapter = VideoLM(lm, vision_dim=tiny_lm.VISION_WIDTH, pooler=pooler, **options).eval()
-        identity = {"pooler": SlowFastPooler(num_slow_frames=0), "projector": nn.Identity()}
-        self.reader = VideoLM(lm, vision_dim=width, **identity, **options).eval()
+        self.adapter = VideoAdapter(lm, ids, vision_dim=tiny_lm.VISION_WIDTH, pooler=pooler).eval()
+        identity: dict[str, Any] = {"pooler": SlowFastPooler(num_slow_frames=0), "projector": nn.Identity()}
+        self.reader = VideoAdapter(lm, ids, vision_dim=width, **identity).eval()
 
     def embedded(self, text: list[int]) -> Tensor:
         """A video for the reader, whose visual tokens are the embeddings of text: ``[1 n 1 d]``."""

@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerBase
 import tiny_lm
 from timetok.adapter import VIDEO_TOKEN, VideoPrompts, video_token_id
 from timetok.errors import ArgumentError, PromptError
-from timetok.pooling import slow_fast
+from timetok.pooling import plan_of
 from timetok.tokenizer import TimeTokenizer
 
-PLAN = slow_fast(num_slow_frames=2)
+PLAN = plan_of(num_slow_frames=2)
 
 
 def prompts():

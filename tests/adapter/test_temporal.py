@@ -9,8 +9,8 @@ import causal_lms
 import oracles
 import tiny_lm
 from adapter.test_every_causal_lm import built
-from timetok import SlowFastPooler, VideoAdapter, embeddings
-from timetok.adapter import VideoLM
+from timetok import SlowFastPooler, embeddings
+from timetok.adapter import TokenIds, VideoAdapter
 from timetok.attention import temporal_position_ids
 from timetok.errors import ArgumentError, SpliceError
 
@@ -53,7 +53,7 @@ def model_of(lm=None, *, pooler=None, **options):
     pooler = pooler or SlowFastPooler(num_slow_frames=2)
     lm = lm or language_model()
     torch.manual_seed(1)
-    return VideoLM(lm, vision_dim=tiny_lm.VISION_WIDTH, video_token_id=V, pooler=pooler, **options).eval()
+    return VideoAdapter(lm, TokenIds(V), vision_dim=tiny_lm.VISION_WIDTH, pooler=pooler, **options).eval()
 
 
 def batch_of(rows=ROWS):
@@ -356,7 +356,7 @@ def test_every_causal_lm_holds_or_is_refused(kind):
         torch.manual_seed(1)
         pooler = SlowFastPooler(num_slow_frames=2)
         try:
-            model = VideoLM(lm, vision_dim=6, video_token_id=1000, pooler=pooler, **OPTIONS.get(name, {})).eval()
+            model = VideoAdapter(lm, TokenIds(1000), vision_dim=6, pooler=pooler, **OPTIONS.get(name, {})).eval()
         except ArgumentError:
             assert not (name == "floats" and rotary)
             continue

@@ -13,7 +13,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallba
 import causal_lms
 import tiny_lm
 from timetok import SlowFastPooler, VideoAdapter
-from timetok.adapter import VideoLM
+from timetok.adapter import TokenIds
 from tiny_training import CHECKPOINTING, arguments, assert_same, gradients, rows, trainer
 
 SPAWNED = {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"}
@@ -141,8 +141,8 @@ def test_gradient_checkpointing_runs_layers_twice_and_changes_no_gradient(tmp_pa
 def test_layers_that_run_again_see_no_placeholder(kind):
     """The second run is outside the context of the hooks; these models hand ids to their layers, or do not."""
     lm = causal_lms.tiny_lm(kind)
-    model = VideoLM(
-        lm, vision_dim=tiny_lm.VISION_WIDTH, video_token_id=100_000, pooler=SlowFastPooler(num_slow_frames=2)
+    model = VideoAdapter(
+        lm, TokenIds(100_000), vision_dim=tiny_lm.VISION_WIDTH, pooler=SlowFastPooler(num_slow_frames=2)
     )
     ids = torch.tensor([[11, 12] + [100_000] * tiny_lm.NUM_VISUAL + [13, 14]])
     found = []

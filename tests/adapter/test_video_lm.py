@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 
 import tiny_lm
 from timetok import SlowFastPooler, embeddings
-from timetok.adapter import VideoLM
+from timetok.adapter import TokenIds, VideoAdapter
 from timetok.errors import ArgumentError, PromptError
 from timetok.vision import FrameEncoder
 
@@ -232,11 +232,10 @@ def test_time_markers_train_the_time_rows():
 @pytest.mark.parametrize("lacking", ["fast", "time"])
 def test_time_markers_need_fast_tokens_and_time_tokens(lacking):
     with pytest.raises(ArgumentError, match="time_markers: markers need fast tokens and time_token_ids"):
-        VideoLM(
+        VideoAdapter(
             tiny_lm.language_model(),
+            TokenIds(300, () if lacking == "time" else range(10, 20)),
             vision_dim=6,
-            video_token_id=300,
-            time_token_ids=() if lacking == "time" else range(10, 20),
             pooler=SlowFastPooler(fast=lacking != "fast"),
             time_markers=True,
         )
@@ -353,7 +352,7 @@ def test_missing_features_are_an_error(features):
 )
 def test_bad_choices_are_refused(options, message):
     with pytest.raises(ArgumentError, match=message):
-        VideoLM(tiny_lm.language_model(), vision_dim=6, video_token_id=300, **options)
+        VideoAdapter(tiny_lm.language_model(), TokenIds(300), vision_dim=6, **options)
 
 
 class Quantised(nn.Module):
@@ -369,7 +368,7 @@ def test_a_quantised_embedding_is_refused(embedding, kind):
     lm = tiny_lm.language_model(tied=False)
     lm.set_input_embeddings(embedding)
     with pytest.raises(ArgumentError, match=rf"lm: its input embedding is quantised \({kind}\)"):
-        VideoLM(lm, vision_dim=6, video_token_id=300)
+        VideoAdapter(lm, TokenIds(300), vision_dim=6)
 
 
 def test_names_of_the_weights_hold():

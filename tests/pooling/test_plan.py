@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 import oracles
+from timetok import SlowFastPooler
 from timetok.errors import ArgumentError
-from timetok.pooling import PRESETS, Path, PoolingPlan, Token, plan_of, slow_fast
+from timetok.pooling import PRESETS, Path, PoolingPlan, Token, plan_of
 
 
 def even(num):
@@ -53,7 +54,7 @@ def test_one_slow_frame_is_the_first(num_frames):
 
 
 def test_tokens_are_fast_first_then_slow():
-    tokens = slow_fast(num_slow_frames=2).tokens(3, (2, 4))
+    tokens = plan_of(num_slow_frames=2).tokens(3, (2, 4))
     assert [(token.path, token.frames) for token in tokens] == [
         *[("fast", (frame,)) for frame in range(3)],
         *[("slow", (frame,)) for frame in (0, 0, 2, 2)],
@@ -72,7 +73,7 @@ def test_tokens_are_fast_first_then_slow():
     ],
 )
 def test_number_of_tokens(options, expected):  # 9 frames of (16 // 3)² = 25 cells
-    assert slow_fast(**options).num_tokens(100, (16, 16)) == expected
+    assert plan_of(**options).num_tokens(100, (16, 16)) == expected
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -164,13 +165,13 @@ def test_groups_of_frames():
 @pytest.mark.parametrize("grid", [(1, 16), (16, 1), (0, 0)])
 def test_grid_smaller_than_a_square_is_refused(grid):
     with pytest.raises(ArgumentError, match=r"grid: expected at least 2 x 2 patches, got \(" + str(grid[0])):
-        slow_fast(fast=False).num_tokens(10, grid)
+        plan_of(fast=False).num_tokens(10, grid)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_slow_frames": 0}])
 @pytest.mark.parametrize("num_frames", [0, -1])
 def test_no_frame_is_refused(options, num_frames):
-    plan = slow_fast(**options)
+    plan = plan_of(**options)
     with pytest.raises(ArgumentError, match=f"num_frames: expected an integer of at least 1, got {num_frames}"):
         plan.num_tokens(num_frames, (4, 4))
 
@@ -187,7 +188,7 @@ def test_no_frame_is_refused(options, num_frames):
 )
 def test_bad_plans_are_refused(options, message):
     with pytest.raises(ArgumentError, match=message):
-        slow_fast(**options)
+        plan_of(**options)
 
 
 @pytest.mark.parametrize(
@@ -214,4 +215,8 @@ def test_a_plan_needs_paths_with_names_of_their_own():
 
 
 def test_the_plan_is_a_frozen_record():
-    assert slow_fast() == plan_of(preset="lita") and len({slow_fast(), slow_fast()}) == 1
+    assert plan_of() == plan_of(preset="lita") and len({plan_of(), plan_of()}) == 1
+
+
+def test_settings_of_a_pooler_with_separators_name_its_plan():
+    assert plan_of(**SlowFastPooler.preset("llava-video", dim=4).arguments) == PRESETS["llava-video"]

@@ -36,7 +36,7 @@ class EncodedVideo:
 
 @torch.no_grad()
 def remember(model: Any, tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVideo:
-    """Run the beginning of a prompt, which holds one video of ``tokens`` ``[n d]``, through a ``VideoLM``."""
+    """Run the beginning of a prompt, which holds one video of ``tokens`` ``[n d]``, through a `VideoAdapter`."""
     ids = torch.tensor([list(prefix_ids)], dtype=torch.long, device=tokens.device)
     if not ids.numel():
         return EncodedVideo(tokens, ids[0])
@@ -52,7 +52,7 @@ def remember(model: Any, tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVi
 
 @torch.no_grad()
 def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Tensor, options: Any) -> Any:
-    """Prompts ``[b s]`` about one video, continued by a ``VideoLM``: prompt and new ids, filled up on the right.
+    """Prompts ``[b s]`` about one video, continued by a `VideoAdapter`: prompt and new ids, filled up on the right.
 
     Rows that begin as the encoded prefix go on from a copy of its cache: together, the padding moved behind the prefix,
     or, in models that do not leave a hole out of account exactly, those of one length together.

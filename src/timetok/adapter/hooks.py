@@ -1,4 +1,4 @@
-"""Hooks on a language model: visual tokens in place of placeholders, TC-LLaVA's positions and masks.
+"""Hooks on a language model: visual tokens in place of placeholders, TC-LLaVA's positions and masks, tied weights.
 
 Shapes: b batch, d language width, n visual tokens, s sequence.
 """
@@ -7,17 +7,17 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from inspect import signature
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from math import isfinite
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, SuppressTokensLogitsProcessor
 
 from timetok.attention import FrameMask, frame_mask, temporal_position_ids
-from timetok.errors import ArgumentError, SpliceError
+from timetok.errors import ArgumentError, PromptError, SpliceError
 from timetok.pooling import as_grid
 
 _SEQUENCE_FIRST = {"xlnet"}  # model types that turn their ids round, to [s b], before they embed them
@@ -113,7 +113,7 @@ def check(lm: Any, rope: Any, kind: FrameMask, length: int = 0) -> None:
 def placed(
     model: Any, ids: Tensor, mask: Tensor | None, features: Any, pixels: Any, given: Container[str]
 ) -> Iterator[None]:
-    """While the context lasts, the LM of a ``VideoLM`` has its positions and mask for ``ids`` ``[b s]`` and the answer.
+    """While the context lasts, the LM of an adapter has its positions and mask for ``ids`` ``[b s]`` and the answer.
 
     ArgumentError is raised as by `check`, and where further arguments, ``given``, contradict.
     """
@@ -164,3 +164,36 @@ def _frame_index(model: Any, ids: Tensor, features: Any, pixels: Any) -> Tensor:
     frames = ids.masked_scatter(visual, torch.tensor(index, dtype=ids.dtype, device=ids.device))
     first = frames.masked_fill(~visual, total).amin(1, keepdim=True)  # of the row
     return (frames - first).masked_fill(~visual, -1)
+
+
+class Never(SuppressTokensLogitsProcessor):
+    """Beside one that ``suppress_tokens`` makes, which a processor of the same class would replace."""
+
+
+def _shared(model: nn.Module) -> dict[str, str]:
+    """Names of parameters that stand under an earlier name already, which is given: a tied head."""
+    first = {weight: name for name, weight in model.named_parameters()}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: first[weight] for name, weight in named if name != first[weight]}
+
+
+def store_once(model: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Leave tied weights out under their second name, which safetensors, and so Trainer's checkpoints, refuse."""
+    for name in _shared(model) if not prefix else ():
+        state.pop(name, None)
+
+
+def share_again(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Undo `store_once` in what is to be loaded."""
+    for name, earlier in _shared(model).items():
+        if prefix + earlier in state:
+            state.setdefault(prefix + name, state[prefix + earlier])
+
+
+def by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> Sequence[Tensor]:
+    """Deal videos out to prompts so that each prompt's placeholders are used up exactly, or raise a PromptError."""
+    sizes = [len(video) for video in videos]
+    if sum(counts) != sum(sizes) or not {*accumulate(counts)} <= {0, *accumulate(sizes)}:
+        held = f"placeholders by row are {list(counts)}, visual tokens by video are {sizes}"
+        raise PromptError(f"input_ids, video_features: {held}; expected whole videos in each row, and all of them")
+    return torch.cat(list(videos)).split(list(counts)) if videos else ()

@@ -6,11 +6,10 @@ A token of a codec counts as one character, from Unicode's private use area.
 import math
 import re
 from functools import lru_cache, partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from timetok.codecs import MomentCodec, check_num_spans
 
-Shapes: TypeAlias = list[tuple[str, str]]
 _DIGITS = "0123456789"
 _FIRST_PRIVATE = 0xF0000
 ANY_SECONDS = 99_999.0  # a video in which every moment is possible
@@ -36,78 +35,55 @@ class State(NamedTuple):
 
 
 class Moments:
-    """The moments that a codec can write in a video of some seconds.
+    """The moments that a codec can write, each of its tokens as one character.
 
     Texts of one length must be written as an odometer does: each place runs through its digits by itself.
 
     Attributes:
         own: Characters that stand for the codec's tokens, in their order.
-        alphabet: Characters that moments are made of.
-        first: Text of the earliest moment.
-        shapes: The first and the last text of each length: the same for every video, and costly to find.
-        seconds: ``seconds(text)`` is when; None if ``text`` is not a moment as the codec writes it in this video.
-        reach: ``reach(prefix)`` is the latest moment, in seconds, whose text begins so; -1 where there is none.
+        shapes: The first and the last text of each length, 0.0 and 9.9, 10.0 and 99.9, and so on: costly to find.
     """
 
-    def __init__(self, codec: MomentCodec, duration: float, shapes: Shapes | None = None) -> None:
-        self._codec, self._duration = codec, duration
+    def __init__(self, codec: MomentCodec) -> None:
+        self.codec = codec
         self.own = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
         self._tokens = re.compile("|".join(map(re.escape, codec.tokens)) or "(?!)")
         self._private = dict(zip(codec.tokens, self.own, strict=True))
         self._names = str.maketrans(dict(zip(self.own, codec.tokens, strict=True)))
-        self.seconds, self.reach = lru_cache(1 << 14)(self._seconds), lru_cache(1 << 14)(self._reach)
-        self.shapes = shapes or self._first_and_last()
-        self.first, self._last = self.shapes[0][0], self.parse(self._write(duration, duration))[0]
-        self.alphabet = frozenset(_DIGITS).union(self.own, *(text for shape in self.shapes for text in shape))
-        self._within = [shape for shape in self.shapes if self.seconds(shape[0]) is not None]  # not beyond the end
-
-    def parse(self, text: str) -> list[float]:
-        """Seconds of all moments in a text."""
-        return self._codec.parse(text.translate(self._names), self._duration)
-
-    def _seconds(self, text: str) -> float | None:
-        found = self.parse(text)
-        if len(found) != 1 or found[0] > self._last or self._write(found[0], self._duration) != text:
-            return None
-        return found[0]
-
-    def _reach(self, prefix: str) -> float:
-        n, shapes = len(prefix), self._within if self.alphabet.issuperset(prefix) else []
-        lasts = [last for first, last in shapes if len(first) >= n and self.seconds(prefix + first[n:]) is not None]
-        return max((min(self._last, *self.parse(prefix + last[n:])) for last in lasts), default=-1.0)
-
-    def _write(self, seconds: float, duration: float) -> str:
-        return self._tokens.sub(lambda token: self._private[token[0]], self._codec.format(seconds, duration))
-
-    def _first_and_last(self) -> Shapes:
-        """The first and the last text of each length: 0.0 and 9.9, 10.0 and 99.9, and so on."""
-        write = partial(self._write, duration=_BEYOND_SECONDS)
-        shapes, first = [], write(0.0)
-        while len(first) < len(write(_BEYOND_SECONDS)):
+        write, self.shapes = partial(self.write, duration=_BEYOND_SECONDS), list[tuple[str, str]]()
+        first, end = write(0.0), write(_BEYOND_SECONDS)
+        while len(first) < len(end):
             low, high = 0.0, _BEYOND_SECONDS
             while low < (middle := (low + high) / 2) < high:
                 low, high = (low, middle) if len(write(middle)) > len(first) else (middle, high)
-            shapes.append((first, write(low)))
+            self.shapes.append((first, write(low)))
             first = write(high)
-        return [*shapes, (first, write(_BEYOND_SECONDS))]
+        self.shapes.append((first, end))
+
+    def parse(self, text: str, duration: float) -> list[float]:
+        """Seconds of all moments in a text."""
+        return self.codec.parse(text.translate(self._names), duration)
+
+    def write(self, seconds: float, duration: float) -> str:
+        """One moment of a video."""
+        return self._tokens.sub(lambda token: self._private[token[0]], self.codec.format(seconds, duration))
 
 
 class SpanGrammar:
     """Answers of well-formed spans about one video, read character by character; options as in `SpanConstraint`.
 
     No span lies after ``duration``, the length of the video in seconds. With ``tight``, no spaces are written beside
-    moments: see ``lita_spacing`` of `timetok.TimeTokenizer`. ``shapes`` are those of another grammar of the same codec.
+    moments: see ``lita_spacing`` of `timetok.TimeTokenizer`.
 
     Attributes:
         alphabet: Characters an answer without free text is made of.
-        own_characters: What stands for the codec's tokens, in their order.
         start: The state before the first character.
         step: ``step(state, character)`` is the next state; None if the character may not be.
     """
 
     def __init__(
         self,
-        codec: MomentCodec,
+        moments: Moments,
         duration: float = ANY_SECONDS,
         *,
         min_spans: int = 1,
@@ -115,18 +91,34 @@ class SpanGrammar:
         separator: str = " ",
         free_text: bool = False,
         tight: bool = False,
-        shapes: Shapes | None = None,
     ) -> None:
         check_num_spans(min_spans, max_spans)
-        literals = [*codec.span.split("{}"), separator]
+        literals = [*moments.codec.span.split("{}"), separator]
         before, between, self._after, gap = (text.strip(" ") for text in literals) if tight else literals
         self._literals = {"before": before, "between": between, "behind": self._after + gap + before}
-        self._moments, self._owns_tokens = Moments(codec, duration, shapes), bool(codec.tokens)
         self._min, self._max, self._free = min_spans, math.inf if max_spans is None else max_spans, free_text
-        self.alphabet = self._moments.alphabet.union(" ", *self._literals.values())
-        self.own_characters, self.shapes = self._moments.own, self._moments.shapes
+        self._own, self._first = moments.own, moments.shapes[0][0]
+        self._digits = frozenset(_DIGITS).union(self._own, *map("".join, moments.shapes))
+        self.alphabet = self._digits.union(" ", *self._literals.values())
         self.start = State("text" if free_text else "lead")
+        self._parse, self._write = partial(moments.parse, duration=duration), partial(moments.write, duration=duration)
+        self._last = self._parse(self._write(duration))[0]
+        self._seconds, self._reach = lru_cache(1 << 14)(self._when), lru_cache(1 << 14)(self._latest)
+        self._shapes = [shape for shape in moments.shapes if self._seconds(shape[0]) is not None]  # not beyond the end
         self.step = lru_cache(1 << 16)(self._step)
+
+    def _when(self, text: str) -> float | None:
+        """Seconds of a text; None if it is not a moment as the codec writes it in this video."""
+        found = self._parse(text)
+        if len(found) != 1 or found[0] > self._last or self._write(found[0]) != text:
+            return None
+        return found[0]
+
+    def _latest(self, prefix: str) -> float:
+        """The latest moment, in seconds, whose text begins so; -1 where there is none."""
+        n, shapes = len(prefix), self._shapes if self._digits.issuperset(prefix) else []
+        lasts = [last for first, last in shapes if len(first) >= n and self._seconds(prefix + first[n:]) is not None]
+        return max((min(self._last, *self._parse(prefix + last[n:])) for last in lasts), default=-1.0)
 
     def kind(self, character: str) -> str:
         """One name for all characters between which an answer makes no difference; those of moments are their own."""
@@ -134,7 +126,7 @@ class SpanGrammar:
             return character
         if character.isspace():
             return "space"
-        of_a_word, behind = re.match(r"\w", character), self._moments.parse(self._moments.first + character)
+        of_a_word, behind = re.match(r"\w", character), self._parse(self._first + character)
         return f"free: {self._stands_free(character)}, {bool(of_a_word)}, {len(behind)}"
 
     def accepts(self, state: State) -> bool:
@@ -153,7 +145,7 @@ class SpanGrammar:
             return opened if character == " " else self.step(opened, character)
         longer = state._replace(written=state.written + character)
         if state.place in ("start", "end"):
-            if self._moments.reach(longer.written) >= state.earliest:
+            if self._reach(longer.written) >= state.earliest:
                 return longer
             closed = self._close(state)
             return closed and self.step(closed, character)
@@ -166,33 +158,33 @@ class SpanGrammar:
 
     def _close(self, state: State) -> State | None:
         """What a moment is followed by; None if it is not complete."""
-        seconds, num_spans = self._moments.seconds(state.written), state.num_spans
+        seconds, num_spans = self._seconds(state.written), state.num_spans
         if seconds is None or seconds < state.earliest:
-            if not self._free or self._owns_tokens or state.place == "end" or self._moments.parse(state.written):
+            if not self._free or self._own or state.place == "end" or self._parse(state.written):
                 return None
             return State("text", self._context(state.written), 0.0, num_spans)  # it was some other number
         if state.place == "start":
             return State("between", "", seconds, num_spans)
         if not self._free:
             return State("behind", "", 0.0, num_spans + 1)
-        return State("text", "" if self._owns_tokens else state.written, 0.0, num_spans + 1)
+        return State("text", "" if self._own else state.written, 0.0, num_spans + 1)
 
     def _step_in_text(self, state: State, character: str) -> State | None:
         written, room = state.written + character, state.num_spans < self._max
-        if self._owns_tokens:  # only they are moments, whatever stands around them
-            if character not in self.own_characters:
+        if self._own:  # only they are moments, whatever stands around them
+            if character not in self._own:
                 return state._replace(written="")
-            starts = room and self._moments.reach(character) >= 0
+            starts = room and self._reach(character) >= 0
             return state._replace(place="start", written=character) if starts else None
-        parse = self._moments.parse
+        parse = self._parse
         if span := parse(state.written):  # what follows may make another number of the span's end
             # 5.00 is 5.0, but on its way to 5.00:1
-            longer = character in _DIGITS and state.written[-1] in self._moments.alphabet.union(".:")
+            longer = character in _DIGITS and state.written[-1] in self._digits.union(".:")
             if longer or parse(written) != span:
                 return None
             settled = all(parse(written + more)[: len(span)] == span for more in "x1")
             return state._replace(written=self._context(written) if settled else written)
-        if room and self._moments.reach(character) >= 0 and self._stands_free(state.written):
+        if room and self._reach(character) >= 0 and self._stands_free(state.written):
             return state._replace(place="start", written=character)
         return None if parse(written) else state._replace(written=self._context(written))
 
@@ -207,5 +199,5 @@ class SpanGrammar:
     def _stands_free(self, text: str) -> bool:
         """Whether a moment right behind ``text`` would be read as one."""
         text = re.sub("[0-9]", "1", text[-_CONTEXT:])  # 0:00:05 would pass for 00:05
-        parse, first = self._moments.parse, self._moments.first
+        parse, first = self._parse, self._first
         return parse(text + first) == parse(text) + parse(first)

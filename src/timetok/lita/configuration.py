@@ -11,7 +11,7 @@ class LitaConfig(PreTrainedConfig):
     Attributes:
         text_config: Configuration of the causal LM; a dict with ``model_type`` or a config object.
         vision: Arguments of ``FrameEncoder``, as ``pooler`` are of ``SlowFastPooler``, and what is not named here of
-            ``VideoLM``.
+            `VideoAdapter`.
         num_frames: Frames read from each video.
         num_time_tokens: T, the marks a duration is divided by; ``time_token_ids`` are none where moments are text.
         tie_word_embeddings: Always that of ``text_config``; what is passed here is ignored.

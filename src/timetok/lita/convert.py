@@ -84,7 +84,9 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
         words = Path(source) if (Path(source) / "tokenizer.model").is_file() else files[0].parent
         processor, config = _describe(settings, text, _tokenizer(words), encoder, transform)
     ids = config.time_token_ids
-    rows = _rows(delta, ids) if delta and ids else {}
+    tables = _tensors(delta) if delta and ids else {}
+    rows = {name: tables[name] for name in _TABLES if name in tables}  # of time tokens, perhaps with all others
+    rows = {name: each if len(each) == len(ids) else each[ids[0] : ids[-1] + 1] for name, each in rows.items()}
     held: dict[str, tuple[Path, Tensor]] = {}
     for path in files:
         for name, tensor in _tensors(path, check=True).items():
@@ -218,22 +220,9 @@ def _describe(
     ids = list(processor.tt.time_token_ids)
     if settings["time_token_ids"] not in (None, [], ids):
         raise ModelFolderError(f"time_token_ids: they are not the tokenizer's, which start with {ids[:1]}")
-    return processor, LitaConfig(
-        text_config=text,
-        vision=encoder.arguments,
-        projector=projector,
-        order="pool-first" if projector == "linear" else "project-first",
-        time_token_ids=ids,
-        video_token_id=processor.video_token_id,
-        architectures=["LitaForConditionalGeneration"],
-        **shared,
-    )
-
-
-def _rows(delta: Path, ids: list[int]) -> dict[str, Tensor]:
-    """The time tokens' rows of each table ``[v d]`` that a delta holds, whole or these rows alone."""
-    tables = {name: table for name, table in _tensors(delta).items() if name in _TABLES}
-    return {name: table if len(table) == len(ids) else table[ids[0] : ids[-1] + 1] for name, table in tables.items()}
+    shared |= {"projector": projector, "order": "pool-first" if projector == "linear" else "project-first"}
+    shared |= {"time_token_ids": ids, "video_token_id": processor.video_token_id, "vision": encoder.arguments}
+    return processor, LitaConfig(text_config=text, architectures=["LitaForConditionalGeneration"], **shared)
 
 
 def _grown(tensor: Tensor, rows: Tensor | None, ids: list[int]) -> Tensor:

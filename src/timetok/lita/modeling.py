@@ -1,4 +1,4 @@
-"""LITA as a ``PreTrainedModel``: a frozen frame encoder in front of a ``VideoLM``.
+"""LITA as a ``PreTrainedModel``: a frozen frame encoder in front of a `VideoAdapter`.
 
 Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame, p patches, e vision width.
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 
-from timetok.adapter import VideoLM
+from timetok.adapter import TokenIds, VideoAdapter
 from timetok.lita.configuration import LitaConfig
 from timetok.pooling import SlowFastPooler
 from timetok.vision import FrameEncoder
@@ -68,7 +68,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         **lm_kwargs: Any,
     ) -> Any:
-        """The language model's forward with the videos in place, as in ``VideoLM``.
+        """The language model's forward with the videos in place, as in `VideoAdapter`.
 
         ``input_ids`` ``[b s]`` hold one placeholder per visual token. The videos come as ``pixel_values_videos``
         ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]``, from ``model.features``,
@@ -84,15 +84,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.model.generate(input_ids, **generate_kwargs)
 
 
-def _joined(config: LitaConfig, lm: PreTrainedModel, vision: FrameEncoder) -> VideoLM:
-    return VideoLM(
-        lm,
-        vision_dim=vision.width,
-        video_token_id=config.video_token_id,
-        time_token_ids=config.time_token_ids,
-        pooler=SlowFastPooler(**config.pooler),
-        projector=config.projector,
-        order=config.order,
-        time_markers=config.time_markers,
-        vision=vision,
-    )
+def _joined(config: LitaConfig, lm: PreTrainedModel, vision: FrameEncoder) -> VideoAdapter:
+    ids, pooler = TokenIds(config.video_token_id, config.time_token_ids), SlowFastPooler(**config.pooler)
+    options: dict[str, Any] = {name: getattr(config, name) for name in ("projector", "order", "time_markers")}
+    return VideoAdapter(lm, ids, vision_dim=vision.width, pooler=pooler, vision=vision, **options)

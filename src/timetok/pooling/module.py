@@ -25,7 +25,7 @@ class SlowFastPooler(nn.Module):
     """SlowFast pooling of patch features; LITA's published layout is the default.
 
     Args:
-        fast: As in `slow_fast`, like the next two.
+        fast: One token a frame in front.
         num_slow_frames: Frames seen in detail.
         slow_pool: Side of the square that becomes one slow token.
         preset: A published layout instead, by its name in `PRESETS`.
@@ -59,9 +59,8 @@ class SlowFastPooler(nn.Module):
     ) -> None:
         super().__init__()
         slow: dict[str, Any] = {"fast": fast, "num_slow_frames": num_slow_frames, "slow_pool": slow_pool}
-        layout = slow if preset is None else {"preset": preset}
-        self.plan = plan_of(**layout)
-        self.arguments = layout if dim is None else {**layout, "dim": dim}
+        self.arguments = (slow if preset is None else {"preset": preset}) | ({} if dim is None else {"dim": dim})
+        self.plan = plan_of(**self.arguments)
         choose(self.plan, "cuda", backend)  # what cannot work anywhere is said now
         self.backend: Wanted = backend
         names = self.plan.separators

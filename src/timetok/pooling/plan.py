@@ -180,16 +180,23 @@ def _path_tokens(path: Path, num_frames: int, grid: Interval) -> Iterator[Token]
         yield from separators("end", groups[-1])
 
 
-def slow_fast(*, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2) -> PoolingPlan:
-    """LITA's layout: one token a frame, then a few frames in detail, spread evenly with both ends included.
+def plan_of(
+    *, preset: str | None = None, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2, dim: object = None
+) -> PoolingPlan:
+    """A published layout by its name in `PRESETS`, or one of LITA's kind: a token a frame, then a few in detail.
 
-    ArgumentError is raised where no token would come out, or a number is no integer or too small.
+    Those are spread evenly with both ends included; ``dim`` is the pooler's and has no say. ArgumentError is raised
+    where there is no such name, no token would come out, or a number is no integer or too small.
 
     Source: arXiv 2403.19046 §3.3: s² slow frames, s x s average pooling, s = 2.
 
-    >>> slow_fast().num_tokens(100, (16, 16))
+    >>> plan_of().num_tokens(100, (16, 16))
     356
     """
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ArgumentError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+        return PRESETS[preset]
     _check_count("num_slow_frames", num_slow_frames, 0)
     _check_count("slow_pool", slow_pool, 1)
     slow = Path(name="slow", frames="even", num=max(num_slow_frames, 1), window=(1, slow_pool, slow_pool))
@@ -212,12 +219,12 @@ _EVERY = Path(name="slow", frames="every", window=(1, 2, 2), **_SAMPLED)
 _OTHERS = Path(name="fast", frames="others", window=(1, 4, 4), **_SAMPLED)
 
 PRESETS = {
-    "lita": slow_fast(),
-    "lita-temporal": slow_fast(num_slow_frames=0),
+    "lita": plan_of(),
+    "lita-temporal": plan_of(num_slow_frames=0),
     "lita-spatial": PoolingPlan((_OVER_TIME,)),
     "lita-temporal-spatial": PoolingPlan((_FAST, _OVER_TIME)),
-    "lita-spatial-pool": slow_fast(fast=False),
-    "lita-temporal-spatial-pool": slow_fast(),
+    "lita-spatial-pool": plan_of(fast=False),
+    "lita-temporal-spatial-pool": plan_of(),
     "lita-1.5": PoolingPlan((_WHOLE, Path(name="fast", separators=_VIDEO))),
     "slowfast-llava-7b": PoolingPlan((_ROWS, Path(name="fast", cells=(4, 4)))),
     "llava-video": PoolingPlan((_EVERY, _OTHERS), by_frame=True),
@@ -226,12 +233,3 @@ PRESETS = {
 """Published layouts: LITA's paper and its code's five ``video_arch``, NeMo's LITA 1.5 (``temporal_all_resolution``),
 SlowFast-LLaVA (its flattened max-pool by 2 for grids of even width), LLaVA-Video (the stride of 10 is an assumption)
 and NVILA's TSP."""
-
-
-def plan_of(*, preset: str | None = None, **slow_fast_settings: Any) -> PoolingPlan:
-    """The plan that a pooler's settings mean: a preset's (ArgumentError if there is none), or `slow_fast`'s."""
-    if preset is None:
-        return slow_fast(**slow_fast_settings)
-    if preset not in PRESETS:
-        raise ArgumentError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
-    return PRESETS[preset]

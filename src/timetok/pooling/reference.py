@@ -24,12 +24,7 @@ def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> T
     """``[b t h w e]`` → ``[b n e]``: see `timetok.pooling.pool`."""
     trained = grid.requires_grad and torch.is_grad_enabled() and grid.numel() and not torch.compiler.is_compiling()
     if trained and not plan.by_frame and all(path.plain for path in plan.paths):
-        tokens: Tensor = _Means.apply(grid, plan)
-        return tokens
-    return _pool(grid, plan, separators)
-
-
-def _pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> Tensor:
+        return _Means.apply(grid, plan)  # type: ignore[no-any-return]
     parts: list[list[Tensor]] = []
     for path in plan.paths:
         cells = [over_space(over_time(frames, path), path) for frames in frames_of(grid, path)]
@@ -112,7 +107,7 @@ class _Means(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grid: Tensor, plan: PoolingPlan) -> Tensor:
         ctx.shape, ctx.plan = grid.shape, plan
-        return _pool(grid, plan, {})
+        return pool(grid, plan, {})  # as nothing is trained in here
 
     @staticmethod
     @once_differentiable

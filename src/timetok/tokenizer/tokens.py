@@ -11,24 +11,11 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from timetok.codecs import ClockCodec, IndexCodec, MomentCodec, SecondsCodec
-from timetok.errors import ArgumentError, TokenizerError
-from timetok.timegrid import TimeGrid
+from timetok.errors import TokenizerError
 
 CodecName: TypeAlias = Literal["index", "seconds", "clock"]
 CODECS: dict[str, type[Any]] = {"index": IndexCodec, "seconds": SecondsCodec, "clock": ClockCodec}
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
-
-
-def choose_codec(codec: CodecName | MomentCodec, T: int) -> MomentCodec:
-    """The codec a caller means; ArgumentError if there is none, or ``T`` is given to one that decides it."""
-    if codec == "index":
-        return IndexCodec(TimeGrid(T))
-    if isinstance(codec, str) and codec not in CODECS:
-        raise ArgumentError(f"codec must be one of {', '.join(CODECS)} or a codec, got {codec!r}")
-    chosen: MomentCodec = CODECS[codec]() if isinstance(codec, str) else codec
-    if T not in (TimeGrid().num_tokens, len(chosen.tokens)):
-        raise ArgumentError(f"T counts the time tokens of codec='index': leave it out beside {chosen!r}, got {T!r}")
-    return chosen
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:

@@ -17,7 +17,7 @@ from timetok.codecs import IndexCodec, MomentCodec, spans_regex
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
 from timetok.tokenizer.ids import as_integers, as_row, strings, with_durations
-from timetok.tokenizer.tokens import CODECS, CodecName, PlainCopies, add_tokens, choose_codec, find_tokens
+from timetok.tokenizer.tokens import CODECS, CodecName, PlainCopies, add_tokens, find_tokens
 
 Malformed: TypeAlias = Literal["drop", "raise", "sort"]
 SETTINGS_FILE = "time_tokens.json"
@@ -69,7 +69,12 @@ class TimeTokenizer:
         >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
         >>> tt.spans(ids, duration=60.0)  # doctest: +SKIP
         """
-        chosen = choose_codec(codec, T)
+        if isinstance(codec, str) and codec not in CODECS:
+            raise ArgumentError(f"codec must be one of {', '.join(CODECS)} or a codec, got {codec!r}")
+        named = CODECS[codec]() if isinstance(codec, str) else codec
+        chosen: MomentCodec = IndexCodec(TimeGrid(T)) if codec == "index" else named
+        if T not in (TimeGrid().num_tokens, len(chosen.tokens)):
+            raise ArgumentError(f"T counts the time tokens of codec='index': leave it out beside {chosen!r}, got {T!r}")
         add_tokens(hf_tokenizer, chosen, lita_spacing)
         return cls(hf_tokenizer, chosen)
 
