@@ -296,8 +296,8 @@ class VideoAdapter(nn.Module):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         first = video_features[0] if video_features is not None and len(video_features) == len(input_ids) else None
-        is_known = isinstance(first, EncodedVideo) and len(first.prefix_ids) > 0
-        if is_known and all(video is first for video in video_features or ()):
+        alike = isinstance(first, EncodedVideo) and all(video is first for video in video_features or ())
+        if isinstance(first, EncodedVideo) and alike and len(first.prefix_ids):
             return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
         config = generate_kwargs.get("generation_config") or self.lm.generation_config
         penalty, placeholder = generate_kwargs.get("repetition_penalty", config.repetition_penalty), self.video_token_id

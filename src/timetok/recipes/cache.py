@@ -124,7 +124,7 @@ class FeatureCache:
     @contextmanager
     def _opened(self, file: Path) -> Iterator[Any]:
         try:
-            with safe_open(file, "pt") as shard:  # type: ignore[no-untyped-call]
+            with safe_open(file, "pt") as shard:
                 yield shard
         except (OSError, SafetensorError) as error:
             raise DataError(f"{file}: damaged ({error}); remove it, and its features are computed again") from error

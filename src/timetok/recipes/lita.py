@@ -37,7 +37,7 @@ def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditi
 
     Without ``weights`` the language model is on the meta device, as large as it will be.
     """
-    start, offline = preset["start"], {"local_files_only": True}
+    start, offline = preset["start"], dict[str, Any](local_files_only=True)
     if start["lita"]:
         folder = find_folder(start["lita"])
         model = load_weights(LitaForConditionalGeneration, folder, dtype=start["dtype"])
