@@ -13,7 +13,7 @@ CONTENTS: dict[str, Any] = {
             "timestamps": [[0.83, 19.86], [17.37, 60.81], [56.26, 79.42]],
             "sentences": ["A young woman dances.", " She bows.", " The crowd claps."],
         },
-        "v_ehGHCYKzyZ8": {"duration": 61.0, "timestamps": [[0, 61]], "sentences": ["Bikes are parked."]},
+        "v_bikes": {"duration": 61.0, "timestamps": [[0, 61]], "sentences": ["Bikes are parked."]},
     },
     "youcook2": {
         "database": {

@@ -42,7 +42,7 @@ def spans_of(found: Annotations) -> tuple[list[Span], list[float]]:
     pairs = [(event.span, record.duration_seconds) for record in found.records for event in record.events]
     known = [(span, duration) for span, duration in pairs if span and duration]
     if not known or len(known) < sum(span is not None for span, _ in pairs):
-        raise DataError(f"expected spans in videos of known durations, got {len(known)} of {len(pairs)} events")
+        raise DataError(f"annotations: {len(known)} of {len(pairs)} events have a span and a video of known duration")
     return [span for span, _ in known], [duration for _, duration in known]
 
 

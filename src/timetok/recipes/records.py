@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from reprlib import repr as short
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -200,18 +200,18 @@ class _Reader:
         return next(map(Path, found), None)
 
 
-def _stays(name: Any) -> bool:
-    path = PureWindowsPath(str(name))  # to which both slashes are one
-    return type(name) in (int, str) and bool(path.parts) and not path.anchor and ".." not in path.parts
+def _is_name(value: Any) -> bool:
+    parts = re.split(r"[/\\]|^.:", str(value))  # as either system reads a path
+    return type(value) in (int, str) and not {"", ".", ".."}.intersection(parts)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12  # NaN is not
+    return type(value) in (int, float) and abs(value) < 1e12  # NaN is not
 
 
 _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "name": ("a name that stays in its folder", _stays),
-    "vid": ("a name that stays in its folder", _stays),
+    "name": ("a name that stays in its folder", _is_name),
+    "vid": ("a name that stays in its folder", _is_name),
     "length": ("a positive number", lambda value: _is_number(value) and value > 0),
     "spans": ("[start, end]", lambda value: isinstance(value, list) and [*map(_is_number, value)] == [True, True]),
     "human": ("human", lambda value: value == "human"),
@@ -264,7 +264,7 @@ def _read_line(line: str, lengths: Mapping[str, float]) -> Any:
         return line
     vid, start, end, sentence = match.groups()
     entry = {"VID": vid, "start end": [float(start), float(end)], "##sentence": sentence}
-    return entry | ({"duration": lengths[vid]} if vid in lengths else {})
+    return entry | ({"duration": float(lengths[vid])} if vid in lengths else {})
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -276,14 +276,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _sniff(entries: Sequence[tuple[str, Any]]) -> str:
     """The layout of which the first entry has the most fields and lacks the fewest."""
     first = entries[0][1] if entries else None
-    has = set(first) if isinstance(first, dict) else set()
+    has = first.keys() if isinstance(first, dict) else set()
     needs = {name: {field.partition("[")[0] for field in fields.values()} for name, fields in LAYOUTS.items()}
-    scores = {name: (2 * len(fields & has) - len(fields), len(fields)) for name, fields in needs.items()}
-    best = [name for name, score in scores.items() if score == max(scores.values()) >= (0, 0)]
-    if len(best) != 1:
+    *_, second, best = sorted((2 * len(needs[name] & has) - len(needs[name]), len(needs[name]), name) for name in needs)
+    if best < (0,) or best[:2] == second[:2]:
         known = "; ".join(f"{name}: {', '.join(dict.fromkeys(fields.values()))}" for name, fields in LAYOUTS.items())
         raise DataError(f"expected one of the layouts {known}; got a first entry {short(first)}")
-    return best[0]
+    return best[2]
 
 
 def _read_lengths(path: Path) -> dict[str, float]:
