@@ -23,7 +23,7 @@ from timetok.timegrid import Span
 Bad: TypeAlias = Literal["raise", "drop", "clip"]
 MOMENT = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # what `TimeTokenizer.to_tokens` reads
 _CHARADES = re.compile(r"(\S+)\s+(-?[0-9]*\.?[0-9]+)\s+(-?[0-9]*\.?[0-9]+)\s*##(.*)")
-_ENDINGS = ("", ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".flv", ".ts", ".wmv", ".gif", ".MP4", ".AVI")
+_NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
 
 _KEY = "{vid: …}"
 _KEYED, _LISTED = {"name": _KEY, "vid": _KEY, "length": "duration"}, {"vid": "vid", "length": "duration"}
@@ -146,6 +146,7 @@ class _Reader:
         kinds = ("missing media", "outside the video", "inverted", "zero length", "empty text")
         self.problems: dict[str, list[str]] = {kind: [] for kind in kinds}
         self.records: dict[str, Record | None] = {}
+        self.listed: dict[Path, dict[str, Path]] = {}
 
     def add(self, where: str, content: Any) -> None:
         """Read an entry into a record; None under its name where it is dropped."""
@@ -175,8 +176,8 @@ class _Reader:
 
     def event(self, where: str, length: float, span: Any, text: str | None, answer: str | None) -> Event | None:
         """An event, its span in order and clipped to the video; None where it is dropped."""
-        moments = [float(moment) for moment in MOMENT.findall(answer or "")[:2]]
-        span = moments if length < math.inf and len(moments) == 2 else span
+        if answer and length < math.inf and len(moments := MOMENT.findall(answer)) > 1:
+            span = [float(moment) for moment in moments[:2]]
         wrong, clipped = {"empty text": "" in (text, answer)}, None
         if span is not None:
             low, high = (min(max(moment, 0.0), length) for moment in sorted(span))
@@ -194,10 +195,14 @@ class _Reader:
         return self.bad == "drop" and bool(found)
 
     def find(self, vid: str) -> Path | None:
-        """The file that a vid names, with or without its ending, or a folder that is not empty."""
-        paths = [f"{Path(str(self.media), vid)}{ending}" for ending in _ENDINGS]
-        found = (path for path in paths if os.path.isfile(path) or (os.path.isdir(path) and os.listdir(path)))
-        return next(map(Path, found), None)
+        """The file that a vid names, with or without its ending, or its folder of pictures."""
+        path = Path(str(self.media), vid)
+        if path.parent not in self.listed:  # once, for data sets have thousands of videos
+            there = sorted(path.parent.iterdir(), reverse=True) if os.path.isdir(path.parent) else []
+            videos = {each.stem: each for each in there if each.suffix not in _NO_VIDEO and each.is_file()}
+            self.listed[path.parent] = videos | {each.name: each for each in there}
+        found = self.listed[path.parent].get(path.name)
+        return found if found and (found.is_file() or any(found.iterdir())) else None
 
 
 def _is_name(value: Any) -> bool:
@@ -231,10 +236,10 @@ def _column(where: str, content: Any, spec: str, role: str) -> list[Any]:
     expected, fits = _CHECKS.get(role, ("text", lambda value: isinstance(value, str)))
     found = []
     for k in range(len(values))[{"even": slice(0, None, 2), "odd": slice(1, None, 2)}.get(part, slice(None))]:
-        place = f"{where}: {field}" + f"[{k}]" * bool(bracket)
-        value = _column(place, values[k], inner[1:], role)[0] if inner else values[k]
+        value = _column(f"{where}: {field}[{k}]", values[k], inner[1:], role)[0] if inner else values[k]
         if not fits(value):
-            raise DataError(f"{place}: expected {expected}, got {short(value)}")
+            place = f"{field}[{k}]" if bracket else field
+            raise DataError(f"{where}: {place}: expected {expected}, got {short(value)}")
         found.append(value.strip() if role in ("texts", "answers") else value)
     return found
 
