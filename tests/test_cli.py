@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import tiny_data
 from timetok.cli import main
 from timetok.lita import LitaForConditionalGeneration
 from timetok.lita.answer import TINY_MODEL
@@ -173,6 +174,25 @@ def test_evaluate_scores_a_model(
     assert json.loads(report.read_text())["miou"] == pytest.approx(0.5)  # one of two seconds
 
 
+def test_data_check_prints_a_census(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "AO8RW.mp4").touch()
+    path, durations = tiny_data.write(tmp_path, "charades"), tiny_data.write_durations(tmp_path)
+    path.write_text(path.read_text() + "AO8RW 30.0 34.5##person leaves.\n")
+    command = ["data", "check", str(path), "--durations", str(durations), "--media", str(tmp_path / "media")]
+    assert main(command) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert re.search(r"^layout +charades$", out, re.MULTILINE) and re.search(r"^records +4$", out, re.MULTILINE)
+    assert re.search(r"^outside the video +1  line 4: event 0: \[30.0, 34.5\] of 33.0 s$", out, re.MULTILINE)
+    assert re.search(r"^missing media +1  line 3: 'ZZ9XY'$", out, re.MULTILINE)
+    assert main([*command, "--json"]) == 0
+    census = json.loads(capfd.readouterr().out)
+    assert census["problems"]["missing media"] == ["line 3: 'ZZ9XY'"]
+    assert (census["records"], census["spans"], census["hours"]) == (4, 4, round((33.0 + 20.5) / 3600, 2))
+    assert main([*command, "--layout", "charades"]) == 0
+
+
 def test_info_names_versions(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     out = capfd.readouterr().out
@@ -255,6 +275,12 @@ def test_a_bad_question_is_one_line(question: str, model: str, clip: str, capfd:
         (["evaluate", "model", "data", "--batch-size", "0"], "--batch-size"),
         (["evaluate", "model", "data", "--json", "missing/report.json"], "--json"),
         (["evaluate", "model", "missing.json"], "missing.json"),
+        (["data"], "COMMAND"),
+        (["data", "check"], "PATH"),
+        (["data", "check", "missing.json"], "missing.json"),
+        (["data", "check", "missing.json", "--layout", "mine"], "mine"),
+        (["plan", "missing.json"], "missing.json"),
+        (["plan", "missing.json", "--bad", "keep"], "keep"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(
@@ -281,6 +307,7 @@ def test_unreadable_data_is_one_line(
     data = tmp_path / "rtl.json"
     data.write_bytes(content.encode(errors="surrogateescape"))
     assert "rtl.json" in refused(capfd, "evaluate", model, str(data))
+    assert "rtl.json" in refused(capfd, "data", "check", str(data))
 
 
 def test_training_without_accelerate_names_the_extra(

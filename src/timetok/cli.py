@@ -1,4 +1,4 @@
-"""The command line: ``timetok localize | train | evaluate | plan | convert | info``.
+"""The command line: ``timetok localize | train | evaluate | plan | data | convert | info``.
 
 What a user got wrong is one line on stderr and exit status 2, never a traceback; a fault of ours keeps its own.
 Rooms are imported by the command that needs them, so that ``--help`` answers at once.
@@ -98,10 +98,21 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--frames", type=_positive, metavar="N", help="how many to show (64; LITAs have theirs)")
 
     plan = commands.add_parser("plan", help="which number of time tokens a data set needs")
-    plan.add_argument("spans", metavar="SPANS.json", help='a list of {"duration": seconds, "spans": [[start, end], …]}')
+    plan.add_argument("annotations", metavar="ANNOTATIONS", help="spans in a layout that timetok data check reads")
+    plan.add_argument("--bad", choices=["raise", "drop", "clip"], default="raise", help="what becomes of wrong spans")
     plan.add_argument("--target-recall", default="0.99@0.7", metavar="RECALL@IOU", help="default: %(default)s")
     plan.add_argument("--plot", type=_picture, metavar="FILE", help="draw the table (png, svg, pdf)")
-    plan.set_defaults(run=_plan)
+    plan.set_defaults(run=_plan, media=None)
+
+    data = commands.add_parser("data", help="look at annotation files").add_subparsers(required=True, metavar="COMMAND")
+    check = data.add_parser("check", help="count what a file holds, and what is wrong with it")
+    check.add_argument("annotations", metavar="PATH", help="a file in the layout of ActivityNet Captions, RTL, …")
+    check.add_argument("--media", metavar="DIR", help="where its videos, images or folders of pictures should be")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=_check_data, bad="clip")
+    for command in (plan, check):
+        command.add_argument("--layout", metavar="NAME", help="default: told from the first entry")
+        command.add_argument("--durations", metavar="FILE.csv", help="seconds by vid, columns id and length: Charades")
 
     convert = commands.add_parser("convert", help="turn a published checkpoint into a folder for --model")
     convert.add_argument("layout", choices=["lita"], help="lita: LITA's, LLaVA-1.5's and VILA's")
@@ -223,10 +234,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from timetok.recipes.plan import plan, read_spans, read_target
+    from timetok.recipes.plan import plan, read_target, spans_of
 
     wanted, level = read_target(options.target_recall)
-    found = plan(*read_spans(options.spans), wanted=wanted, level=level)
+    found = plan(*spans_of(_read_annotations(options)), wanted=wanted, level=level)
     print(found)
     if options.plot:
         from timetok.plots import curves, save
@@ -236,6 +247,18 @@ def _plan(options: argparse.Namespace) -> None:
         shares = {"mIoU": [column.miou for column in columns], **recalls, "wanted": [wanted] * len(columns)}
         labels = {"xlabel": "time tokens T", "ylabel": "best share that can be reached"}
         save(curves(list(found.ceilings), shares, **labels, log=True), options.plot)
+
+
+def _check_data(options: argparse.Namespace) -> None:
+    found = _read_annotations(options)
+    print(json.dumps(found.census) if options.json else found)
+
+
+def _read_annotations(options: argparse.Namespace) -> Any:
+    from timetok.recipes.records import read_records
+
+    told: Any = {name: getattr(options, name) for name in ("layout", "durations", "media", "bad")}
+    return read_records(options.annotations, **told)
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -3,9 +3,12 @@ import json
 import numpy as np
 import pytest
 
+import tiny_data
 from timetok.cli import main
 from timetok.errors import ArgumentError, DataError
-from timetok.recipes.plan import SIZES, plan, read_spans, read_target
+from timetok.recipes.plan import SIZES, plan, read_target, spans_of
+from timetok.recipes.records import LAYOUTS, read_records
+from timetok.timegrid import Span
 
 
 def write(path, records):
@@ -49,32 +52,51 @@ def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
     assert (tmp_path / "plan.png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize("layout", LAYOUTS.keys() - {"vidqa", "llava"})
+def test_spans_of_every_layout_that_has_them(layout, tmp_path, capsys):
+    path, durations = tiny_data.write(tmp_path, layout), tiny_data.write_durations(tmp_path)
+    found = read_records(path, durations=durations)
+    spans, lengths = spans_of(found)
+    expected = [(e.span, r.duration_seconds) for r in found.records for e in r.events if e.span]
+    assert [*zip(spans, lengths, strict=True)] == expected
+    assert main(["plan", str(path), "--durations", str(durations)]) == 0
+    assert f"at best, on {len(expected)} spans" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["vidqa", "charades"])
+def test_spans_without_a_duration_are_no_data_for_a_plan(layout, tmp_path):
+    with pytest.raises(DataError, match="annotations: 0 of 3 events have a span and a video of known duration"):
+        spans_of(read_records(tiny_data.write(tmp_path, layout)))
+
+
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ({}, "expected a list"),
-        ([], "holds no spans"),
-        ([{"spans": [[0, 1]]}], "record 0: KeyError.'duration'"),
-        ([{"duration": 5, "spans": [[0, 1]]}, {"duration": 5, "spans": [[0, 7]]}], "record 1: .*between 0 and the dur"),
-        ([{"duration": 5, "spans": [[3, 1]]}], "record 0: .*must not end before it starts"),
-        ([{"duration": 5, "spans": [3]}], "record 0"),
-        ([{"duration": 0, "spans": [[0, 0]]}], "record 0: .*duration"),
-        ([7], "record 0"),
+        ({}, "expected one of the layouts"),
+        ([], "expected one of the layouts"),
+        ([{"duration": 5, "spans": []}], "0 of 0 events"),
+        ([{"spans": [[0, 1]]}], "entry 0: field 'duration' is missing"),
+        ([{"duration": 5, "spans": [[0, 1]]}, {"duration": 5, "spans": [[0, 7]]}], "entry 1: .*outside the video"),
+        ([{"duration": 5, "spans": [[3, 1]]}], "entry 0: .*inverted"),
+        ([{"duration": 5, "spans": [3]}], "entry 0"),
+        ([{"duration": 0, "spans": [[0, 0]]}], "entry 0: duration"),
+        ([7], "expected one of the layouts"),
     ],
 )
 def test_a_bad_file_is_named_with_its_record(tmp_path, records, message, capsys):
     path = write(tmp_path / "spans.json", records)
     with pytest.raises(DataError, match=message):
-        read_spans(path)
+        spans_of(read_records(path))
     assert main(["plan", str(path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_files_that_are_not_json_or_not_there(tmp_path):
-    (tmp_path / "a.json").write_text("{")
-    for name in ("a.json", "b.json"):
-        with pytest.raises(DataError, match="not readable as JSON"):
-            read_spans(tmp_path / name)
+def test_wrong_spans_are_clipped_or_dropped_where_that_is_asked_for(tmp_path, capsys):
+    path = write(tmp_path / "spans.json", [{"duration": 5, "spans": [[0, 7], [3, 3], [1, 4]]}])
+    for bad, spans in (("clip", [Span(0, 5), Span(3, 3), Span(1, 4)]), ("drop", [Span(1, 4)])):
+        assert spans_of(read_records(path, bad=bad)) == (spans, [5.0] * len(spans))
+        assert main(["plan", str(path), "--bad", bad]) == 0
+        assert f"on {len(spans)} spans" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["0.9", "0.9@0.7@1", "a@b", "0@0.5", "0.9@1.5", "nan@0.5"])

@@ -1,25 +1,21 @@
 """Questions of a data set put to a model, and scored under a named protocol."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
-from timetok.atomic import read_json
 from timetok.errors import DataError
 from timetok.hub import AnyLocalizer, read_ahead
 from timetok.lita.answer import Answer
 from timetok.metrics import Prediction, Reference, Report, evaluate
+from timetok.recipes.records import MOMENT, read_records
 from timetok.timegrid import Span
 
 Encoded: TypeAlias = dict[Path, tuple[Any, float]]
 _FILES = ("event_loc.json", "rtl.json")
-_NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
-_MOMENT = re.compile(r"<(\d+(?:\.\d+)?)>")
 
 
 @dataclass(frozen=True)
@@ -39,32 +35,22 @@ def read_questions(data: str | Path) -> list[Question]:
     """
     path = Path(data)
     paths = [path] if path.is_file() else [path / name for name in _FILES if (path / name).is_file()]
-    entries = [
-        (path, k, entry) for path in paths for k, entry in enumerate(read_json(path, list, "a list of questions"))
-    ]
-    if not entries:
+    questions = [question for each in paths for question in _read_file(each)]
+    if not questions:
         raise DataError(f"data: expected a JSON file of questions or a folder with {_FILES}, got {str(path)!r}")
-    return [_read_entry(*entry) for entry in entries]
+    return questions
 
 
-def _read_entry(path: Path, index: int, entry: Any) -> Question:
-    where = f"{path.name}: entry {index}"
-    try:
-        moments = [float(text) for text in _MOMENT.findall(entry["answer"])]
-        duration, vid = float(entry["duration"]), str(entry["vid"])
-        if len(moments) < 2 or not str(entry["question"] or "").strip():
-            raise DataError("expected a question, and an answer with a start and an end such as <1.50> <4.00>")
-        question_id, task = f"{path.stem}/{entry['question_id']}", entry.get("task", path.stem)
-        reference = Reference(question_id, vid, Span(*sorted(moments[:2])), duration, task)
-        beside = (path.parent / "videos").glob(f"{escape(vid)}.*")
-        videos = sorted(file for file in beside if file.suffix not in _NO_VIDEO)
-        if not videos or Path(vid).name != vid:
-            raise DataError(f"vid {vid!r} has no file in videos/")
-        return Question(str(entry["question"]), videos[0], reference)
-    except KeyError as error:
-        raise DataError(f"{where}: field {error} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: {error}") from error
+def _read_file(path: Path) -> Iterator[Question]:
+    for k, record in enumerate(read_records(path, layout="rtl-eval", media=path.parent / "videos", bad="clip").records):
+        (event,) = record.events
+        moments = [float(text) for text in MOMENT.findall(event.answer)]  # not clipped, as predictions are
+        if len(moments) < 2 or not event.text or record.media is None or record.duration_seconds is None:
+            expected = "a question, an answer with a start and an end such as <1.50> <4.00>, and a file in videos/"
+            raise DataError(f"{path.name}: entry {k}: expected {expected}, got {record}")
+        span, task = Span(*sorted(moments[:2])), record.subset or path.stem
+        reference = Reference(f"{path.stem}/{record.name}", record.vid, span, record.duration_seconds, task)
+        yield Question(event.text, record.media, reference)
 
 
 def encode_videos(localizer: AnyLocalizer, questions: Sequence[Question]) -> Encoded:

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from timetok.atomic import read_json
 from timetok.codecs import IndexCodec
-from timetok.errors import ArgumentError, DataError, TimetokError
+from timetok.errors import ArgumentError, DataError
 from timetok.metrics import Ceiling, codec_ceiling
+from timetok.recipes.records import Annotations
 from timetok.timegrid import Span, TimeGrid
 
 SIZES = (10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)
@@ -38,24 +37,13 @@ class Plan:
         return "\n".join([*rows, f"{found}, at best, on {ceiling.num_spans} spans"])
 
 
-def read_spans(path: str | Path) -> tuple[list[Span], list[float]]:
-    """Spans and, for each, the duration of its video in seconds from a JSON list of ``{"duration", "spans"}``.
-
-    Raises DataError where the file cannot be read, or a record does not follow the schema or its video.
-    """
-    records = read_json(path, list, 'a list of {"duration", "spans"}')
-    spans, durations = [], []
-    for number, record in enumerate(records):
-        try:
-            found, duration = [Span(*span) for span in record["spans"]], float(record["duration"])
-            TimeGrid(2, out_of_range="raise").encode([moment for span in found for moment in span], duration)
-        except (TimetokError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: record {number}: {error!r}") from error
-        spans += found
-        durations += [duration] * len(found)
-    if not spans:
-        raise DataError(f"{path}: holds no spans")
-    return spans, durations
+def spans_of(found: Annotations) -> tuple[list[Span], list[float]]:
+    """The spans of an annotation file, and for each the seconds of its video; DataError where there are none."""
+    pairs = [(event.span, record.duration_seconds) for record in found.records for event in record.events]
+    known = [(span, duration) for span, duration in pairs if span and duration]
+    if not known or len(known) < sum(span is not None for span, _ in pairs):
+        raise DataError(f"annotations: {len(known)} of {len(pairs)} events have a span and a video of known duration")
+    return [span for span, _ in known], [duration for _, duration in known]
 
 
 def read_target(text: str) -> tuple[float, float]:

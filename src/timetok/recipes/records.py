@@ -1,7 +1,7 @@
 """Annotation files in the layouts of their data sets, read into one kind of record; times stay seconds.
 
 What does not follow its layout is a DataError. What follows it and cannot be so, such as a span that ends after its
-video, is a problem: it is counted, and an argument says what becomes of it.
+video, is a problem: it is noted, and an argument says what becomes of it.
 """
 
 import csv
@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from reprlib import repr as short
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -23,58 +23,47 @@ from timetok.timegrid import Span
 Bad: TypeAlias = Literal["raise", "drop", "clip"]
 MOMENT = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # what `TimeTokenizer.to_tokens` reads
 _CHARADES = re.compile(r"(\S+)\s+(-?[0-9]*\.?[0-9]+)\s+(-?[0-9]*\.?[0-9]+)\s*##(.*)")
-_ENDINGS = [
-    "",
-    ".mp4",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mov",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".flv",
-    ".ts",
-    ".wmv",
-    ".gif",
-    ".MP4",
-    ".AVI",
-    ".MOV",
-]
+_NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
 
-_KEY, _TURNS = "{vid: …}", {"questions": "QA[].q", "answers": "QA[].a"}
-_NAMED, _OWN_ID = {"name": _KEY, "vid": _KEY, "length": "duration"}, {"vid": "vid", "length": "duration"}
-_SAID = {"human": "conversations[even].from", "gpt": "conversations[odd].from"}
+_KEY = "{vid: …}"
+_KEYED, _LISTED = {"name": _KEY, "vid": _KEY, "length": "duration"}, {"vid": "vid", "length": "duration"}
 LAYOUTS: dict[str, dict[str, str]] = {
-    "captions": {**_NAMED, "spans": "timestamps[]", "texts": "sentences[]"},
-    "youcook2": {**_NAMED, "spans": "annotations[].segment", "texts": "annotations[].sentence"},
-    "timelens": {**_NAMED, "spans": "spans[]", "texts": "queries[]"},
+    "captions": {**_KEYED, "spans": "timestamps[]", "texts": "sentences[]"},
+    "youcook2": {**_KEYED, "spans": "annotations[].segment", "texts": "annotations[].sentence"},
+    "timelens": {**_KEYED, "spans": "spans[]", "texts": "queries[]"},
     "charades": {"vid": "VID", "spans": "start end", "texts": "##sentence"},
-    "qvhighlights": {**_OWN_ID, "name": "qid", "spans": "relevant_windows[]", "texts": "query"},
-    "rtl": {**_NAMED, **_TURNS},
-    "rtl-eval": {**_OWN_ID, "name": "question_id", "questions": "question", "answers": "answer"},
-    "vidqa": {"vid": "video", **_TURNS},
-    "llava": {"vid": "image", **_SAID, "questions": "conversations[even].value", "answers": "conversations[odd].value"},
+    "qvhighlights": {**_LISTED, "name": "qid", "spans": "relevant_windows[]", "texts": "query"},
+    "rtl": {**_KEYED, "texts": "QA[].q", "answers": "QA[].a"},
+    "rtl-eval": {**_LISTED, "name": "question_id", "texts": "question", "answers": "answer"},
+    "vidqa": {"vid": "video", "texts": "QA[].q", "answers": "QA[].a"},
+    "llava": {
+        "vid": "image", "human": "conversations[even].from", "texts": "conversations[even].value",
+        "gpt": "conversations[odd].from", "answers": "conversations[odd].value",
+    },
     "spans": {"length": "duration", "spans": "spans[]"},
-}
+}  # fmt: skip
 """Where each layout keeps what a record needs: ``QA[].q`` is the q of each object in the list QA."""
 
 
 class Event(NamedTuple):
-    """What happens or is asked for, in words, and when; a query with several windows is several events."""
+    """A caption, a query or a question, and when it holds: None where nothing says.
 
-    span: Span
+    ``answer`` is that to a question, as it is written, moments as ``<12.34>``; its first two are the span. A query with
+    several windows is several events.
+    """
+
     text: str
+    span: Span | None
+    answer: str = ""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a file says of a video or an image, or of one question about it.
+    """What a file says of a video or an image, or of one query about it.
 
     ``name`` is unique in its file, ``vid`` what the file calls the video, ``media`` its file or folder of pictures,
-    None where it is missing or was not looked for; the duration is None where nothing tells it. ``turns`` are questions
-    and answers as written, moments as ``<12.34>``; each two of them are an event, too, whose text is the question.
-    ``subset`` is YouCook2's, such as ``training``, or the task of a question.
+    None where it is missing or was not looked for; the duration is None where nothing tells it. ``subset`` is
+    YouCook2's, such as ``training``, or the task of a question.
     """
 
     name: str
@@ -82,8 +71,7 @@ class Record:
     media: Path | None
     duration_seconds: float | None
     events: tuple[Event, ...]
-    turns: tuple[tuple[str, str], ...]
-    subset: str = ""
+    subset: str
 
 
 @dataclass(frozen=True)
@@ -98,13 +86,13 @@ class Annotations:
     def census(self) -> dict[str, Any]:
         """How much there is of what; of the lengths of spans the shortest, the quarters and the longest."""
         events = [event for record in self.records for event in record.events]
-        turns = sum(len(record.turns) for record in self.records)
+        lengths = [event.span.duration_seconds for event in events if event.span]
         known = {record.vid or record.name: record.duration_seconds or 0.0 for record in self.records}
-        unknown = sum(record.duration_seconds is None for record in self.records)
-        lengths = np.quantile([event.span.duration_seconds for event in events] or [0.0], (0, 0.25, 0.5, 0.75, 1))
-        counts = {"layout": self.layout, "records": len(self.records), "events": len(events), "turns": turns}
-        times = {"hours": round(sum(known.values()) / 3600, 2), "without duration": unknown}
-        return {**counts, **times, "span seconds": lengths.round(2).tolist(), "problems": self.problems}
+        rows = {"layout": self.layout, "records": len(self.records), "videos": len(known), "events": len(events)}
+        rows |= {"spans": len(lengths), "answers": sum(event.answer != "" for event in events)}
+        rows |= {"hours": round(sum(known.values()) / 3600, 2), "without duration": [*known.values()].count(0.0)}
+        quarters = np.quantile(lengths or [0.0], (0, 0.25, 0.5, 0.75, 1)).round(2).tolist()
+        return {**rows, "span seconds": quarters, "problems": self.problems}
 
     def __str__(self) -> str:
         *rows, (_, problems) = self.census.items()
@@ -120,13 +108,14 @@ def read_records(
     durations: Mapping[str, float] | str | Path | None = None,
     bad: Bad = "raise",
 ) -> Annotations:
-    """Read the events and questions of a file in one of `LAYOUTS`; without ``layout`` its first entry tells which.
+    """Read a file in one of `LAYOUTS`, JSON or JSON lines; without ``layout`` its first entry tells which.
 
     ``media`` is a folder to look in for a file called like each vid, with or without its ending, or a folder of
-    pictures. ``durations`` are seconds by vid where the file has none, or a csv file with the columns id and length.
-    ``bad`` is what becomes of missing media, spans outside the video, inverted or of no length, and empty text:
-    ``"raise"`` refuses the first, ``"drop"`` leaves out the event or turn, and the record if its media is missing or
-    nothing is left, ``"clip"`` moves spans into the video, swaps inverted ones and keeps the rest.
+    pictures. ``durations`` are the seconds of videos in lines of Charades-STA: vid → seconds, or a csv file with the
+    columns id and length. ``bad`` is what becomes of spans outside the video, inverted or of no length, of empty text
+    and missing media: ``"raise"`` refuses the first but those of no length, ``"drop"`` leaves out the event, and the
+    record if its media is missing or nothing is left, ``"clip"`` moves spans into the video, swaps inverted ones and
+    keeps the rest. Answers stay as they are written.
 
     Raises DataError where the file cannot be read or fits no layout or several, a field is missing or of a wrong type,
     lists differ in length, a name is given twice or leads out of its folder, or ``bad="raise"`` met a problem: it names
@@ -140,99 +129,94 @@ def read_records(
         raise ArgumentError(f"expected layout in {[*LAYOUTS]}, bad in raise, drop, clip, got {layout!r}, {bad!r}")
     lengths = _read_lengths(Path(durations)) if isinstance(durations, str | Path) else durations or {}
     try:
-        entries = _load(Path(path))
-        reader = _Reader(layout or _sniff(entries), lengths, media, bad)
-        records = tuple(filter(None, (reader.record(*entry) for entry in entries)))
+        entries = _load(Path(path), lengths)
+        reader = _Reader(layout or _sniff(entries), media, bad)
+        for entry in entries:
+            reader.add(*entry)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    return Annotations(reader.layout, records, reader.problems)
+    return Annotations(reader.layout, tuple(filter(None, reader.records.values())), reader.problems)
 
 
 class _Reader:
-    """Turns the entries of one file into records, and counts the problems it meets."""
+    """Turns the entries of one file into records, and notes the problems it meets."""
 
-    def __init__(self, layout: str, lengths: Mapping[str, float], media: str | Path | None, bad: Bad) -> None:
-        self.layout, self.lengths, self.media, self.bad = layout, lengths, media, bad
+    def __init__(self, layout: str, media: str | Path | None, bad: Bad) -> None:
+        self.layout, self.media, self.bad = layout, media, bad
         kinds = ("missing media", "outside the video", "inverted", "zero length", "empty text")
         self.problems: dict[str, list[str]] = {kind: [] for kind in kinds}
-        self.names: set[str] = set()
+        self.records: dict[str, Record | None] = {}
+        self.listed: dict[Path, dict[str, Path]] = {}
 
-    def record(self, where: str, content: Any) -> Record | None:
-        """The record of an entry; None where it is dropped."""
+    def add(self, where: str, content: Any) -> None:
+        """Read an entry into a record; None under its name where it is dropped."""
         fields = LAYOUTS[self.layout]
+        if isinstance(content, dict) and "duration" in content:
+            fields = {**fields, "length": "duration"}
         has = {role: _column(where, content, field, role) for role, field in fields.items()}
-        (vid,) = map(str, has.get("vid", [""]))
-        (name,) = map(str, has.get("name", [f"{vid}#{len(self.names)}"]))
-        if name in self.names:
+        vid = str(has.get("vid", [""])[0])
+        name = str(has.get("name", [f"{vid}#{len(self.records)}"])[0])
+        if name in self.records:
             raise DataError(f"{where}: the name {name!r} is there twice")
-        self.names.add(name)
-        told = {"durations": self.lengths[vid]} if vid in self.lengths else None
-        (length,) = has.get("length") or (_column(where, told, "durations", "length") if told else [0])
-        duration = length or None
+        duration = float(has["length"][0]) if "length" in has else None
+        if "human" in has:
+            has["texts"] = [text.replace("<image>", "").strip() for text in has["texts"]]
+        roles = ("spans", "texts", "answers")
+        num = next((len(has[role]) for role in roles if "[" in fields.get(role, "")), 1)
+        columns = [has.get(role, [None]) * (1 if "[" in fields.get(role, "") else num) for role in roles]
+        if {*map(len, columns)} != {num}:
+            raise DataError(f"{where}: differ in length: {', '.join(fields[role] for role in roles if role in fields)}")
+        rows = enumerate(zip(*columns, strict=True))
+        found = [self.event(f"{where}: event {k}", duration or math.inf, *row) for k, row in rows]
+        media = self.find(vid) if self.media is not None and vid else None
+        is_lost = self.meets(f"{where}: {vid!r}", {"missing media": self.media is not None and media is None})
+        subset, events = str(content.get("subset", content.get("task", ""))), tuple(filter(None, found))
+        record = Record(name, vid, media, duration, events, subset)
+        self.records[name] = None if is_lost or (self.bad == "drop" and not events) else record
 
-        spans, texts = has.get("spans", []), has.get("texts", [None])
-        if "[]" not in fields.get("texts", ""):
-            texts = texts * len(spans)  # one for all, or none
-        questions, answers = has.get("questions", []), has.get("answers", [])
-        if (len(spans), len(questions)) != (len(texts), len(answers)):
-            raise DataError(f"{where}: expected lists of one length in {', '.join(fields.values())}")
-        places = [f"{where}: {fields['spans'].replace('[]', f'[{k}]')}" for k in range(len(spans))]
-        events = [*filter(None, map(self.event, places, spans, texts, [duration] * len(spans)))]
-        turns = []
-        for k, (asked, said) in enumerate(zip(questions, answers, strict=True)):
-            question, answer, place = asked.strip(), said.strip(), f"{where}: turn {k}"
-            if "human" in has:
-                question = question.replace("<image>", "").strip()
-            is_dropped = self.meets(place, {"empty text": not (question and answer)})
-            moments = [float(moment) for moment in MOMENT.findall(answer)] if duration else []
-            pairs = zip(moments[::2], moments[1::2], strict=False)
-            found = [event for pair in pairs if (event := self.event(place, pair, question or None, duration))]
-            if not is_dropped and len(found) == len(moments) // 2:
-                turns.append((question, answer))
-                events += found
-        media = self.find(vid) if vid and self.media is not None else None
-        is_dropped = self.meets(f"{where}: {vid!r}", {"missing media": self.media is not None and media is None})
-        if is_dropped or (self.bad == "drop" and not events and not turns):
-            return None
-        subset = str(content.get("subset", content.get("task", "")))
-        return Record(name, vid, media, duration, tuple(events), tuple(turns), subset)
-
-    def event(self, where: str, pair: Sequence[float], text: str | None, duration: float | None) -> Event | None:
-        """An event clipped to the video, of which None says that it needs no text; None where it is dropped."""
-        low, high = (min(max(moment, 0.0), duration or math.inf) for moment in sorted(pair))
-        wrong = {"outside the video": [low, high] != sorted(pair), "inverted": pair[0] > pair[1]}
-        wrong |= {"zero length": low == high, "empty text": text is not None and not text.strip()}
-        is_dropped = self.meets(f"{where}: {[*pair]} of {duration} s", wrong)
-        return None if is_dropped else Event(Span(low, high), (text or "").strip())
+    def event(self, where: str, length: float, span: Any, text: str | None, answer: str | None) -> Event | None:
+        """An event, its span in order and clipped to the video; None where it is dropped."""
+        if answer and length < math.inf and len(moments := MOMENT.findall(answer)) > 1:
+            span = [float(moment) for moment in moments[:2]]
+        wrong, clipped = {"empty text": "" in (text, answer)}, None
+        if span is not None:
+            low, high = (min(max(moment, 0.0), length) for moment in sorted(span))
+            wrong |= {"outside the video": [low, high] != sorted(span), "inverted": span[0] > span[1]}
+            where, wrong["zero length"], clipped = f"{where}: {span} of {length} s", low == high, Span(low, high)
+        return None if self.meets(where, wrong) else Event(text or "", clipped, answer or "")
 
     def meets(self, where: str, problems: Mapping[str, bool]) -> bool:
         """Note the problems that are so; whether what has them is dropped."""
         found = [kind for kind, is_so in problems.items() if is_so]
-        if found and self.bad == "raise":
+        if self.bad == "raise" and {*found} - {"zero length"}:
             raise DataError(f"{where}: {' and '.join(found)}; bad='clip' or bad='drop' reads on")
         for kind in found:
             self.problems[kind].append(where)
-        return bool(found) and self.bad == "drop"
+        return self.bad == "drop" and bool(found)
 
     def find(self, vid: str) -> Path | None:
-        """The file that a vid names, with or without its ending, or a folder that is not empty."""
-        paths = [f"{Path(str(self.media), vid)}{ending}" for ending in _ENDINGS]
-        found = (path for path in paths if os.path.isfile(path) or (os.path.isdir(path) and os.listdir(path)))
-        return next(map(Path, found), None)
+        """The file that a vid names, with or without its ending, or its folder of pictures."""
+        path = Path(str(self.media), vid)
+        if path.parent not in self.listed:  # once, for data sets have thousands of videos
+            there = sorted(path.parent.iterdir(), reverse=True) if os.path.isdir(path.parent) else []
+            videos = {each.stem: each for each in there if each.suffix not in _NO_VIDEO and each.is_file()}
+            self.listed[path.parent] = videos | {each.name: each for each in there}
+        found = self.listed[path.parent].get(path.name)
+        return found if found and (found.is_file() or any(found.iterdir())) else None
 
 
-def _stays(name: Any) -> bool:
-    path = PureWindowsPath(str(name))  # to which both slashes are one
-    return type(name) in (int, str) and bool(path.parts) and not path.anchor and ".." not in path.parts
+def _is_name(value: Any) -> bool:
+    parts = re.split(r"[/\\]|^.:", str(value))  # as either system reads a path
+    return type(value) in (int, str) and not {"", ".", ".."}.intersection(parts)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12  # NaN is not
+    return type(value) in (int, float) and abs(value) < 1e12  # NaN is not
 
 
 _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "name": ("a name that stays in its folder", _stays),
-    "vid": ("a name that stays in its folder", _stays),
+    "name": ("a name that stays in its folder", _is_name),
+    "vid": ("a name that stays in its folder", _is_name),
     "length": ("a positive number", lambda value: _is_number(value) and value > 0),
     "spans": ("[start, end]", lambda value: isinstance(value, list) and [*map(_is_number, value)] == [True, True]),
     "human": ("human", lambda value: value == "human"),
@@ -242,34 +226,31 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 def _column(where: str, content: Any, spec: str, role: str) -> list[Any]:
     """The values of a field as in `LAYOUTS`, each of the kind that its role asks for."""
-    field, has_list, rest = spec.partition("[")
+    field, bracket, rest = spec.partition("[")
+    part, _, inner = rest.partition("]")
     if not isinstance(content, dict) or field not in content:
-        raise DataError(
-            f"{where}: field {field!r} is missing"
-            if isinstance(content, dict)
-            else f"{where}: expected an object, got {short(content)}"
-        )
-    values, (part, _, inner) = content[field] if has_list else [content[field]], rest.partition("]")
+        raise DataError(f"{where}: field {field!r} is missing from {short(content)}")
+    values = content[field] if bracket else [content[field]]
     if not isinstance(values, list):
         raise DataError(f"{where}: {field}: expected a list, got {short(values)}")
-    found = [*enumerate(values)][{"even": slice(0, None, 2), "odd": slice(1, None, 2)}.get(part, slice(None))]
-    if inner:
-        return [_column(f"{where}: {field}[{k}]", each, inner[1:], role)[0] for k, each in found]
     expected, fits = _CHECKS.get(role, ("text", lambda value: isinstance(value, str)))
-    for k, value in found:
+    found = []
+    for k in range(len(values))[{"even": slice(0, None, 2), "odd": slice(1, None, 2)}.get(part, slice(None))]:
+        value = _column(f"{where}: {field}[{k}]", values[k], inner[1:], role)[0] if inner else values[k]
         if not fits(value):
-            place = f"{field}[{k}]" if has_list else field
+            place = f"{field}[{k}]" if bracket else field
             raise DataError(f"{where}: {place}: expected {expected}, got {short(value)}")
-    return values
+        found.append(value.strip() if role in ("texts", "answers") else value)
+    return found
 
 
-def _load(path: Path) -> list[tuple[str, Any]]:
+def _load(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, Any]]:
     """Where each entry of a file stands, and the entry; what an object calls it is its field `_KEY`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if text.lstrip()[:1] not in ("{", "["):
             lines = enumerate(map(str.strip, text.split("\n")), start=1)
-            return [(f"line {k}", _read_line(line)) for k, line in lines if line]
+            return [(f"line {k}", _read_line(line, lengths)) for k, line in lines if line]
         if re.match(r"\s*\{.*\}\s*\n\s*\{", text):  # JSON lines
             text = "[" + ",\n".join(filter(str.strip, text.split("\n"))) + "]"
         content: Any = json.loads(text, parse_constant=int, object_pairs_hook=_unique)  # NaN is no int
@@ -282,11 +263,13 @@ def _load(path: Path) -> list[tuple[str, Any]]:
     return [(f"entry {k}", each) for k, each in enumerate(content if isinstance(content, list) else [content])]
 
 
-def _read_line(line: str) -> Any:
+def _read_line(line: str, lengths: Mapping[str, float]) -> Any:
+    """A line of Charades-STA as an entry, with the duration of its video where that is known."""
     if not (match := _CHARADES.fullmatch(line)):
         return line
     vid, start, end, sentence = match.groups()
-    return {"VID": vid, "start end": [float(start), float(end)], "##sentence": sentence}
+    entry = {"VID": vid, "start end": [float(start), float(end)], "##sentence": sentence}
+    return entry | ({"duration": float(lengths[vid])} if vid in lengths else {})
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -298,14 +281,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _sniff(entries: Sequence[tuple[str, Any]]) -> str:
     """The layout of which the first entry has the most fields and lacks the fewest."""
     first = entries[0][1] if entries else None
-    has = set(first) if isinstance(first, dict) else set()
+    has = first.keys() if isinstance(first, dict) else set()
     needs = {name: {field.partition("[")[0] for field in fields.values()} for name, fields in LAYOUTS.items()}
-    scores = {name: (2 * len(fields & has) - len(fields), len(fields)) for name, fields in needs.items()}
-    best = [name for name, score in scores.items() if score == max(scores.values()) >= (0, 0)]
-    if len(best) != 1:
+    *_, second, best = sorted((2 * len(needs[name] & has) - len(needs[name]), len(needs[name]), name) for name in needs)
+    if best < (0,) or best[:2] == second[:2]:
         known = "; ".join(f"{name}: {', '.join(dict.fromkeys(fields.values()))}" for name, fields in LAYOUTS.items())
         raise DataError(f"expected one of the layouts {known}; got a first entry {short(first)}")
-    return best[0]
+    return best[2]
 
 
 def _read_lengths(path: Path) -> dict[str, float]:
