@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
-from lita import build, write_videos
 from torch.optim import SGD
 
+from lita import build, write_videos
 from timetok import Span
 from timetok.recipes.cache import FeatureCache, weights_digest
 from timetok.recipes.lita import pooled
@@ -51,8 +51,8 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         videos = write_videos(folder, 2)
-        event = Event(Span(10.0, 20.0), "A pattern moves.")
-        records = [Record(path.stem, path.stem, path, 60.0, (event,), (), "") for path in videos]
+        event = Event("A pattern moves.", Span(10.0, 20.0))
+        records = [Record(path.stem, path.stem, path, 60.0, (event,), "") for path in videos]
         cache = FeatureCache(folder / "features", {"encoder": weights_digest(model.model.vision)})
         began = time.perf_counter()
         cache.fill(videos, lambda path: pooled(model, processor, path))

@@ -57,7 +57,7 @@ for _ in (progress := trange(options.steps, desc="steps")):
     while len(asked) < options.questions:
         features, duration, events = draw_cut(clips[rng.integers(len(clips))], rng, processor.num_frames)
         task = TASKS["event_loc" if rng.random() < 0.5 else "rtl"]
-        for turn in task(Record("", "", None, duration, events, ()), rng):
+        for turn in task(Record("", "", None, duration, events, ""), rng):
             asked.append((features.float(), duration, processor.prompt(turn.question), tuple(turn.spans[0])))
     features, durations, prompts, spans = zip(*asked, strict=True)
     batch = processor.prompts(prompts, videos=features, durations=durations)

@@ -27,7 +27,7 @@ def corpus(num_texts: int, seed: int) -> list[str]:
         starts = rng.uniform(0.0, 0.6, size=len(pairs)) * duration
         ends = starts + rng.uniform(0.08, 0.4, size=len(pairs)) * duration
         events = [shown(*pair, Span(a, b)) for pair, a, b in zip(pairs, starts, ends, strict=True)]
-        for turn in task(Record("", "", None, duration, tuple(events), ()), rng):
+        for turn in task(Record("", "", None, duration, tuple(events), ""), rng):
             texts += [turn.question, turn.answer]
     return texts[:num_texts]
 

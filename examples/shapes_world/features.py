@@ -79,4 +79,4 @@ class Cuts:
     def __call__(self, rng: Generator) -> tuple[Record, Callable[[], Shown]]:
         """A record of the cut, and what shows its features."""
         features, duration, events = draw_cut(self.clips[int(rng.integers(len(self.clips)))], rng, self.num_frames)
-        return Record("", "", None, duration, events, ()), lambda: {"video_features": features.float()}
+        return Record("", "", None, duration, events, ""), lambda: {"video_features": features.float()}

@@ -89,12 +89,12 @@ def write_dataset(folder: Path, *, num_clips: int, split: Split, seed: int, work
 def cut(events: Sequence[Event], start_seconds: float, stop_seconds: float) -> tuple[Event, ...]:
     """The events of a sub-clip: shifted to its begin, clipped to its ends, unseen ones left out.
 
-    >>> cut([Event(Span(1.0, 6.0), "A red circle is visible.")], 2.0, 5.0)[0].span
+    >>> cut([Event("A red circle is visible.", Span(1.0, 6.0))], 2.0, 5.0)[0].span
     Span(start=0.0, end=3.0)
     """
     seen = [(each, max(each.span.start, start_seconds), min(each.span.end, stop_seconds)) for each in events]
     moved = [(each, Span(a - start_seconds, b - start_seconds)) for each, a, b in seen if b - a > 1e-6]
-    return tuple(Event(span, each.text) for each, span in moved)
+    return tuple(Event(each.text, span) for each, span in moved)
 
 
 def _draw_format(rng: np.random.Generator, split: Split) -> tuple[float, int, tuple[int, int]]:
@@ -168,9 +168,9 @@ def _annotations(scenes: dict[Path, Scene], split_number: int) -> dict[str, Any]
         # A shifted clip is asked about the pair no training clip showed; elsewhere there is none.
         unseen = tuple(event for event in events if pair_of(event) in HELD_OUT)
         for task, asked in (("rtl", events), ("event_loc", unseen or events)):
-            for turn in TASKS[task](Record(vid, vid, path, seconds, asked, ()), rng):
+            for turn in TASKS[task](Record(vid, vid, path, seconds, asked, ""), rng):
                 entry = {"vid": vid, "question": turn.question, "answer": turn.answer, "task": task}
                 files[f"{task}.json"].append(entry | {"duration": seconds, "question_id": f"{vid}_{task}"})
-        turns = draw_turns(Record(vid, vid, path, seconds, events, ()), rng, 3, {"vidqa": 1.0}, TASKS)
+        turns = draw_turns(Record(vid, vid, path, seconds, events, ""), rng, 3, {"vidqa": 1.0}, TASKS)
         files["vidqa.json"].append({"video": vid, "QA": [{"q": t.question, "a": t.answer} for t in turns]})
     return files

@@ -43,7 +43,7 @@ def shown(colour: str, shape: str, span: Span) -> Event:
     >>> shown("red", "circle", Span(1.0, 2.5)).text
     'A red circle is visible.'
     """
-    return Event(span, f"A {colour} {shape} is visible.")
+    return Event(f"A {colour} {shape} is visible.", span)
 
 
 def pair_of(event: Event) -> tuple[str, str]:
@@ -63,7 +63,9 @@ def event_loc(record: Record, rng: Generator) -> list[Turn]:
         return []
     event = pick(rng, candidates)
     return [
-        Turn(f"{pick(rng, _WHEN).format(name=name_of(event))} {pick(rng, _ONLY_TIMES)}", times(event), (event.span,))
+        Turn(
+            f"{pick(rng, _WHEN).format(name=name_of(event))} {pick(rng, _ONLY_TIMES)}", times(event.span), (event.span,)
+        )
     ]
 
 
@@ -77,7 +79,7 @@ def rtl(record: Record, rng: Generator) -> list[Turn]:
         return []
     described, event, reason = pick(rng, pick(rng, list(relations.values())))
     question = pick(rng, _WHEN_AND_WHY).format(described=f"the shape that appeared {described}")
-    return [Turn(question, f"{times(event)} The {name_of(event)} is the {reason}.", (event.span,))]
+    return [Turn(question, f"{times(event.span)} The {name_of(event)} is the {reason}.", (event.span,))]
 
 
 def vidqa(record: Record, rng: Generator) -> list[Turn]:
@@ -111,7 +113,7 @@ def listing(record: Record, rng: Generator) -> list[Turn]:
     if not (unique := _unique(record.events, name_of)):
         return []
     ordered = [unique[k] for k in rng.permutation(len(unique))]
-    answer = " ".join(f"{name_of(event)} {times(event)}" for event in ordered)
+    answer = " ".join(f"{name_of(event)} {times(event.span)}" for event in ordered)
     return [Turn("List the shapes, each with its times.", answer, tuple(event.span for event in ordered))]
 
 

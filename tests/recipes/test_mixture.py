@@ -29,8 +29,9 @@ class Blind:
         self.name, self.width = name, width
 
     def __call__(self, rng):
-        event = Event(Span(1.0, 2.0), f"{self.name} {rng.integers(10**6)}")
-        record = Record(self.name, self.name, None, 10.0, (event,), (("why?", f"<1.00> <2.00> {event.text}"),))
+        event = Event(f"{self.name} {rng.integers(10**6)}", Span(1.0, 2.0))
+        why = Event("why?", Span(1.0, 2.0), f"<1.00> <2.00> {event.text}")
+        record = Record(self.name, self.name, None, 10.0, (event, why), "")
         return record, lambda: {"video_features": torch.zeros(self.width, 3)}
 
 
@@ -109,13 +110,13 @@ def test_sources_that_are_not_there_are_named(mixture):
 
 
 def test_records_that_hold_nothing_to_ask_do_not_hang(mixture):
-    empty = {"rtl": lambda rng: (Record("v", "v", None, 1.0, (), ()), dict)}
+    empty = {"rtl": lambda rng: (Record("v", "v", None, 1.0, (), ""), dict)}
     with pytest.raises(DataError, match="a thousand records"):
         Mixture(**{**vars(mixture), "sources": empty, "rates": {"rtl": {"rtl": 1}}})[0]
 
 
 def test_a_record_without_media_is_named(processor):
-    videos = Videos([Record("v7", "v7", None, 1.0, (), ())], processor)
+    videos = Videos([Record("v7", "v7", None, 1.0, (), "")], processor)
     with pytest.raises(DataError, match="'v7' has no media"):
         videos(np.random.default_rng(0))[1]()
 

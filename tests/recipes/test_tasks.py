@@ -12,14 +12,15 @@ from timetok.recipes.tasks import TASKS, WORDINGS, Turn, draw_turns
 from timetok.timegrid import Span
 
 EVENTS = (
-    Event(Span(4.0, 9.5), "A man {runs} to the left. "),
-    Event(Span(1.25, 3.0), "He falls."),
+    Event("A man {runs} to the left.", Span(4.0, 9.5)),
+    Event("He falls.", Span(1.25, 3.0)),
 )
 TURNS = (("why did he fall", "tired"), ("when does he fall", "<1.25> <3.00> He is tired."))
 
 
 def record(events=EVENTS, turns=TURNS) -> Record:
-    return Record("v", "v", Path("v.mp4"), 30.0, tuple(events), tuple(turns))
+    asked = [Event(question, None, answer) for question, answer in turns]
+    return Record("v", "v", Path("v.mp4"), 30.0, (*events, *asked), "")
 
 
 def drawn(task, num=60, **options):
@@ -82,6 +83,6 @@ def test_a_task_of_ones_own_is_a_function():
         return [Turn("How many events are there?", str(len(record.events)))]
 
     turns = draw_turns(record(), np.random.default_rng(0), 1, {"how_many": 1}, {**TASKS, "how_many": how_many})
-    assert turns == [Turn("How many events are there?", "2")]
+    assert turns == [Turn("How many events are there?", "4")]
     with pytest.raises(ArgumentError, match="rates: expected numbers"):
         draw_turns(record(), np.random.default_rng(0), 1, {"how_many": 1})

@@ -22,7 +22,7 @@ TIMES = r"<(\d+\.\d\d)> <(\d+\.\d\d)>"
 
 
 def record(events):
-    return Record("clip", "clip", None, 40.0, tuple(events), ())
+    return Record("clip", "clip", None, 40.0, tuple(events), "")
 
 
 def turn_of(task, events, seed):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import Generator
 
 from timetok.errors import ArgumentError
-from timetok.recipes.records import Event, Record
+from timetok.recipes.records import Record
 from timetok.timegrid import Span
 
 _T = TypeVar("_T")
@@ -43,37 +43,37 @@ WORDINGS: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("wording
 
 def event_loc(record: Record, rng: Generator) -> list[Turn]:
     """Event localisation: when does one of the events happen; the answer is its timestamps only."""
-    if not record.events:
+    if not (events := _captions(record)):
         return []
-    event = pick(rng, record.events)
-    caption = event.text.strip().rstrip(".").lower()
-    question = f"{pick(rng, WORDINGS['when']).format(event=caption)} {pick(rng, WORDINGS['only_times'])}"
-    return [Turn(question, times(event), (event.span,))]
+    event, span = pick(rng, events)
+    question = (
+        f"{pick(rng, WORDINGS['when']).format(event=event.rstrip('.').lower())} {pick(rng, WORDINGS['only_times'])}"
+    )
+    return [Turn(question, times(span), (span,))]
 
 
 def dvc(record: Record, rng: Generator, *, wordings: Mapping[str, Sequence[str]] = WORDINGS) -> list[Turn]:
     """Dense captioning: every event with its timestamps, in the order of their starts."""
-    if not record.events:
+    if not (events := sorted(_captions(record), key=lambda event: event[1].start)):
         return []
-    ordered = sorted(record.events, key=lambda event: event.span.start)
-    answer = " ".join(f"{times(event)} {event.text.strip()}" for event in ordered)
     question = f"{pick(rng, wordings['describe'])} {pick(rng, wordings['times_first'])}"
-    return [Turn(question, answer, tuple(event.span for event in ordered))]
+    return [Turn(question, " ".join(f"{times(span)} {text}" for text, span in events), tuple(s for _, s in events))]
 
 
 def vidqa(record: Record, rng: Generator) -> list[Turn]:
     """Video question answering: all questions about a video, each with the wish for a short answer."""
-    return [Turn(f"{question} {pick(rng, WORDINGS['short'])}", answer) for question, answer in record.turns]
+    return [Turn(f"{turn.question} {pick(rng, WORDINGS['short'])}", turn.answer) for turn in imgqa(record, rng)]
 
 
 def imgqa(record: Record, rng: Generator) -> list[Turn]:
     """Instructions about an image, unchanged; the image is shown as a video that stands still."""
-    return [Turn(question, answer) for question, answer in record.turns]
+    return [Turn(event.text, event.answer) for event in record.events if event.answer]
 
 
 def rtl(record: Record, rng: Generator) -> list[Turn]:
     """Reasoning localisation: one of the questions, unchanged, whose answer names moments and explains."""
-    return [Turn(*pick(rng, record.turns))] if record.turns else []
+    turns = imgqa(record, rng)
+    return [pick(rng, turns)] if turns else []
 
 
 TASKS: dict[str, Task] = {"event_loc": event_loc, "dvc": dvc, "vidqa": vidqa, "imgqa": imgqa, "rtl": rtl}
@@ -101,14 +101,19 @@ def draw_turns(
     return sorted(turns, key=lambda turn: len(turn.spans) > 1)
 
 
-def times(event: Event) -> str:
-    """Its span in trusted text: ``<1.00> <2.50>``."""
-    return f"<{event.span.start:.2f}> <{event.span.end:.2f}>"
+def times(span: Span) -> str:
+    """A span in trusted text: ``<1.00> <2.50>``."""
+    return f"<{span.start:.2f}> <{span.end:.2f}>"
 
 
 def pick(rng: Generator, choices: Sequence[_T]) -> _T:
     """One of several, each as likely."""
     return choices[int(rng.integers(len(choices)))]
+
+
+def _captions(record: Record) -> list[tuple[str, Span]]:
+    """What happens or is asked for, and when."""
+    return [(event.text, event.span) for event in record.events if event.span and not event.answer]
 
 
 def _repeats(turn: Turn, earlier: Turn) -> bool:
