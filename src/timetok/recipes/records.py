@@ -46,10 +46,9 @@ LAYOUTS: dict[str, dict[str, str]] = {
 
 
 class Event(NamedTuple):
-    """A caption, a query or a question, and when it holds: None where nothing says.
+    """A caption, a query (one event for each of its windows) or a question, and when it holds: None where nothing says.
 
-    ``answer`` is that to a question, as it is written, moments as ``<12.34>``; its first two are the span. A query with
-    several windows is several events.
+    The answer to a question is as written, with moments such as ``<12.34>``, of which the first two are the span.
     """
 
     text: str
@@ -110,16 +109,15 @@ def read_records(
 ) -> Annotations:
     """Read a file in one of `LAYOUTS`, JSON or JSON lines; without ``layout`` its first entry tells which.
 
-    ``media`` is a folder to look in for a file called like each vid, with or without its ending, or a folder of
-    pictures. ``durations`` are the seconds of videos in lines of Charades-STA: vid → seconds, or a csv file with the
-    columns id and length. ``bad`` is what becomes of spans outside the video, inverted or of no length, of empty text
-    and missing media: ``"raise"`` refuses the first but those of no length, ``"drop"`` leaves out the event, and the
-    record if its media is missing or nothing is left, ``"clip"`` moves spans into the video, swaps inverted ones and
-    keeps the rest. Answers stay as they are written.
+    ``media`` is a folder with a file called like each vid, with or without its ending, or a folder of pictures;
+    ``durations`` are seconds of videos for Charades-STA: vid → seconds, or a csv file with the columns id and length.
+    ``bad`` says what becomes of spans outside the video, inverted or of no length, of empty text and missing media:
+    ``"raise"`` refuses all but those of no length, ``"drop"`` leaves out the event, and a record that has none left or
+    no media, ``"clip"`` moves spans into the video, swaps inverted ones and keeps the rest. Answers stay as written.
 
-    Raises DataError where the file cannot be read or fits no layout or several, a field is missing or of a wrong type,
-    lists differ in length, a name is given twice or leads out of its folder, or ``bad="raise"`` met a problem: it names
-    file, entry and field. Raises ArgumentError where ``layout`` or ``bad`` is not one of its choices.
+    Raises DataError, which names file, entry and field, where the file cannot be read, fits no layout or several, lacks
+    a field or has one of a wrong type, lists that differ in length, a name twice or one that leads out of its folder,
+    or where ``bad="raise"`` met a problem; ArgumentError where ``layout`` or ``bad`` is not one of its choices.
 
     Example::
 
