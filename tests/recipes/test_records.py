@@ -231,7 +231,7 @@ def test_lines_and_lists_are_read_as_written(rows: Any, tmp_path_factory: pytest
         ("qvhighlights", (1, "relevant_windows"), [3], r"relevant_windows\[0\]: expected \[start, end\], got 3"),
         ("llava", (1, "conversations", 0, "from"), "gpt", "entry 1: conversations: expected human and gpt in turn"),
         ("llava", (1, "conversations", 1, "from"), "system", "entry 1: conversations: expected human and gpt in turn"),
-        ("llava", (1, "conversations"), [{"from": "human", "value": "Hi"}], "conversations: expected human and gpt in turn"),
+        ("llava", (1, "conversations"), [{"from": "human", "value": "Hi"}], "expected human and gpt in turn"),
     ],
 )  # fmt: skip
 def test_what_does_not_follow_its_layout_is_named(
