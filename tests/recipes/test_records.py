@@ -229,9 +229,9 @@ def test_lines_and_lists_are_read_as_written(rows: Any, tmp_path_factory: pytest
         ("rtl-eval", (1, "question_id"), "v_abc_0", "entry 1: the name 'v_abc_0' is there twice"),
         ("qvhighlights", (1, "qid"), 7920, "entry 1: the name '7920' is there twice"),
         ("qvhighlights", (1, "relevant_windows"), [3], r"relevant_windows\[0\]: expected \[start, end\], got 3"),
-        ("llava", (1, "conversations", 0, "from"), "gpt", r"conversations\[0\]: from: expected human, got 'gpt'"),
-        ("llava", (1, "conversations", 1, "from"), "system", r"conversations\[1\]: from: expected gpt, got 'system'"),
-        ("llava", (1, "conversations"), [{"from": "human", "value": "Hi"}], "entry 1: differ in length: conversations"),
+        ("llava", (1, "conversations", 0, "from"), "gpt", "entry 1: conversations: expected human and gpt in turn"),
+        ("llava", (1, "conversations", 1, "from"), "system", "entry 1: conversations: expected human and gpt in turn"),
+        ("llava", (1, "conversations"), [{"from": "human", "value": "Hi"}], "expected human and gpt in turn"),
     ],
 )  # fmt: skip
 def test_what_does_not_follow_its_layout_is_named(
@@ -246,7 +246,7 @@ def test_what_does_not_follow_its_layout_is_named(
 @pytest.mark.parametrize("layout", LAYOUTS.keys() - {"charades"})
 def test_a_field_that_is_missing_is_named(layout: str, tmp_path: Path) -> None:
     """In the last entry, so that the first still tells the layout."""
-    fields = {spec.partition("[")[0] for spec in LAYOUTS[layout].values()} - {"{vid: …}"}
+    fields = {spec.partition("[]")[0] for spec in LAYOUTS[layout].values()} - {"{vid: …}"}
     for field in fields:
         content = copy.deepcopy(CONTENTS[layout])
         entries = content.get("database", content) if isinstance(content, dict) else content

@@ -36,12 +36,9 @@ LAYOUTS: dict[str, dict[str, str]] = {
     "rtl": {**_KEYED, "texts": "QA[].q", "answers": "QA[].a"},
     "rtl-eval": {**_LISTED, "name": "question_id", "texts": "question", "answers": "answer"},
     "vidqa": {"vid": "video", "texts": "QA[].q", "answers": "QA[].a"},
-    "llava": {
-        "vid": "image", "human": "conversations[even].from", "texts": "conversations[even].value",
-        "gpt": "conversations[odd].from", "answers": "conversations[odd].value",
-    },
+    "llava": {"vid": "image", "speakers": "conversations[].from", "texts": "conversations[].value"},
     "spans": {"length": "duration", "spans": "spans[]"},
-}  # fmt: skip
+}
 """Where each layout keeps what a record needs: ``QA[].q`` is the q of each object in the list QA."""
 
 
@@ -157,11 +154,16 @@ class _Reader:
         if name in self.records:
             raise DataError(f"{where}: the name {name!r} is there twice")
         duration = float(has["length"][0]) if "length" in has else None
-        if "human" in has:
-            has["texts"] = [text.replace("<image>", "").strip() for text in has["texts"]]
+        if self.layout == "qvhighlights":
+            has["texts"] *= len(has["spans"])  # one query for all its windows
+        if who := has.get("speakers"):
+            if who != ["human", "gpt"] * (len(who) // 2):
+                raise DataError(f"{where}: conversations: expected human and gpt in turns, got {short(who)}")
+            has["answers"] = has["texts"][1::2]
+            has["texts"] = [text.replace("<image>", "").strip() for text in has["texts"][::2]]
         roles = ("spans", "texts", "answers")
-        num = next((len(has[role]) for role in roles if "[" in fields.get(role, "")), 1)
-        columns = [has.get(role, [None]) * (1 if "[" in fields.get(role, "") else num) for role in roles]
+        num = max(len(has.get(role, [])) for role in roles)
+        columns = [has.get(role, [None] * num) for role in roles]
         if {*map(len, columns)} != {num}:
             raise DataError(f"{where}: differ in length: {', '.join(fields[role] for role in roles if role in fields)}")
         rows = enumerate(zip(*columns, strict=True))
@@ -217,29 +219,26 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "vid": ("a name that stays in its folder", _is_name),
     "length": ("a positive number", lambda value: _is_number(value) and value > 0),
     "spans": ("[start, end]", lambda value: isinstance(value, list) and [*map(_is_number, value)] == [True, True]),
-    "human": ("human", lambda value: value == "human"),
-    "gpt": ("gpt", lambda value: value == "gpt"),
 }
 
 
 def _column(where: str, content: Any, spec: str, role: str) -> list[Any]:
     """The values of a field as in `LAYOUTS`, each of the kind that its role asks for."""
-    field, bracket, rest = spec.partition("[")
-    part, _, inner = rest.partition("]")
+    field, brackets, inner = spec.partition("[]")
     if not isinstance(content, dict) or field not in content:
         raise DataError(f"{where}: field {field!r} is missing from {short(content)}")
-    values = content[field] if bracket else [content[field]]
+    values = content[field] if brackets else [content[field]]
     if not isinstance(values, list):
         raise DataError(f"{where}: {field}: expected a list, got {short(values)}")
+    if inner:
+        rows = enumerate(values)
+        return [value for k, row in rows for value in _column(f"{where}: {field}[{k}]", row, inner[1:], role)]
     expected, fits = _CHECKS.get(role, ("text", lambda value: isinstance(value, str)))
-    found = []
-    for k in range(len(values))[{"even": slice(0, None, 2), "odd": slice(1, None, 2)}.get(part, slice(None))]:
-        value = _column(f"{where}: {field}[{k}]", values[k], inner[1:], role)[0] if inner else values[k]
+    for k, value in enumerate(values):
         if not fits(value):
-            place = f"{field}[{k}]" if bracket else field
+            place = f"{field}[{k}]" if brackets else field
             raise DataError(f"{where}: {place}: expected {expected}, got {short(value)}")
-        found.append(value.strip() if role in ("texts", "answers") else value)
-    return found
+    return [value.strip() for value in values] if role in ("texts", "answers") else values
 
 
 def _load(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, Any]]:
@@ -280,7 +279,7 @@ def _sniff(entries: Sequence[tuple[str, Any]]) -> str:
     """The layout of which the first entry has the most fields and lacks the fewest."""
     first = entries[0][1] if entries else None
     has = first.keys() if isinstance(first, dict) else set()
-    needs = {name: {field.partition("[")[0] for field in fields.values()} for name, fields in LAYOUTS.items()}
+    needs = {name: {field.partition("[]")[0] for field in fields.values()} for name, fields in LAYOUTS.items()}
     *_, second, best = sorted((2 * len(needs[name] & has) - len(needs[name]), len(needs[name]), name) for name in needs)
     if best < (0,) or best[:2] == second[:2]:
         known = "; ".join(f"{name}: {', '.join(dict.fromkeys(fields.values()))}" for name, fields in LAYOUTS.items())
