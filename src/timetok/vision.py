@@ -82,10 +82,7 @@ class FrameTransform:
         return frames[..., top : top + kept, left : left + kept]
 
     def scale(self, frames: Tensor) -> Tensor:
-        """Resize without cropping: uint8 ``[t 3 h w]`` → the same with a short side of s / ``crop_pct``.
-
-        Whatever is scaled already stays as it is, so that frames can be scaled while they are decoded.
-        """
+        """Resize but crop nothing: uint8 ``[t 3 h w]`` → the size that `resize` crops; what has it stays as it is."""
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
             raise ArgumentError(f"frames: expected uint8 [t 3 h w], got {frames.dtype} {list(frames.shape)}")
         side, (height, width) = int(self.image_size / self.crop_pct), frames.shape[-2:]

@@ -9,11 +9,14 @@ import math
 import operator
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -30,7 +33,10 @@ from timetok.video.file import Shown, Walk, count_lost, decodable, demux, durati
 Source = str | os.PathLike[str]
 Array = torch.Tensor | NDArray[np.uint8]
 Backend = Literal["pyav", "torchcodec"]
+_FramesAt = Callable[[NDArray[np.int64]], Iterator[VideoFrame]]
 Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor]
+
+_MAX_THREADS = 8  # each holds the frames that its next ones are predicted from, 0.1 GB of them in 4K
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +187,7 @@ class _Picture:
         elif size is not None and not callable(size):
             size = _positive("size, unless it is (height, width) or a function,", size)
         self.size, self.shape = size, size if isinstance(size, tuple) else None
-        self.scaler = VideoReformatter()  # kept: setting one up costs several times what scaling a small frame does
+        self.scalers = threading.local()  # kept: setting one up costs several times what scaling a small frame does
 
     def __call__(self, frame: VideoFrame) -> torch.Tensor:
         matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # begins with a b _ c d: x' = a x + c y, y' = b x + d y
@@ -192,7 +198,8 @@ class _Picture:
             self.shape = shape[0] * self.size // min(shape), shape[1] * self.size // min(shape)
         self.shape = self.shape or shape  # a stream that changes its size later is scaled to that of its first frame
         height, width = self.shape[::-1] if is_turned else self.shape
-        pixels = self.scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
+        scaler: VideoReformatter = self.scalers.__dict__.setdefault("mine", VideoReformatter())
+        pixels = scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
         picture = torch.from_numpy(pixels).permute((2, 1, 0) if is_turned else (2, 0, 1))
         down, right = (b, c) if is_turned else (d, a)
         if down < 0 or right < 0:
@@ -204,14 +211,22 @@ class _Picture:
             raise ArgumentError(f"size must return uint8 [1 3 s s], got {resized.dtype} {list(resized.shape)}")
         return resized[0]
 
-    def sample(self, indices: NDArray[np.int64], frame_at: Callable[[int], VideoFrame]) -> torch.Tensor:
-        """Pictures [t 3 h w] at never decreasing indices, each of which is asked for once."""
-        picture = self(frame_at(int(indices[0])))
-        data = torch.empty(len(indices), *picture.shape, dtype=torch.uint8)
-        for row, index in enumerate(indices):
-            if row > 0 and index > indices[row - 1]:
-                picture = self(frame_at(int(index)))
-            data[row] = picture
+    def sample(self, indices: NDArray[np.int64], frames_at: _FramesAt, starts: Sequence[int] = ()) -> torch.Tensor:
+        """Pictures [t 3 h w] at never decreasing indices, each of which is asked for once.
+
+        What is asked for is cut in front of ``starts``, and a thread of its own takes each part.
+        """
+        parts = np.split(np.unique(indices), starts)
+        pictures = [map(self, frames_at(part)) for part in parts]
+        first = next(pictures[0])  # which tells all parts their size
+        data = torch.empty(len(indices), *first.shape, dtype=torch.uint8)
+
+        def fill(part: NDArray[np.int64], pictures: Iterator[torch.Tensor]) -> None:
+            for index, picture in zip(part, pictures, strict=True):
+                data[torch.from_numpy(indices == index)] = picture
+
+        with ThreadPoolExecutor(len(parts)) as pool:
+            list(pool.map(fill, parts, [chain([first], pictures[0]), *pictures[1:]]))
         return data
 
 
@@ -219,22 +234,21 @@ def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> F
     """Frames of an array or of a folder of pictures, which stand 1 / fps apart."""
     if not 0 < fps < math.inf:
         raise ArgumentError(f"fps must be positive and finite, got {fps!r}")
-    stills: Sequence[Any]
+    stills: Any = source
     if isinstance(source, torch.Tensor | np.ndarray):
         kind, shape = str(source.dtype), list(source.shape)
         if kind not in ("uint8", "torch.uint8") or len(shape) != 4 or shape[1] != 3 or 0 in shape:
             raise ArgumentError(f"source must be uint8 [t 3 h w], none of them 0, got {kind} {shape}")
         stills = source.numpy(force=True) if isinstance(source, torch.Tensor) else source
     elif isinstance(source, str | os.PathLike) and Path(source).is_dir():
-        files = sorted(file for file in Path(source).iterdir() if re.fullmatch(r"[^.].*\.(jpe?g|png)", file.name, re.I))
-        files.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)])
-        if not files:
+        stills = sorted(file for file in Path(source).iterdir() if re.fullmatch(r"(?i)[^.].*\.(jpe?g|png)", file.name))
+        stills.sort(key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)])
+        if not stills:
             raise VideoError(f"{source} is a folder without jpg or png files")
-        stills = files
     else:
         raise ArgumentError(f"fps: a video knows its own times, leave it out for {_file(source)}")
     indices = spread(len(stills), num_frames)
-    data = picture.sample(indices, lambda index: _still(stills[index]))
+    data = picture.sample(indices, lambda part: (_still(stills[index]) for index in part))
     return Frames(data, torch.from_numpy(indices / float(fps)), len(stills) / float(fps))
 
 
@@ -251,22 +265,30 @@ def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
 def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture, backend: Backend) -> Frames:
     indices = spread(len(shown.ticks), num_frames)
     if backend == "torchcodec":
-        frames = _torchcodec(path, shown, np.unique(indices).tolist())
-        data = picture.sample(indices, lambda _: next(frames))
+        data = picture.sample(indices, lambda part: _torchcodec(path, shown, part))
     else:
-        with opened(path) as (container, stream):
-            walk = Walk(container, stream, shown.keyframes)
-            data = picture.sample(indices, lambda index: walk.find(int(shown.ticks[index])))
+        # Threads that decode from keyframes of their own: those within a decoder start anew at each of them.
+        groups = np.searchsorted(shown.keyframes, shown.ticks[np.unique(indices)], "right")
+        begins, num_threads = np.unique(groups, return_index=True)[1], min(torch.get_num_threads(), _MAX_THREADS)
+        starts = [part[0] for part in np.array_split(begins, min(num_threads, len(begins)))[1:]]
+        each = num_threads // (len(starts) + 1)
+        data = picture.sample(indices, lambda part: _pyav(path, shown, part, num_threads=each), starts)
     return Frames(data, torch.from_numpy(shown.seconds()[indices]), duration(path, shown))
 
 
-def _torchcodec(path: Path, shown: Shown, indices: Sequence[int]) -> Iterator[VideoFrame]:
+def _pyav(path: Path, shown: Shown, indices: NDArray[np.int64], *, num_threads: int) -> Iterator[VideoFrame]:
+    with opened(path, num_threads) as (container, stream):
+        walk = Walk(container, stream, shown.keyframes)
+        yield from (walk.find(int(shown.ticks[index])) for index in indices)
+
+
+def _torchcodec(path: Path, shown: Shown, indices: NDArray[np.int64]) -> Iterator[VideoFrame]:
     """The frames at ``indices``, which must stand where the packets say; a VideoError if torchcodec has others."""
     try:
         from torchcodec.decoders import VideoDecoder
 
         decoder = VideoDecoder(path, num_ffmpeg_threads=0)
-        for index in indices:
+        for index in indices.tolist():
             found = decoder.get_frame_at(index)
             if round(found.pts_seconds / shown.time_base) != shown.ticks[index]:
                 raise RuntimeError(f"it shows frame {index} at {found.pts_seconds} seconds")
