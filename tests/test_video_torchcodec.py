@@ -23,7 +23,7 @@ class StandIn:
     late_seconds = 0.0
 
     def __init__(self, path: Path, *, num_ffmpeg_threads: int) -> None:
-        assert num_ffmpeg_threads == 0  # as many as fit the machine
+        assert num_ffmpeg_threads >= 1
         self.pictures, self.times = decode_everything(path)
         self.asked: list[int] = []
 
@@ -62,7 +62,7 @@ def test_a_frame_at_another_time_is_refused(
 def test_a_backend_asked_for_runs_or_says_why_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", 4)
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)  # as if it were not installed
-    with pytest.raises(ArgumentError, match=r"backend: torchcodec cannot read .*No module named|import of"):
+    with pytest.raises(VideoError, match=r"backend: torchcodec cannot read .*No module named|import of"):
         read_frames(path, 4, backend="torchcodec")
     with pytest.raises(ArgumentError, match="backend must be one of pyav, torchcodec, got 'decord'"):
         read_frames(path, 4, backend="decord")  # type: ignore[arg-type]

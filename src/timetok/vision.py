@@ -89,10 +89,9 @@ class FrameTransform:
         short = min(height, width)
         size = (height * side // short, width * side // short) if self.crop == "center" else (side, side)
         for step in ((height, size[1]), size):  # rows, then columns, with bytes between: so did the Pillow of LITA
-            if step != frames.shape[-2:]:
-                pixels = frames if frames.device.type == "cpu" else frames.float()  # no other device resizes bytes
-                pixels = interpolate(pixels, size=step, mode=self.interpolation, antialias=True)
-                frames = pixels.clamp(0, 255).round().byte()
+            pixels = frames if frames.device.type == "cpu" else frames.float()  # no other device resizes bytes
+            pixels = interpolate(pixels, size=step, mode=self.interpolation, antialias=True)
+            frames = pixels.clamp(0, 255).round().byte()
         return frames
 
     def normalise(self, pixels: Tensor) -> Tensor:

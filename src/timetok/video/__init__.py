@@ -36,8 +36,6 @@ Backend = Literal["pyav", "torchcodec"]
 _FramesAt = Callable[[NDArray[np.int64]], Iterator[VideoFrame]]
 Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor]
 
-_MAX_THREADS = 8  # each holds the frames that its next ones are predicted from, 0.1 GB of them in 4K
-
 
 @dataclass(frozen=True, eq=False)
 class Frames:
@@ -87,12 +85,12 @@ def read_frames(
     is the ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
     ``FrameTransform.resize`` that each frame passes once decoded, uint8 ``[1 3 h w]`` → ``[1 3 s s]``; None keeps the
     video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples the frames that
-    still decode, as if the video ended with the last. With ``backend="torchcodec"``, which must be installed with an
-    FFmpeg, it decodes the same frames of a file; its colours may differ a little, and it may overlook damage.
+    still decode, as if the video ended with the last. ``backend="torchcodec"`` takes the pixels of a file from there;
+    it must be installed, with an FFmpeg, may overlook damage, and turns videos but does not mirror them.
 
     Raises:
         VideoNotFoundError: There is nothing at ``source``.
-        VideoError: ``source`` is no video, shows no frame, has no duration, or is damaged.
+        VideoError: ``source`` is no video, shows no frame, has no duration, or is damaged; torchcodec cannot read it.
         ArgumentError: ``num_frames``, ``size`` or ``fps`` is not positive, or an argument has the wrong type.
 
     Source: The sampling of LITA's released code (arXiv 2403.19046).
@@ -212,10 +210,7 @@ class _Picture:
         return resized[0]
 
     def sample(self, indices: NDArray[np.int64], frames_at: _FramesAt, starts: Sequence[int] = ()) -> torch.Tensor:
-        """Pictures [t 3 h w] at never decreasing indices, each of which is asked for once.
-
-        What is asked for is cut in front of ``starts``, and a thread of its own takes each part.
-        """
+        """Pictures [t 3 h w] at never decreasing indices, each asked for once, from each of ``starts`` by a thread."""
         parts = np.split(np.unique(indices), starts)
         pictures = [map(self, frames_at(part)) for part in parts]
         first = next(pictures[0])  # which tells all parts their size
@@ -234,12 +229,11 @@ def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> F
     """Frames of an array or of a folder of pictures, which stand 1 / fps apart."""
     if not 0 < fps < math.inf:
         raise ArgumentError(f"fps must be positive and finite, got {fps!r}")
-    stills: Any = source
     if isinstance(source, torch.Tensor | np.ndarray):
-        kind, shape = str(source.dtype), list(source.shape)
-        if kind not in ("uint8", "torch.uint8") or len(shape) != 4 or shape[1] != 3 or 0 in shape:
+        kind, shape = str(source.dtype).removeprefix("torch."), list(source.shape)
+        if kind != "uint8" or len(shape) != 4 or shape[1] != 3 or 0 in shape:
             raise ArgumentError(f"source must be uint8 [t 3 h w], none of them 0, got {kind} {shape}")
-        stills = source.numpy(force=True) if isinstance(source, torch.Tensor) else source
+        stills: Any = source.numpy(force=True) if isinstance(source, torch.Tensor) else source
     elif isinstance(source, str | os.PathLike) and Path(source).is_dir():
         stills = sorted(file for file in Path(source).iterdir() if re.fullmatch(r"(?i)[^.].*\.(jpe?g|png)", file.name))
         stills.sort(key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)])
@@ -253,10 +247,8 @@ def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> F
 
 
 def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
-    if not isinstance(source, Path):
-        return VideoFrame.from_ndarray(np.ascontiguousarray(source.transpose(1, 2, 0)), "rgb24")
     try:
-        with Image.open(source) as image:
+        with Image.open(source) if isinstance(source, Path) else Image.fromarray(source.transpose(1, 2, 0)) as image:
             return VideoFrame.from_ndarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), "rgb24")
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
         raise VideoError(f"{source} is no picture that can be read: {error}") from error
@@ -264,36 +256,33 @@ def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
 
 def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture, backend: Backend) -> Frames:
     indices = spread(len(shown.ticks), num_frames)
-    if backend == "torchcodec":
-        data = picture.sample(indices, lambda part: _torchcodec(path, shown, part))
-    else:
-        # Threads that decode from keyframes of their own: those within a decoder start anew at each of them.
-        groups = np.searchsorted(shown.keyframes, shown.ticks[np.unique(indices)], "right")
-        begins, num_threads = np.unique(groups, return_index=True)[1], min(torch.get_num_threads(), _MAX_THREADS)
-        starts = [part[0] for part in np.array_split(begins, min(num_threads, len(begins)))[1:]]
-        each = num_threads // (len(starts) + 1)
-        data = picture.sample(indices, lambda part: _pyav(path, shown, part, num_threads=each), starts)
+    # Threads within a decoder start anew at each seek, so most decode from keyframes of their own instead. They are no
+    # more than eight: what each has to keep takes 0.1 GB in 4K.
+    groups = np.searchsorted(shown.keyframes, shown.ticks[np.unique(indices)], "right")
+    begins, num_threads = np.unique(groups, return_index=True)[1], min(torch.get_num_threads(), 8)
+    starts = [part[0] for part in np.array_split(begins, min(num_threads, len(begins)))[1:]]
+    decode, each = (_torchcodec if backend == "torchcodec" else _pyav), num_threads // (len(starts) + 1)
+    data = picture.sample(indices, lambda part: decode(path, shown, part, each), starts)
     return Frames(data, torch.from_numpy(shown.seconds()[indices]), duration(path, shown))
 
 
-def _pyav(path: Path, shown: Shown, indices: NDArray[np.int64], *, num_threads: int) -> Iterator[VideoFrame]:
+def _pyav(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
     with opened(path, num_threads) as (container, stream):
         walk = Walk(container, stream, shown.keyframes)
         yield from (walk.find(int(shown.ticks[index])) for index in indices)
 
 
-def _torchcodec(path: Path, shown: Shown, indices: NDArray[np.int64]) -> Iterator[VideoFrame]:
-    """The frames at ``indices``, which must stand where the packets say; a VideoError if torchcodec has others."""
+def _torchcodec(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
+    """The same frames from torchcodec; a VideoError where it does not read the file, or shows others at those times."""
     try:
         from torchcodec.decoders import VideoDecoder
 
-        decoder = VideoDecoder(path, num_ffmpeg_threads=0)
+        decoder = VideoDecoder(path, num_ffmpeg_threads=num_threads)
         for index in indices.tolist():
             found = decoder.get_frame_at(index)
             if round(found.pts_seconds / shown.time_base) != shown.ticks[index]:
                 raise RuntimeError(f"it shows frame {index} at {found.pts_seconds} seconds")
             yield VideoFrame.from_ndarray(found.data.permute(1, 2, 0).numpy(), "rgb24")
     except (ImportError, LookupError, RuntimeError, ValueError) as error:
-        kind = ArgumentError if isinstance(error, ImportError) else VideoError
-        reason = str(error).strip().partition("\n")[0]
-        raise kind(f"backend: torchcodec cannot read {path}: {reason}") from error
+        reason = str(error).partition("\n")[0]
+        raise VideoError(f"backend: torchcodec cannot read {path}: {reason}") from error
