@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,17 @@ def test_the_model_is_made_of_its_parts(folder: Path) -> None:
     file = f'"{folder / "mm_projector.safetensors"}"'
     model, _ = build_model(load_preset(str(tiny_sets.write_preset(folder, start__projector=file))))
     assert all((each == 0.5).all() for each in model.model.projector.parameters())
+
+
+def test_a_language_model_of_pickles_is_read_as_tensors_alone(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "lm", tmp_path / "lm")
+    weights = load_file(tmp_path / "lm" / "model.safetensors")
+    (tmp_path / "lm" / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "lm" / "pytorch_model.bin")  # as Vicuna was published
+    preset = load_preset(str(tiny_sets.write_preset(folder)))
+    expected = build_model(preset)[0].state_dict()
+    found = build_model(load_preset(str(tiny_sets.write_preset(folder, start__lm=f'"{tmp_path / "lm"}"'))))[0].state_dict()
+    assert same(found, expected)
 
 
 def test_a_cache_trains_to_the_bits_of_the_pixels(folder: Path, from_cache: Path, tmp_path: Path) -> None:

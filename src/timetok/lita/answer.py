@@ -75,7 +75,8 @@ def telling_which(folder: str | os.PathLike[str]) -> Iterator[None]:
 def load_weights(kind: Any, folder: str | os.PathLike[str], **hf_kwargs: Any) -> Any:
     """``kind.from_pretrained`` of a folder's safetensors; ModelFolderError where some are missing or do not fit."""
     told: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # to name them in one line
-    model, info = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **told, **hf_kwargs)
+    told |= {"local_files_only": True, "use_safetensors": True}
+    model, info = kind.from_pretrained(folder, **told | hf_kwargs)
     if wrong := [*info["missing_keys"], *info["mismatched_keys"]]:  # now random numbers
         raise ModelFolderError(f"{len(wrong)} weights are missing or of another size, such as {wrong[0]}")
     return model
