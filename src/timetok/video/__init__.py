@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ from timetok.video.file import Shown, Walk, count_lost, decodable, demux, durati
 
 Source = str | os.PathLike[str]
 Array = torch.Tensor | NDArray[np.uint8]
-Backend = Literal["pyav", "torchcodec"]
 _FramesAt = Callable[[NDArray[np.int64]], Iterator[VideoFrame]]
 Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor]
 
@@ -74,7 +73,6 @@ def read_frames(
     size: Size | None = None,
     fps: float | None = None,
     allow_truncated: bool = False,
-    backend: Backend = "pyav",
 ) -> Frames:
     """Read frames spread evenly over a video, the first and the last included: ``[t 3 h w]``, t = ``num_frames``.
 
@@ -85,12 +83,11 @@ def read_frames(
     is the ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
     ``FrameTransform.resize`` that each frame passes once decoded, uint8 ``[1 3 h w]`` → ``[1 3 s s]``; None keeps the
     video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples the frames that
-    still decode, as if the video ended with the last. ``backend="torchcodec"`` takes the pixels of a file from there;
-    it must be installed, with an FFmpeg, may overlook damage, and turns videos but does not mirror them.
+    still decode, as if the video ended with the last.
 
     Raises:
         VideoNotFoundError: There is nothing at ``source``.
-        VideoError: ``source`` is no video, shows no frame, has no duration, or is damaged; torchcodec cannot read it.
+        VideoError: ``source`` is no video, shows no frame, has no duration, or is damaged.
         ArgumentError: ``num_frames``, ``size`` or ``fps`` is not positive, or an argument has the wrong type.
 
     Source: The sampling of LITA's released code (arXiv 2403.19046).
@@ -102,16 +99,14 @@ def read_frames(
         frames.times_seconds[-1]   # one frame before frames.duration_seconds
     """
     num_frames, picture = _positive("num_frames", num_frames), _Picture(size)
-    if backend not in get_args(Backend):
-        raise ArgumentError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if fps is not None:
         return _stills(source, num_frames, picture, fps)
     path = _file(source)
     shown = demux(path)
     if not shown.num_lost:
         with suppress(VideoError):  # something does not decode: find out what does
-            return _decode(path, shown, num_frames, picture, backend)
-    return _decode(path, decodable(path, shown, allow_truncated=allow_truncated), num_frames, picture, backend)
+            return _decode(path, shown, num_frames, picture)
+    return _decode(path, decodable(path, shown, allow_truncated=allow_truncated), num_frames, picture)
 
 
 def iter_frames(
@@ -254,15 +249,14 @@ def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
         raise VideoError(f"{source} is no picture that can be read: {error}") from error
 
 
-def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture, backend: Backend) -> Frames:
+def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture) -> Frames:
     indices = spread(len(shown.ticks), num_frames)
     # Threads within a decoder start anew at each seek, so most decode from keyframes of their own instead. They are no
     # more than eight: what each has to keep takes 0.1 GB in 4K.
     groups = np.searchsorted(shown.keyframes, shown.ticks[np.unique(indices)], "right")
     begins, num_threads = np.unique(groups, return_index=True)[1], min(torch.get_num_threads(), 8)
     starts = [part[0] for part in np.array_split(begins, min(num_threads, len(begins)))[1:]]
-    decode, each = (_torchcodec if backend == "torchcodec" else _pyav), num_threads // (len(starts) + 1)
-    data = picture.sample(indices, lambda part: decode(path, shown, part, each), starts)
+    data = picture.sample(indices, lambda part: _pyav(path, shown, part, num_threads // (len(starts) + 1)), starts)
     return Frames(data, torch.from_numpy(shown.seconds()[indices]), duration(path, shown))
 
 
@@ -270,19 +264,3 @@ def _pyav(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int
     with opened(path, num_threads) as (container, stream):
         walk = Walk(container, stream, shown.keyframes)
         yield from (walk.find(int(shown.ticks[index])) for index in indices)
-
-
-def _torchcodec(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
-    """The same frames from torchcodec; a VideoError where it does not read the file, or shows others at those times."""
-    try:
-        from torchcodec.decoders import VideoDecoder
-
-        decoder = VideoDecoder(path, num_ffmpeg_threads=num_threads)
-        for index in indices.tolist():
-            found = decoder.get_frame_at(index)
-            if round(found.pts_seconds / shown.time_base) != shown.ticks[index]:
-                raise RuntimeError(f"it shows frame {index} at {found.pts_seconds} seconds")
-            yield VideoFrame.from_ndarray(found.data.permute(1, 2, 0).numpy(), "rgb24")
-    except (ImportError, LookupError, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise VideoError(f"backend: torchcodec cannot read {path}: {reason}") from error
