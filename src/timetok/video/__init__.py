@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from timetok.video.file import Shown, Walk, count_lost, decodable, demux, durati
 
 Source = str | os.PathLike[str]
 Array = torch.Tensor | NDArray[np.uint8]
+Backend = Literal["pyav", "torchcodec"]
 _FramesAt = Callable[[NDArray[np.int64]], Iterator[VideoFrame]]
 Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor]
 
@@ -73,21 +74,23 @@ def read_frames(
     size: Size | None = None,
     fps: float | None = None,
     allow_truncated: bool = False,
+    backend: Backend = "pyav",
 ) -> Frames:
     """Read frames spread evenly over a video, the first and the last included: ``[t 3 h w]``, t = ``num_frames``.
 
-    Frame indices are ``round(linspace(0, N - 1, num_frames))``, half to even, where N is the number of frames the
-    video presents; one with fewer frames than asked for repeats some. They are turned as the file's metadata says.
-    ``source`` is a video file; or, with ``fps``, a uint8 array ``[n 3 h w]``, torch or numpy, or a folder of n jpg and
-    png files in the natural order of their names: picture i is shown at i / fps and the video ends at n / fps. ``size``
-    is the ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
-    ``FrameTransform.resize`` that each frame passes once decoded, uint8 ``[1 3 h w]`` → ``[1 3 s s]``; None keeps the
-    video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples the frames that
-    still decode, as if the video ended with the last.
+    Frame indices are ``round(linspace(0, N - 1, num_frames))``, half to even, where N is the number of frames the video
+    presents; one with fewer frames than asked for repeats some. They are turned as the file's metadata says. ``source``
+    is a video file; or, with ``fps``, a uint8 array ``[n 3 h w]``, torch or numpy, or a folder of n jpg and png files
+    in the natural order of their names: picture i is shown at i / fps and the video ends at n / fps. ``size`` is the
+    ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
+    ``FrameTransform.resize`` that each frame passes once decoded, in any thread, uint8 ``[1 3 h w]`` → ``[1 3 s s]``;
+    None keeps the video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples
+    the frames that still decode, as if the video ended with the last. ``backend="torchcodec"`` takes the pixels of a
+    file from there; it must be installed, with an FFmpeg, may overlook damage, and turns videos but mirrors none.
 
     Raises:
         VideoNotFoundError: There is nothing at ``source``.
-        VideoError: ``source`` is no video, shows no frame, has no duration, or is damaged.
+        VideoError: ``source`` is no video, shows no frame, has no duration, or is damaged; torchcodec cannot read it.
         ArgumentError: ``num_frames``, ``size`` or ``fps`` is not positive, or an argument has the wrong type.
 
     Source: The sampling of LITA's released code (arXiv 2403.19046).
@@ -99,14 +102,16 @@ def read_frames(
         frames.times_seconds[-1]   # one frame before frames.duration_seconds
     """
     num_frames, picture = _positive("num_frames", num_frames), _Picture(size)
+    if backend not in get_args(Backend):
+        raise ArgumentError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if fps is not None:
         return _stills(source, num_frames, picture, fps)
     path = _file(source)
     shown = demux(path)
     if not shown.num_lost:
         with suppress(VideoError):  # something does not decode: find out what does
-            return _decode(path, shown, num_frames, picture)
-    return _decode(path, decodable(path, shown, allow_truncated=allow_truncated), num_frames, picture)
+            return _decode(path, shown, num_frames, picture, backend)
+    return _decode(path, decodable(path, shown, allow_truncated=allow_truncated), num_frames, picture, backend)
 
 
 def iter_frames(
@@ -249,14 +254,15 @@ def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
         raise VideoError(f"{source} is no picture that can be read: {error}") from error
 
 
-def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture) -> Frames:
+def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture, backend: Backend) -> Frames:
     indices = spread(len(shown.ticks), num_frames)
     # Threads within a decoder start anew at each seek, so most decode from keyframes of their own instead. They are no
     # more than eight: what each has to keep takes 0.1 GB in 4K.
     groups = np.searchsorted(shown.keyframes, shown.ticks[np.unique(indices)], "right")
     begins, num_threads = np.unique(groups, return_index=True)[1], min(torch.get_num_threads(), 8)
     starts = [part[0] for part in np.array_split(begins, min(num_threads, len(begins)))[1:]]
-    data = picture.sample(indices, lambda part: _pyav(path, shown, part, num_threads // (len(starts) + 1)), starts)
+    decode, each = (_torchcodec if backend == "torchcodec" else _pyav), num_threads // (len(starts) + 1)
+    data = picture.sample(indices, lambda part: decode(path, shown, part, each), starts)
     return Frames(data, torch.from_numpy(shown.seconds()[indices]), duration(path, shown))
 
 
@@ -264,3 +270,19 @@ def _pyav(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int
     with opened(path, num_threads) as (container, stream):
         walk = Walk(container, stream, shown.keyframes)
         yield from (walk.find(int(shown.ticks[index])) for index in indices)
+
+
+def _torchcodec(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
+    """The same frames from torchcodec; a VideoError where it does not read the file, or shows others at those times."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        decoder = VideoDecoder(path, num_ffmpeg_threads=num_threads)
+        for index in indices.tolist():
+            found = decoder.get_frame_at(index)
+            if round(found.pts_seconds / shown.time_base) != shown.ticks[index]:
+                raise RuntimeError(f"it shows frame {index} at {found.pts_seconds} seconds")
+            yield VideoFrame.from_ndarray(found.data.permute(1, 2, 0).numpy(), "rgb24")
+    except (ImportError, LookupError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise VideoError(f"backend: torchcodec cannot read {path}: {reason}") from error
