@@ -78,15 +78,15 @@ def read_frames(
 ) -> Frames:
     """Read frames spread evenly over a video, the first and the last included: ``[t 3 h w]``, t = ``num_frames``.
 
-    Frame indices are ``round(linspace(0, N - 1, num_frames))``, half to even, where N is the number of frames the
-    video presents; one with fewer frames than asked for repeats some. They are turned as the file's metadata says.
-    ``source`` is a video file; or, with ``fps``, a uint8 array ``[n 3 h w]``, torch or numpy, or a folder of n jpg and
-    png files in the natural order of their names: picture i is shown at i / fps and the video ends at n / fps. ``size``
-    is the ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
-    ``FrameTransform.resize`` that each frame passes once decoded, uint8 ``[1 3 h w]`` → ``[1 3 s s]``; None keeps the
-    video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples the frames that
-    still decode, as if the video ended with the last. ``backend="torchcodec"`` takes the pixels of a file from there;
-    it must be installed, with an FFmpeg, may overlook damage, and turns videos but does not mirror them.
+    Frame indices are ``round(linspace(0, N - 1, num_frames))``, half to even, where N is the number of frames the video
+    presents; one with fewer frames than asked for repeats some. They are turned as the file's metadata says. ``source``
+    is a video file; or, with ``fps``, a uint8 array ``[n 3 h w]``, torch or numpy, or a folder of n jpg and png files
+    in the natural order of their names: picture i is shown at i / fps and the video ends at n / fps. ``size`` is the
+    ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
+    ``FrameTransform.resize`` that each frame passes once decoded, in any thread, uint8 ``[1 3 h w]`` → ``[1 3 s s]``;
+    None keeps the video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples
+    the frames that still decode, as if the video ended with the last. ``backend="torchcodec"`` takes the pixels of a
+    file from there; it must be installed, with an FFmpeg, may overlook damage, and turns videos but mirrors none.
 
     Raises:
         VideoNotFoundError: There is nothing at ``source``.
