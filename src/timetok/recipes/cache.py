@@ -12,7 +12,7 @@ from zlib import crc32
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -52,11 +52,7 @@ def fingerprint(path: Path) -> str:
 
 def weights_digest(module: nn.Module) -> str:
     """What tells weights from others: a hash of their names, types and bytes."""
-    digest = sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
+    return sha256(save({name: weight.contiguous() for name, weight in module.state_dict().items()})).hexdigest()
 
 
 class FeatureCache:
@@ -86,23 +82,25 @@ class FeatureCache:
         which this is number ``process``, ends at the same files. Call again, after all are done, to find their shards.
         """
         self._keys |= {path: fingerprint(path) for path in media}
-        self._find()
+        for file in sorted(self.folder.glob("*.safetensors")):
+            with self._opened(file) as shard:
+                self._shards |= dict.fromkeys(shard.keys(), file)
         paths = {key: path for path, key in self._keys.items()}
-        shards: dict[int, list[str]] = defaultdict(list)
+        mine: dict[int, list[str]] = defaultdict(list)
         for key in sorted(paths.keys() - self._shards.keys()):
-            shards[int(key[:8], 16) % (len(paths) // _PER_SHARD + 1)].append(key)
-        mine = {number: keys for number, keys in sorted(shards.items()) if number % num_processes == process}
+            number = int(key[:8], 16) % (len(paths) // _PER_SHARD + 1)
+            if number % num_processes == process:
+                mine[number].append(key)
         with tqdm(total=sum(map(len, mine.values())), desc="features", unit="videos", disable=not mine) as progress:
             for keys in mine.values():
-                tensors = {}
+                tensors, file = {}, self.folder / f"{sha256(''.join(keys).encode()).hexdigest()[:16]}.safetensors"
                 for key in keys:
                     tensors[key] = encode(paths[key]).detach().cpu().contiguous()
                     progress.update()
-                name = sha256("".join(keys).encode()).hexdigest()[:16]
-                sums = json.dumps({key: crc32(_bytes(tensor)) for key, tensor in tensors.items()})
-                with replacing(self.folder / f"{name}.safetensors") as partial:
+                sums = json.dumps({key: crc32(tensor.view(torch.uint8).numpy()) for key, tensor in tensors.items()})
+                with replacing(file) as partial:
                     save_file(tensors, partial, metadata={"crc32": sums})
-        self._find()
+                self._shards |= dict.fromkeys(keys, file)
 
     def __getitem__(self, path: Path) -> Tensor:
         """What ``encode`` gave for a video that `fill` was called with; DataError where it is missing or damaged."""
@@ -111,15 +109,9 @@ class FeatureCache:
             raise DataError(f"media: the features of {str(path)!r} are not in {str(self.folder)!r}; call fill() again")
         with self._opened(self._shards[key]) as shard:
             tensor: Tensor = shard.get_tensor(key)
-            if crc32(_bytes(tensor)) != json.loads(shard.metadata()["crc32"])[key]:
+            if crc32(tensor.view(torch.uint8).numpy()) != json.loads(shard.metadata()["crc32"])[key]:
                 raise SafetensorError(f"{path.name} has changed since it was written")
         return tensor
-
-    def _find(self) -> None:
-        """Which shard holds what."""
-        for file in sorted(self.folder.glob("*.safetensors")):
-            with self._opened(file) as shard:
-                self._shards |= dict.fromkeys(shard.keys(), file)
 
     @contextmanager
     def _opened(self, file: Path) -> Iterator[Any]:
@@ -128,7 +120,3 @@ class FeatureCache:
                 yield shard
         except (OSError, SafetensorError) as error:
             raise DataError(f"{file}: damaged ({error}); remove it, and its features are computed again") from error
-
-
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
