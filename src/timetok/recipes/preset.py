@@ -48,7 +48,8 @@ def load_recipe(preset: Mapping[str, Any]) -> Any:
     return SimpleNamespace(**names)
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str, *derived: Path) -> dict[str, Any]:
+    """A preset by its name or path, with those of which it is the base, nearest last."""
     path = Path(name) if name.endswith(".toml") else _PRESETS / f"{name}.toml"
     if not path.exists() and (example := _EXAMPLES / path.name).exists():
         path = example
@@ -57,11 +58,13 @@ def _read(name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         names = sorted(path.stem for folder in (_PRESETS, _EXAMPLES) for path in folder.glob("*.toml"))
         raise DataError(f"preset: expected one of {names} or a TOML file, got {name!r}: {error}") from error
+    if path in derived:
+        raise DataError(f"base: expected a preset that does not lead back to itself, got {name!r}")
     if preset.get("code") and (folder := str(path.parent.resolve())) not in sys.path:
         sys.path.append(folder)
     if "base" not in preset:
         return preset
-    base = _read(str(preset["base"]))
+    base = _read(str(preset["base"]), *derived, path)
     _change(base, preset.get("changes", {}))
     return base | ({"code": preset["code"]} if "code" in preset else {})
 
