@@ -46,10 +46,8 @@ def event_loc(record: Record, rng: Generator) -> list[Turn]:
     if not (events := _captions(record)):
         return []
     event, span = pick(rng, events)
-    question = (
-        f"{pick(rng, WORDINGS['when']).format(event=event.rstrip('.').lower())} {pick(rng, WORDINGS['only_times'])}"
-    )
-    return [Turn(question, times(span), (span,))]
+    when = pick(rng, WORDINGS["when"]).format(event=event.rstrip(".").lower())
+    return [Turn(f"{when} {pick(rng, WORDINGS['only_times'])}", times(span), (span,))]
 
 
 def dvc(record: Record, rng: Generator, *, wordings: Mapping[str, Sequence[str]] = WORDINGS) -> list[Turn]:
