@@ -209,14 +209,9 @@ def _train(options: argparse.Namespace) -> None:
     out = Path(options.out or Path("runs") / Path(options.preset).stem)
     if find_spec("accelerate") is None:
         raise TimetokError("training needs accelerate, which is not installed: pip install 'timetok[train]'")
-    if options.dry_run:
-        from timetok.recipes.dry_run import dry_run
+    from timetok.recipes.train import dry_run, train
 
-        print(dry_run(preset))
-        return
-    from timetok.recipes.train import train
-
-    print(f"model:    {train(preset, out)}")
+    print(dry_run(preset) if options.dry_run else f"model:    {train(preset, out)}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -16,6 +16,8 @@ import tiny_sets
 from timetok.cli import main
 from timetok.errors import DataError
 from timetok.lita.answer import Localizer
+from timetok.pooling import SlowFastPooler
+from timetok.recipes.lita import open_sources
 from timetok.recipes.preset import load_preset
 from timetok.recipes.train import build_model, train
 
@@ -212,3 +214,20 @@ def test_a_dry_run_tells_what_it_would_do(folder: Path, tmp_path: Path, capsys: 
     text = capsys.readouterr().out
     assert all(word in text for word in ("parameters", "trained", "tokens", "GiB", "anet", "records"))
     assert not out.exists()
+
+
+def test_a_model_that_cannot_be_trained_from_a_cache_is_refused_before_it_is_filled(
+    folder: Path, tmp_path: Path
+) -> None:
+    preset = load_preset(str(tiny_sets.write_preset(folder)))
+    model, processor = build_model(preset)
+    inner = model.model
+    kept = inner.order, inner.time_markers, inner.pooler
+    unfit = {"order": "project-first", "time_markers": True, "pooler": SlowFastPooler.preset("lita-1.5", dim=32)}
+    for name, value in unfit.items():
+        inner.order, inner.time_markers, inner.pooler = kept
+        setattr(inner, name, value)
+        with pytest.raises(DataError, match=r"data\.cached: expected false"):
+            open_sources(preset, model, processor, tmp_path)
+        open_sources(preset | {"data": preset["data"] | {"cached": False}}, model, processor, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ A preset may name a module of its own as its ``code``, in which any of these pub
 ``TASKS`` adds to it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import find_folder, load_weights
 from timetok.lita.convert import VICUNA, read_eyes, read_projector
 from timetok.recipes.cache import FeatureCache, weights_digest
-from timetok.recipes.mixture import Source, Videos, read_media
+from timetok.recipes.mixture import Sources, Videos, read_media
 from timetok.recipes.records import Annotations, read_records
 from timetok.recipes.tasks import TASKS as TASKS
 
@@ -86,15 +86,21 @@ def read_sets(preset: Preset) -> dict[str, Annotations]:
 
 def open_sources(
     preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, folder: Path
-) -> Callable[[Mapping[str, Any]], Mapping[str, Source]]:
-    """A function of a stage that gives its sources: a data set each, from a feature cache where ``data.cached``.
+) -> Sources:
+    """A source for each data set, the same in all stages, from a feature cache where ``data.cached``.
 
-    The cache is filled by all processes together, in ``folder``.
+    The cache is filled by all processes together, in ``folder``. DataError is raised where this model needs more than
+    pooled features.
     """
+    cached, inner = preset["data"]["cached"], model.model
+    if cached and (inner.order != "pool-first" or inner.time_markers or inner.pooler.separators):
+        raise DataError(
+            "data.cached: expected false for a model that projects first or has markers or separators, got true"
+        )
     sets, cache, state = read_sets(preset), None, PartialState()
-    if preset["data"]["cached"]:
+    if cached:
         bf16 = bool(preset["stages"][0]["trainer"].get("bf16"))
-        encoder = model.model.vision.to(state.device)
+        encoder = inner.vision.to(state.device)
         settings = {"encoder": weights_digest(encoder), "arguments": encoder.arguments, "autocast": bf16}
         settings |= {name: getattr(processor, name) for name in ("transform", "pooler", "num_frames")}
         cache = FeatureCache(folder / "features", settings)

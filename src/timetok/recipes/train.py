@@ -6,10 +6,11 @@ checkpoints: a run that was interrupted ends at the weights of one that was not.
 
 import csv
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from math import nan
 from pathlib import Path
+from statistics import median
 from textwrap import shorten
 from typing import Any
 
@@ -27,20 +28,21 @@ from timetok.lita import LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.cache import claim
 from timetok.recipes.lita import Preset
-from timetok.recipes.mixture import Mixture, Source
+from timetok.recipes.mixture import Mixture, Source, Sources, Videos
 from timetok.recipes.preset import load_recipe
 from timetok.recipes.tasks import WORDINGS
 
+_GPU_FLOPS = 125e12  # a second, of an A100: two fifths of its peak in bfloat16
 
-def build_model(preset: Preset, **options: bool) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
+
+def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
     """The model that the preset's recipe builds, on the seed of the data, and its processor; DataError if that fails.
 
-    ``options`` are those of `timetok.recipes.lita.build_model`.
+    Without ``weights``, as `timetok.recipes.lita.build_model` has it.
     """
-    recipe = load_recipe(preset)
     try:
         set_seed(preset["data"]["seed"])
-        model, processor = recipe.build_model(preset, **options)
+        model, processor = load_recipe(preset).build_model(preset, weights=weights)
         SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])  # refused now, not after an hour
     except Exception as error:  # a setting can break a library anywhere; the cause stays attached
         raise DataError(f"preset: cannot be built: {shorten(str(error), 400)}") from error
@@ -94,24 +96,26 @@ def train(preset: Preset, out: Path) -> Path:
 
 
 def train_stages(
-    preset: Preset,
-    model: LitaForConditionalGeneration,
-    processor: LitaProcessor,
-    sources: Callable[[Mapping[str, Any]], Mapping[str, Source]],
-    out: Path,
+    preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, sources: Sources, out: Path
 ) -> list[dict[str, Any]]:
     """Train stage after stage, reading a finished one back; the Trainers' logs together, with steps counted on."""
     log, before, recipe = [], 0, load_recipe(preset)
-    for number, (stage, arguments) in enumerate(zip(preset["stages"], stage_arguments(preset, out), strict=True)):
-        told = {key: stage[key] for key in ("num_samples", "turns", "rates", "max_length") if key in stage}
-        told |= {"sources": sources(stage), "tasks": recipe.TASKS, "seed": preset["data"]["seed"] + number}
-        data = Mixture(processor=processor, **told)
-        loss = SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
+    loss = SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
+    for number, arguments in enumerate(stage_arguments(preset, out)):
+        stage = preset["stages"][number]
+        data = _mixture(preset, number, sources(stage), processor)
         used: dict[str, Any] = {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": loss}
         entries = fit(model, arguments, optimizers=(recipe.optimizer(model, arguments, stage), None), **used)
         log += [{**entry, "step": entry["step"] + before} for entry in entries]
         before += arguments.max_steps
     return log
+
+
+def _mixture(preset: Preset, number: int, sources: Mapping[str, Source], processor: LitaProcessor) -> Mixture:
+    """The samples of a stage."""
+    stage, seed = preset["stages"][number], preset["data"]["seed"] + number
+    told = {key: stage[key] for key in ("num_samples", "turns", "rates", "max_length") if key in stage}
+    return Mixture(sources=sources, tasks=load_recipe(preset).TASKS, processor=processor, seed=seed, **told)
 
 
 def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -> list[dict[str, Any]]:
@@ -129,6 +133,37 @@ def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -
         return list(last.log_history)
     trainer.train(resume_from_checkpoint=checkpoint)
     return list(trainer.state.log_history)
+
+
+def dry_run(preset: Preset) -> str:
+    """A report on a preset with a ``start``: its data, its model, tokens a sample, memory and time. Writes nothing.
+
+    Memory is weights, gradients and both moments of AdamW in the dtype of the weights, on one device, and one layer's
+    activations with gradient checkpointing; time is that of 8 ``tokens x parameters`` operations a sample, on features
+    that are cached. Both are estimates, unmeasured. DataError: as `train`, or the preset has no ``start``.
+    """
+    if "start" not in preset:
+        raise DataError("--dry-run: expected a preset with a [start], whose data are there before it runs")
+    sets = load_recipe(preset).read_sets(preset)
+    lines = [f"[{name}]\n{found}\n" for name, found in sets.items()]
+    model, processor = build_model(preset, weights=False)
+    weights, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
+    lines += [f"parameters        {weights:,}, {trained:,} of them trained"]
+    size, config = next(model.model.projector.parameters()).element_size(), model.config.text_config
+    sources = {name: Videos(found.records, processor) for name, found in sets.items()}
+    for number, arguments in enumerate(stage_arguments(preset, Path())):
+        mixture = _mixture(preset, number, sources, processor)
+        lengths = [mixture.num_tokens(k) for k in range(64)]
+        batch = arguments.per_device_train_batch_size
+        samples = arguments.max_steps * batch * arguments.gradient_accumulation_steps
+        a_token = config.hidden_size * (config.num_hidden_layers + 16) * size + 4 * config.vocab_size
+        held = (weights + 3 * trained) * size + batch * max(lengths) * a_token
+        hours = 8 * model.model.lm.num_parameters() * median(lengths) * samples / _GPU_FLOPS / 3600
+        told = f"{processor.num_video_tokens} visual; {median(lengths):.0f} in all ({min(lengths)} to {max(lengths)})"
+        lines += [f"tokens a sample   {told}"]
+        lines += [f"memory            about {held / 2**30:.1f} GiB for {batch} samples at once on one device"]
+        lines += [f"time              about {hours:.1f} h of one A100 for {samples:,} samples a process"]
+    return "\n".join(lines)
 
 
 def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[str, Any]], model: Any) -> None:
