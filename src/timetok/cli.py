@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
@@ -74,7 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument("questions", nargs="*", metavar="QUESTION", help='such as "When is the red circle visible?"')
     localize.add_argument("--model", metavar="NAME|DIR", help="a downloaded video LM (default: one of shapes)")
     localize.add_argument("--json", action="store_true", help="print JSON lines")
-    localize.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="questions put at once")
     localize.add_argument("--stream", action="store_true", help="print the answer's words as they come")
     localize.add_argument("--plot", type=_picture, metavar="FILE", help="draw the answer under frames (png, svg, pdf)")
     localize.set_defaults(run=_localize)
@@ -90,10 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", metavar="MODEL", help="a downloaded video LM or a folder; 'tiny' is the bundled one")
     evaluate.add_argument("data", metavar="DATA", help="an evaluation file in LITA's layout, or a folder of them")
     evaluate.add_argument("--protocol", choices=PROTOCOLS, default="lita-rtl", help="default: %(default)s")
-    evaluate.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     evaluate.add_argument("--json", metavar="FILE", help="write the report with every sample")
     evaluate.set_defaults(run=_evaluate)
-    for command in (localize, evaluate):
+    for command, size in ((localize, 8), (evaluate, 32)):
+        command.add_argument("--batch-size", type=_positive, default=size, metavar="N", help="questions put at once")
         command.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: a GPU, for LITAs the CPU)")
         command.add_argument("--frames", type=_positive, metavar="N", help="how many to show (64; LITAs have theirs)")
 
@@ -102,14 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--bad", choices=["raise", "drop", "clip"], default="raise", help="what becomes of wrong spans")
     plan.add_argument("--target-recall", default="0.99@0.7", metavar="RECALL@IOU", help="default: %(default)s")
     plan.add_argument("--plot", type=_picture, metavar="FILE", help="draw the table (png, svg, pdf)")
-    plan.set_defaults(run=_plan, media=None)
+    plan.set_defaults(run=_plan)
 
     data = commands.add_parser("data", help="look at annotation files").add_subparsers(required=True, metavar="COMMAND")
     check = data.add_parser("check", help="count what a file holds, and what is wrong with it")
     check.add_argument("annotations", metavar="PATH", help="a file in the layout of ActivityNet Captions, RTL, …")
     check.add_argument("--media", metavar="DIR", help="where its videos, images or folders of pictures should be")
     check.add_argument("--json", action="store_true", help="print JSON")
-    check.set_defaults(run=_check_data, bad="clip")
+    check.set_defaults(run=_check_data)
     for command in (plan, check):
         command.add_argument("--layout", metavar="NAME", help="default: told from the first entry")
         command.add_argument("--durations", metavar="FILE.csv", help="seconds by vid, columns id and length: Charades")
@@ -132,8 +131,8 @@ def _localize(options: argparse.Namespace) -> None:
         raise ArgumentError("--plot, --stream: show the answer to one question, got several")
     from timetok.hub import localize_all, read_ahead
 
-    localizer, failed = _localizer(options.model, options), 0
-    for question in (question for _, questions in asked for question in questions):
+    localizer, num_failed, as_json = _localizer(options.model, options), 0, options.json or options.input
+    for question in chain.from_iterable(questions for _, questions in asked):
         localizer.check_question(question)
     for (video, questions), coming in zip(asked, read_ahead(localizer, [video for video, _ in asked]), strict=True):
         try:
@@ -150,25 +149,24 @@ def _localize(options: argparse.Namespace) -> None:
         except TimetokError as error:
             if not options.input:
                 raise
-            failed += len(questions)
-            for question in questions:
-                print(json.dumps({"video": video, "question": question, "error": str(error)}), flush=True)
-            continue
+            answers, num_failed = [error] * len(questions), num_failed + len(questions)
         for question, answer in zip(questions, answers, strict=True):
-            if options.json or options.input:
-                print(json.dumps({"video": str(video), "question": question, **asdict(answer)}), flush=True)
-            else:
-                print("" if options.stream else f"question: {question}\nanswer:   {answer.text}\n", end="")
-                _print_spans(answer)
-        if options.plot:
-            from timetok.plots import save, timeline
+            if as_json:
+                told = {"error": str(answer)} if isinstance(answer, TimetokError) else asdict(answer)
+                print(json.dumps({"video": str(video), "question": question, **told}), flush=True)
+                continue
+            if not options.stream:
+                print(f"question: {question}\nanswer:   {answer.text}")
+            _print_spans(answer)
+    if num_failed:
+        raise DataError(f"--input: {num_failed} questions have no answer; their lines say why")
+    if options.plot:
+        from timetok.plots import save, timeline
 
-            told: Any = {"question": questions[0], "answer": answers[0].text, "truth": [truth] if truth else None}
-            save(timeline(frames, answers[0].spans, **told), options.plot)
-            if not options.json:
-                print(f"timeline: {options.plot}")
-    if failed:
-        raise DataError(f"--input: {failed} questions have no answer; their lines say why")
+        truths = [truth] if truth else None
+        save(timeline(frames, answer.spans, question=question, answer=answer.text, truth=truths), options.plot)
+        if not as_json:
+            print(f"timeline: {options.plot}")
     if truth and not options.json:
         print(f"truth:    {truth.start:.2f} s to {truth.end:.2f} s")
         print('next:     timetok localize YOUR.mp4 "When is the red circle visible? Give only the times."')
@@ -230,9 +228,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     from timetok.recipes.plan import plan, read_target, spans_of
+    from timetok.recipes.records import read_records
 
     wanted, level = read_target(options.target_recall)
-    found = plan(*spans_of(_read_annotations(options)), wanted=wanted, level=level)
+    told = read_records(options.annotations, layout=options.layout, durations=options.durations, bad=options.bad)
+    found = plan(*spans_of(told), wanted=wanted, level=level)
     print(found)
     if options.plot:
         from timetok.plots import curves, save
@@ -245,15 +245,11 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _check_data(options: argparse.Namespace) -> None:
-    found = _read_annotations(options)
-    print(json.dumps(found.census) if options.json else found)
-
-
-def _read_annotations(options: argparse.Namespace) -> Any:
     from timetok.recipes.records import read_records
 
-    told: Any = {name: getattr(options, name) for name in ("layout", "durations", "media", "bad")}
-    return read_records(options.annotations, **told)
+    where: Any = {"media": options.media, "durations": options.durations}
+    found = read_records(options.annotations, layout=options.layout, bad="clip", **where)
+    print(json.dumps(found.census) if options.json else found)
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -136,6 +136,7 @@ def test_a_task_of_ones_own_lies_beside_the_preset(folder: Path, tmp_path: Path)
 def test_a_bad_setting_is_named(folder: Path, tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         train(load_preset(str(tiny_sets.write_preset(folder)), [change]), tmp_path)
+    assert not (tmp_path / "preset.json").exists()  # what is put right can be run there
 
 
 @pytest.mark.parametrize("name", ["lita-7b", "lita-13b", "lita-qwen3"])

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
@@ -125,7 +125,7 @@ def read_records(
     lengths = _read_lengths(Path(durations)) if isinstance(durations, str | Path) else durations or {}
     try:
         entries = _load(Path(path), lengths)
-        reader = _Reader(layout or _sniff(entries), media, bad)
+        reader = _Reader(layout or _sniff(entries[0][1] if entries else None), media, bad)
         for entry in entries:
             reader.add(*entry)
     except DataError as error:
@@ -275,9 +275,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _sniff(entries: Sequence[tuple[str, Any]]) -> str:
+def _sniff(first: Any) -> str:
     """The layout of which the first entry has the most fields and lacks the fewest."""
-    first = entries[0][1] if entries else None
     has = first.keys() if isinstance(first, dict) else set()
     needs = {name: {field.partition("[]")[0] for field in fields.values()} for name, fields in LAYOUTS.items()}
     *_, second, best = sorted((2 * len(needs[name] & has) - len(needs[name]), len(needs[name]), name) for name in needs)

@@ -77,10 +77,12 @@ def train(preset: Preset, out: Path) -> Path:
     if unknown := asked - recipe.TASKS.keys():
         raise DataError(f"rates: there is no task {sorted(unknown)}, only {[*recipe.TASKS]}")
     model, processor = build_model(preset)
-    claim(out / "preset.json", settings)
+    if (out / "preset.json").exists():
+        claim(out / "preset.json", settings)
     if (out / "model").exists():
         return out / "model"
     sources = recipe.open_sources(preset, model, processor, Path(data["folder"] or out))
+    claim(out / "preset.json", settings)  # only now: what was refused may be put right in the same folder
     log = train_stages(preset, model, processor, sources, out)
     if PartialState().is_main_process:
         if hasattr(model.model.lm, "merge_and_unload"):
