@@ -3,7 +3,7 @@
     python benchmarks/video.py     # makes its videos, checks, then times; writes results/video.csv and docs/video.md
 
 The ten-minute videos are 640 x 360, 30 frames a second, H.264 with B-frames, a keyframe every 2, 5 and 10 seconds. The
-baseline decodes from front to back on the same threads and converts only the frames that are wanted. `cpu_ratio` is of
+baseline decodes from front to back on as many threads and converts only the frames that are wanted. `cpu_ratio` is of
 processor time, which other programs on the machine leave alone.
 """
 

@@ -162,3 +162,20 @@ def test_only_a_peft_model_is_merged(tmp_path):
     with pytest.raises(ArgumentError, match="model must be a PeftModel, got LlamaForCausalLM"):
         embeddings.merge_and_export(make(tied=True), tmp_path / "plain")
     assert not (tmp_path / "plain").exists()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_come_back_and_others_stay(tied):
+    one, other, ids = make(tied=tied), make(tied=tied), [3, 7]
+    before = [table.detach().clone() for table in tables(other)]
+    with torch.no_grad():
+        for table in {*tables(one)}:
+            table.normal_()
+    rows = embeddings.rows_of(one, ids)
+    assert list(rows) == list(embeddings.ROWS[: 1 if tied else 2])
+    embeddings.load_rows(other, ids, rows)
+    for table, source, old in zip(tables(other), tables(one), before, strict=True):
+        assert torch.equal(table[ids], source[ids])
+        kept = [k for k in range(20) if k not in ids]
+        assert torch.equal(table[kept], old[kept])
+    assert embeddings.rows_of(one, []) == {}

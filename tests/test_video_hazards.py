@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 
@@ -126,7 +127,7 @@ HAZARDS: list[tuple[str, Callable[[Path], Path]]] = [
 
 @pytest.mark.parametrize(("name", "make"), HAZARDS, ids=[name for name, _ in HAZARDS])
 def test_frames_and_times_equal_those_of_decoding_everything(
-    tmp_path: Path, name: str, make: Callable[[Path], Path]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[Path], Path]
 ) -> None:
     path = make(tmp_path / name)
     pictures, times = decode_everything(path)
@@ -135,7 +136,8 @@ def test_frames_and_times_equal_those_of_decoding_everything(
         pictures = in_order(path)
     num_cut = 5 if name == "negative.mp4" else 0
     assert [read_number(picture) for picture in pictures] == list(range(num_cut, NUM))
-    for num_frames in (1, 5, 13, NUM, 100):
+    for num_frames, num_threads in ((1, 2), (5, 1), (5, 2), (13, 3), (NUM, 1), (100, 16)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda num_threads=num_threads: num_threads)
         frames = read_frames(path, num_frames)
         indices = expected_indices(NUM - num_cut, num_frames)
         assert torch.equal(frames.data, torch.stack([pictures[index] for index in indices]))
@@ -203,6 +205,9 @@ def test_a_matroska_file_that_ends_early_is_refused(tmp_path: Path, name: str) -
 
 def test_a_stream_that_changes_its_size_keeps_that_of_its_first_frame() -> None:
     first, later = (av.VideoFrame(width, height, "rgb24") for width, height in ((96, 64), (50, 50)))
+    parts = {0: [first, later], 2: [later, later], 4: [later]}  # by their first index; a thread each
     for size, shape in ((None, (3, 64, 96)), (32, (3, 32, 48)), ((20, 10), (3, 20, 10)), (lambda p: p, (3, 64, 96))):
         picture = video._Picture(size)
         assert picture(first).shape == picture(later).shape == shape
+        data = video._Picture(size).sample(np.array([0, 1, 1, 2, 3, 4]), lambda part: iter(parts[part[0]]), [2, 4])
+        assert data.shape == (6, *shape)

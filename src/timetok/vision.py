@@ -82,20 +82,16 @@ class FrameTransform:
         return frames[..., top : top + kept, left : left + kept]
 
     def scale(self, frames: Tensor) -> Tensor:
-        """Resize without cropping: uint8 ``[t 3 h w]`` → the same with a short side of s / ``crop_pct``.
-
-        Whatever is scaled already stays as it is, so that frames can be scaled while they are decoded.
-        """
+        """Resize but crop nothing: uint8 ``[t 3 h w]`` → the size that `resize` crops; what has it stays as it is."""
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
             raise ArgumentError(f"frames: expected uint8 [t 3 h w], got {frames.dtype} {list(frames.shape)}")
         side, (height, width) = int(self.image_size / self.crop_pct), frames.shape[-2:]
         short = min(height, width)
         size = (height * side // short, width * side // short) if self.crop == "center" else (side, side)
         for step in ((height, size[1]), size):  # rows, then columns, with bytes between: so did the Pillow of LITA
-            if step != frames.shape[-2:]:
-                pixels = frames if frames.device.type == "cpu" else frames.float()  # no other device resizes bytes
-                pixels = interpolate(pixels, size=step, mode=self.interpolation, antialias=True)
-                frames = pixels.clamp(0, 255).round().byte()
+            pixels = frames if frames.device.type == "cpu" else frames.float()  # no other device resizes bytes
+            pixels = interpolate(pixels, size=step, mode=self.interpolation, antialias=True)
+            frames = pixels.clamp(0, 255).round().byte()
         return frames
 
     def normalise(self, pixels: Tensor) -> Tensor:

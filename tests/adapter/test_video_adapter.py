@@ -13,7 +13,7 @@ from torch import nn
 
 import tiny_lm
 from timetok import SlowFastPooler, TimeTokenizer, VideoAdapter, embeddings
-from timetok.adapter import video_adapter
+from timetok.adapter import TokenIds, video_adapter
 from timetok.errors import ArgumentError, ModelFolderError
 from timetok.vision import FrameEncoder
 
@@ -370,3 +370,14 @@ def test_spans_come_out_of_generated_ids():
     handle.remove()
     (spans,) = adapter.processor.tt.spans(ids, 18.0, prompt_length=batch["input_ids"].shape[1])
     assert [(span.start, span.end) for span in spans] == [(4.0, 12.0)]
+
+
+def test_an_adapter_of_ids_is_the_one_of_their_tokenizer_and_is_not_saved(tmp_path):
+    whole = tiny_lm.adapter()
+    ids = TokenIds(whole.video_token_id, whole.time_token_ids)
+    alone = VideoAdapter(whole.lm, ids, vision_dim=tiny_lm.VISION_WIDTH, pooler=whole.pooler).eval()
+    alone.projector.load_state_dict(whole.projector.state_dict())
+    batch = whole.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video()])
+    assert torch.equal(alone(**batch).logits, whole(**batch).logits)
+    with pytest.raises(ArgumentError, match="tt: an adapter of TokenIds has no tokenizer to save"):
+        alone.save_pretrained(tmp_path)

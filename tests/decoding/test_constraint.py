@@ -10,7 +10,6 @@ from docs_blocks import Digits
 from real_tokenizers import MAKERS
 from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec
 from timetok.decoding import SpanConstraint
-from timetok.decoding.grammar import Moments
 from timetok.errors import ArgumentError, MalformedAnswerError
 from timetok.timegrid import Span, TimeGrid
 from timetok.tokenizer import TimeTokenizer
@@ -145,7 +144,7 @@ def test_masks_right_behind_a_span_are_those_of_every_token(name, codec, wrapped
     constraint = SpanConstraint(tt, max_spans=2, free_text=True, stop_ids=[stop_id(tt)])
     grammar, size = constraint.grammar(duration), len(tt.tokenizer)
     span = tt.codec.span.format(tt.codec.format(5.0, duration), tt.codec.format(40.0, duration))
-    for token, character in zip(tt.codec.tokens, Moments(tt.codec).own, strict=True):
+    for token, character in zip(tt.codec.tokens, grammar.own_characters, strict=True):
         span = span.replace(token, character)
     for behind in ("", "s", "s:", ":", ".", " ", ", x"):
         state = grammar.start

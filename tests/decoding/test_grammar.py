@@ -8,7 +8,6 @@ from hypothesis import given, settings, strategies as st
 from docs_blocks import Digits
 from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec, spans_regex
 from timetok.decoding import SpanGrammar
-from timetok.decoding.grammar import Moments
 from timetok.errors import ArgumentError
 from timetok.timegrid import TimeGrid
 
@@ -24,9 +23,9 @@ CODECS = {
 }
 
 
-def written(codec, text):
+def written(codec, grammar, text):
     """The text, its private characters as the codec's tokens."""
-    names = dict(zip(Moments(codec).own, codec.tokens, strict=True))
+    names = dict(zip(grammar.own_characters, codec.tokens, strict=True))
     return "".join(names.get(character, character) for character in text)
 
 
@@ -53,8 +52,8 @@ def spans(codec, text, duration):
 @given(data=st.data(), duration=st.floats(0.5, 9000), least=st.integers(0, 2), more=st.integers(0, 2))
 def test_an_answer_is_as_many_well_formed_spans_as_asked(name, data, duration, least, more):
     codec, most = CODECS[name], max(least + more, 1)
-    grammar = SpanGrammar(Moments(codec), duration, min_spans=least, max_spans=most, separator="; ")
-    text = written(codec, walk(grammar, data))
+    grammar = SpanGrammar(codec, duration, min_spans=least, max_spans=most, separator="; ")
+    text = written(codec, grammar, walk(grammar, data))
     found = spans(codec, text, duration)
     assert least <= len(found) <= most
     latest = codec.parse(codec.format(duration, duration), duration)[0]
@@ -74,9 +73,9 @@ def feed(grammar, text, state=None):
     return state, kept
 
 
-def private(codec, text):
+def private(codec, grammar, text):
     """A text, the codec's tokens as private characters."""
-    for token, character in sorted(zip(codec.tokens, Moments(codec).own, strict=True), key=lambda p: -len(p[0])):
+    for token, character in sorted(zip(codec.tokens, grammar.own_characters, strict=True), key=lambda p: -len(p[0])):
         text = text.replace(token, character)
     return text
 
@@ -95,7 +94,7 @@ piece = st.one_of(
 @given(pieces=st.lists(piece, max_size=8), least=st.integers(0, 2))
 def test_in_free_text_every_moment_belongs_to_a_span(name, pieces, least):
     codec, duration = CODECS[name], 300.0
-    grammar = SpanGrammar(Moments(codec), duration, min_spans=least, max_spans=3, free_text=True)
+    grammar = SpanGrammar(codec, duration, min_spans=least, max_spans=3, free_text=True)
 
     def text_of(piece):
         if isinstance(piece, str):
@@ -104,18 +103,18 @@ def test_in_free_text_every_moment_belongs_to_a_span(name, pieces, least):
         layout = codec.span if len(ends) == 2 else "{}"
         return layout.format(*(codec.format(end, duration) for end in ends))
 
-    state, kept = feed(grammar, private(codec, " ".join(map(text_of, pieces))))
+    state, kept = feed(grammar, private(codec, grammar, " ".join(map(text_of, pieces))))
     if grammar.accepts(state):
-        found = spans(codec, written(codec, kept), duration)
+        found = spans(codec, written(codec, grammar, kept), duration)
         assert least <= len(found) <= 3 and all(0 <= start <= end <= duration for start, end in found)
 
 
 @pytest.mark.parametrize("name", CODECS)
 def test_free_text_holds_what_people_write(name):
     codec = CODECS[name]
-    grammar = SpanGrammar(Moments(codec), 300.0, max_spans=None, free_text=True)
+    grammar = SpanGrammar(codec, 300.0, max_spans=None, free_text=True)
     span = codec.span.format(codec.format(12.0, 300.0), codec.format(40.0, 300.0))
-    text = private(codec, f"He opens it ({span}), then leaves; {span}. Again:\n{span}")
+    text = private(codec, grammar, f"He opens it ({span}), then leaves; {span}. Again:\n{span}")
     state, kept = feed(grammar, text)
     assert kept == text and grammar.accepts(state) and state.num_spans + (state.place == "end") == 3
     if name != "whole seconds":
@@ -127,42 +126,41 @@ def test_free_text_holds_what_people_write(name):
     [("seconds", "1.0 2.00:45"), ("long clock", "00:00:01.000 00:00:02.0000:3"), ("clock", "00:01 00:02.0:")],
 )
 def test_no_digits_behind_a_span_make_another_number_of_its_end(name, text):
-    grammar = SpanGrammar(Moments(CODECS[name]), 300.0, free_text=True)
+    grammar = SpanGrammar(CODECS[name], 300.0, free_text=True)
     state, kept = feed(grammar, text)
     assert grammar.accepts(state) and kept != text and len(spans(CODECS[name], kept, 300.0)) == 1
 
 
 def test_free_text_holds_no_token_of_the_codec_outside_moments():
     codec = Digits()
-    grammar = SpanGrammar(Moments(codec), 300.0, min_spans=0, free_text=True)
-    assert feed(grammar, private(codec, "a<T1><T.><T5>b"))[1] == "ab"
+    grammar = SpanGrammar(codec, 300.0, min_spans=0, free_text=True)
+    assert feed(grammar, private(codec, grammar, "a<T1><T.><T5>b"))[1] == "ab"
 
 
 def test_a_span_never_ends_before_it_starts():
-    grammar = SpanGrammar(Moments(SecondsCodec()), 60.0)
+    grammar = SpanGrammar(SecondsCodec(), 60.0)
     assert feed(grammar, "45.2 5")[1] == "45.2 5"  # 50.0 is still to come
     assert feed(grammar, "45.2 3")[1] == "45.2 "
     assert feed(grammar, "45.2 45.1")[1] == "45.2 45."
     assert feed(grammar, "61")[1] == "6" and feed(grammar, "07.5")[1] == "0.5"
-    moments = Moments(IndexCodec(TimeGrid(4)))
-    index, names = SpanGrammar(moments, 60.0), moments.own
+    index = SpanGrammar(IndexCodec(TimeGrid(4)), 60.0)
+    names = index.own_characters
     assert [feed(index, names[2] + " " + end)[1][2:] for end in names] == ["", "", names[2], names[3]]
 
 
 def test_without_a_duration_every_moment_is_possible_in_its_order():
-    moments = Moments(IndexCodec(TimeGrid(4)))
-    seconds, index = SpanGrammar(Moments(SecondsCodec())), SpanGrammar(moments)
+    seconds, index = SpanGrammar(SecondsCodec()), SpanGrammar(IndexCodec(TimeGrid(4)))
     assert (
         feed(seconds, "3600.5 86400.0")[1] == "3600.5 86400.0" and feed(seconds, "3600.5 3600.4")[1] == "3600.5 3600."
     )
-    a, b = moments.own[1:3]
+    a, b = index.own_characters[1:3]
     assert feed(index, f"{a} {b}")[1] == f"{a} {b}" and feed(index, f"{b} {a}")[1] == f"{b} "
 
 
 def test_without_spaces_beside_tokens_and_without_an_answer():
-    moments = Moments(IndexCodec(TimeGrid(4)))
-    tight = SpanGrammar(moments, 1.0, min_spans=0, max_spans=2, tight=True)
-    a, b = moments.own[1:3]
+    codec = IndexCodec(TimeGrid(4))
+    tight = SpanGrammar(codec, 1.0, min_spans=0, max_spans=2, tight=True)
+    a, b = tight.own_characters[1:3]
     assert tight.accepts(tight.start)
     for text in (a + b, a + b + a + a):
         state, kept = feed(tight, text)
@@ -173,4 +171,19 @@ def test_without_spaces_beside_tokens_and_without_an_answer():
 @pytest.mark.parametrize("options", [{"min_spans": -1}, {"max_spans": 0}, {"min_spans": 3, "max_spans": 2}])
 def test_impossible_numbers_of_spans_are_named(options):
     with pytest.raises(ArgumentError, match="min_spans, max_spans"):
-        SpanGrammar(Moments(SecondsCodec()), 60.0, **options)
+        SpanGrammar(SecondsCodec(), 60.0, **options)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_grammar_moved_to_another_video_is_one_made_for_it(name):
+    codec = CODECS[name]
+    long, short = SpanGrammar(codec, 300.0), SpanGrammar(codec, 20.0)
+    for duration, moved in ((20.0, long.within(20.0)), (300.0, short.within(300.0))):
+        texts = [private(codec, moved, codec.format(second, duration)) for second in (0.0, 5.0, 15.0, 200.0, 300.0)]
+        made = SpanGrammar(codec, duration)
+        before = {text: feed(made, f"{texts[1]} {text}") for text in texts}
+        assert {text: feed(moved, f"{texts[1]} {text}") for text in texts} == before
+    if not codec.tokens:
+        first = codec.span.split("{}")[0]
+        assert feed(long, first + codec.format(200.0))[1] == first + codec.format(200.0)  # it stays what it was
+        assert feed(short, first + codec.format(200.0))[1] != first + codec.format(200.0)

@@ -6,8 +6,8 @@ tokens while a call lasts. Nothing is subclassed, and masks, caches and generati
 
 from timetok.adapter.encoded import EncodedVideo, remember
 from timetok.adapter.hooks import splice
-from timetok.adapter.prompts import VIDEO_TOKEN, VideoPrompts, as_prompts, check_typed, video_token_id
-from timetok.adapter.video_adapter import TokenIds, VideoAdapter
+from timetok.adapter.prompts import VIDEO_TOKEN, TokenIds, VideoPrompts, as_prompts, check_typed, video_token_id
+from timetok.adapter.video_adapter import VideoAdapter
 
 __all__ = [
     "VIDEO_TOKEN", "EncodedVideo", "TokenIds", "VideoAdapter", "VideoPrompts", "as_prompts", "check_typed", "remember",

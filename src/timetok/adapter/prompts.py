@@ -5,7 +5,7 @@ Shapes: b batch, m videos, t frames, c channels, p patches, h w patch grid or pi
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,13 @@ from timetok.tokenizer.ids import with_durations
 
 VIDEO_TOKEN = "<video>"
 FEATURES, PIXELS = "video_features", "pixel_values_videos"
+
+
+class TokenIds(NamedTuple):
+    """Ids of a tokenizer that is not at hand: of the token that stands for a visual one, and of time, in its order."""
+
+    video: int
+    time: Sequence[int] = ()
 
 
 class VideoPrompts:

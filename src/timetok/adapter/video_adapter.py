@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple, Self, cast, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessorList, PreTrainedMo
 from timetok import __version__
 from timetok.adapter.encoded import EncodedVideo, generate_about, remember
 from timetok.adapter.hooks import Never, by_row, check, placed, share_again, splice, store_once
-from timetok.adapter.prompts import VideoPrompts
+from timetok.adapter.prompts import TokenIds, VideoPrompts
 from timetok.atomic import read_json, write_json
 from timetok.attention import FrameMask
 from timetok.embeddings import ROWS, load_rows, rows_of, tables
@@ -45,13 +45,6 @@ _ASKED_OF_THE_LM = {
     "prepare_inputs_for_generation", "_no_split_modules", "_keys_to_ignore_on_save", "is_loaded_in_4bit",
     "is_loaded_in_8bit", "hf_device_map", "quantization_method",
 }  # fmt: skip
-
-
-class TokenIds(NamedTuple):
-    """Ids of a tokenizer that is not at hand: of the token that stands for a visual one, and of time, in its order."""
-
-    video: int
-    time: Sequence[int] = ()
 
 
 class VideoAdapter(nn.Module):
@@ -169,12 +162,6 @@ class VideoAdapter(nn.Module):
             raise ArgumentError("video_features: [n e] are for adapters that pool first, without separators or markers")
         return self._through(nn.Identity() if is_pooled else self.pooler, features, features.shape[1])
 
-    def _tokens(self, video: Tensor | EncodedVideo, device: torch.device) -> Tensor:
-        """``[n d]`` of one video, alone, so that pooled features give the bits that their frames would."""
-        if isinstance(video, EncodedVideo):
-            return video.tokens.to(device)
-        return self.visual_tokens(video.to(device).unsqueeze(0))[0]
-
     def _through(self, pool: Callable[[Any], Tensor], features: Any, num_frames: int) -> Tensor:
         """Features, all or in pieces, through ``pool`` and projector in their order, marked where asked for."""
         dtype = next(self.projector.parameters(), torch.empty(0)).dtype  # halves are pooled as halves
@@ -237,8 +224,10 @@ class VideoAdapter(nn.Module):
         if isinstance(video_features, Tensor) and video_features.ndim > 3:
             videos = list(self.visual_tokens(video_features.to(input_ids.device)))
         else:  # BatchEncoding.to leaves a list of tensors where it was
-            given = () if video_features is None else video_features
-            videos = [self._tokens(video, input_ids.device) for video in given]
+            video_features = [] if video_features is None else list(video_features)
+            found = [each.tokens if isinstance(each, EncodedVideo) else each[None] for each in video_features]
+            given = [video.to(input_ids.device) for video in found]  # one by one, pooled ones have the bits of frames
+            videos = [video if video.ndim == 2 else self.visual_tokens(video)[0] for video in given]
         rows = by_row(videos, counts)
         with splice(self.lm, rows, self.video_token_id) if videos else nullcontext():
             yield

@@ -1,7 +1,7 @@
 """Holding a language model to answers made of well-formed spans."""
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from timetok.codecs import IndexCodec
-from timetok.decoding.grammar import ANY_SECONDS, Moments, SpanGrammar, State
+from timetok.decoding.grammar import ANY_SECONDS, SpanGrammar, State
 from timetok.errors import ArgumentError, MalformedAnswerError, TokenizerError
 
 
@@ -44,14 +44,13 @@ class SpanConstraint:
         self.stop_ids = frozenset(stop_ids if stop_ids is not None else [] if eos is None else [eos])
         if not self.stop_ids:
             raise ArgumentError("stop_ids must be given: the tokenizer has no eos token")
-        moments = Moments(tt.codec)
-        self._codec, self._texts = tt.codec, _token_texts(tt, moments.own, self.stop_ids)
         # some tokenizers have no token for the space between two: WordPiece, and the one of LITA
         two = tt.tokenizer.encode(" ".join(tt.codec.tokens[:2]), add_special_tokens=False)
         options: dict[str, Any] = {"separator": separator, "free_text": free_text, "tight": len(two) == 2}
         options |= {"min_spans": min_spans, "max_spans": max_spans}
-        self.grammar = lru_cache(256)(partial(SpanGrammar, moments, **options))
-        longest = self.grammar(ANY_SECONDS)
+        longest = SpanGrammar(tt.codec, **options)
+        self.grammar = lru_cache(256)(longest.within)
+        self._codec, self._texts = tt.codec, _token_texts(tt, longest.own_characters, self.stop_ids)
         examples: dict[str, str] = {}  # of each kind of characters; in the tree they stand for all of it
         example = lru_cache(None)(lambda character: examples.setdefault(longest.kind(character), character))
         self._tree: list[dict[str, int]] = [{}]  # of the texts of tokens: the children of each node, which come later
@@ -144,7 +143,7 @@ class SpanLogitsProcessor(LogitsProcessor):
 
 
 def _token_texts(tt: Any, characters: str, stop_ids: frozenset[int]) -> dict[int, str]:
-    """What each token adds to a text; the codec's own ones, as in `Moments`, one of ``characters`` each."""
+    """What each token adds to a text; the codec's own ones, as in `SpanGrammar`, one of ``characters`` each."""
     own = dict(zip(tt.time_token_ids, characters, strict=True))
     tokenizer, left_out = tt.tokenizer, stop_ids.union(tt.tokenizer.all_special_ids, own)
     ids = sorted(set(tokenizer.get_vocab().values()) - left_out)

@@ -3,10 +3,11 @@
 A token of a codec counts as one character, from Unicode's private use area.
 """
 
+import copy
 import math
 import re
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from timetok.codecs import MomentCodec, check_num_spans
 
@@ -34,56 +35,23 @@ class State(NamedTuple):
     num_spans: int = 0
 
 
-class Moments:
-    """The moments that a codec can write, each of its tokens as one character.
-
-    Texts of one length must be written as an odometer does: each place runs through its digits by itself.
-
-    Attributes:
-        own: Characters that stand for the codec's tokens, in their order.
-        shapes: The first and the last text of each length, 0.0 and 9.9, 10.0 and 99.9, and so on: costly to find.
-    """
-
-    def __init__(self, codec: MomentCodec) -> None:
-        self.codec = codec
-        self.own = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
-        self._tokens = re.compile("|".join(map(re.escape, codec.tokens)) or "(?!)")
-        self._private = dict(zip(codec.tokens, self.own, strict=True))
-        self._names = str.maketrans(dict(zip(self.own, codec.tokens, strict=True)))
-        write, self.shapes = partial(self.write, duration=_BEYOND_SECONDS), list[tuple[str, str]]()
-        first, end = write(0.0), write(_BEYOND_SECONDS)
-        while len(first) < len(end):
-            low, high = 0.0, _BEYOND_SECONDS
-            while low < (middle := (low + high) / 2) < high:
-                low, high = (low, middle) if len(write(middle)) > len(first) else (middle, high)
-            self.shapes.append((first, write(low)))
-            first = write(high)
-        self.shapes.append((first, end))
-
-    def parse(self, text: str, duration: float) -> list[float]:
-        """Seconds of all moments in a text."""
-        return self.codec.parse(text.translate(self._names), duration)
-
-    def write(self, seconds: float, duration: float) -> str:
-        """One moment of a video."""
-        return self._tokens.sub(lambda token: self._private[token[0]], self.codec.format(seconds, duration))
-
-
 class SpanGrammar:
     """Answers of well-formed spans about one video, read character by character; options as in `SpanConstraint`.
 
     No span lies after ``duration``, the length of the video in seconds. With ``tight``, no spaces are written beside
-    moments: see ``lita_spacing`` of `timetok.TimeTokenizer`.
+    moments: see ``lita_spacing`` of `timetok.TimeTokenizer`. The codec must write texts of one length as an odometer
+    does: each place runs through its digits by itself.
 
     Attributes:
         alphabet: Characters an answer without free text is made of.
+        own_characters: What stands for the codec's tokens, in their order.
         start: The state before the first character.
         step: ``step(state, character)`` is the next state; None if the character may not be.
     """
 
     def __init__(
         self,
-        moments: Moments,
+        codec: MomentCodec,
         duration: float = ANY_SECONDS,
         *,
         min_spans: int = 1,
@@ -93,30 +61,62 @@ class SpanGrammar:
         tight: bool = False,
     ) -> None:
         check_num_spans(min_spans, max_spans)
-        literals = [*moments.codec.span.split("{}"), separator]
+        literals = [*codec.span.split("{}"), separator]
         before, between, self._after, gap = (text.strip(" ") for text in literals) if tight else literals
         self._literals = {"before": before, "between": between, "behind": self._after + gap + before}
         self._min, self._max, self._free = min_spans, math.inf if max_spans is None else max_spans, free_text
-        self._own, self._first = moments.own, moments.shapes[0][0]
-        self._digits = frozenset(_DIGITS).union(self._own, *map("".join, moments.shapes))
+        self._codec, self.own_characters = codec, "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
+        self._tokens = re.compile("|".join(map(re.escape, codec.tokens)) or "(?!)")
+        self._private = dict(zip(codec.tokens, self.own_characters, strict=True))
+        self._names = str.maketrans({character: token for token, character in self._private.items()})
+        self._shapes = self._first_and_last()
+        self._digits = frozenset(_DIGITS).union(self.own_characters, *map("".join, self._shapes))
         self.alphabet = self._digits.union(" ", *self._literals.values())
         self.start = State("text" if free_text else "lead")
-        self._parse, self._write = partial(moments.parse, duration=duration), partial(moments.write, duration=duration)
-        self._last = self._parse(self._write(duration))[0]
+        self._enter(duration)
+
+    def within(self, duration: float) -> Self:
+        """The same answers about a video of another length; what is costly to find is shared."""
+        other = copy.copy(self)
+        other._enter(duration)
+        return other
+
+    def _enter(self, duration: float) -> None:
+        self._duration = duration
+        self._last = self._parse(self._write(duration, duration))[0]
         self._seconds, self._reach = lru_cache(1 << 14)(self._when), lru_cache(1 << 14)(self._latest)
-        self._shapes = [shape for shape in moments.shapes if self._seconds(shape[0]) is not None]  # not beyond the end
+        self._in_reach = [shape for shape in self._shapes if self._seconds(shape[0]) is not None]  # not beyond the end
         self.step = lru_cache(1 << 16)(self._step)
+
+    def _parse(self, text: str) -> list[float]:
+        """Seconds of all moments in a text."""
+        return self._codec.parse(text.translate(self._names), self._duration)
+
+    def _write(self, seconds: float, duration: float) -> str:
+        return self._tokens.sub(lambda token: self._private[token[0]], self._codec.format(seconds, duration))
+
+    def _first_and_last(self) -> list[tuple[str, str]]:
+        """The first and the last text of each length: 0.0 and 9.9, 10.0 and 99.9, and so on."""
+        write = partial(self._write, duration=_BEYOND_SECONDS)
+        shapes, first = [], write(0.0)
+        while len(first) < len(write(_BEYOND_SECONDS)):
+            low, high = 0.0, _BEYOND_SECONDS
+            while low < (middle := (low + high) / 2) < high:
+                low, high = (low, middle) if len(write(middle)) > len(first) else (middle, high)
+            shapes.append((first, write(low)))
+            first = write(high)
+        return [*shapes, (first, write(_BEYOND_SECONDS))]
 
     def _when(self, text: str) -> float | None:
         """Seconds of a text; None if it is not a moment as the codec writes it in this video."""
         found = self._parse(text)
-        if len(found) != 1 or found[0] > self._last or self._write(found[0]) != text:
+        if len(found) != 1 or found[0] > self._last or self._write(found[0], self._duration) != text:
             return None
         return found[0]
 
     def _latest(self, prefix: str) -> float:
         """The latest moment, in seconds, whose text begins so; -1 where there is none."""
-        n, shapes = len(prefix), self._shapes if self._digits.issuperset(prefix) else []
+        n, shapes = len(prefix), self._in_reach if self._digits.issuperset(prefix) else []
         lasts = [last for first, last in shapes if len(first) >= n and self._seconds(prefix + first[n:]) is not None]
         return max((min(self._last, *self._parse(prefix + last[n:])) for last in lasts), default=-1.0)
 
@@ -126,7 +126,7 @@ class SpanGrammar:
             return character
         if character.isspace():
             return "space"
-        of_a_word, behind = re.match(r"\w", character), self._parse(self._first + character)
+        of_a_word, behind = re.match(r"\w", character), self._parse(self._shapes[0][0] + character)
         return f"free: {self._stands_free(character)}, {bool(of_a_word)}, {len(behind)}"
 
     def accepts(self, state: State) -> bool:
@@ -160,19 +160,19 @@ class SpanGrammar:
         """What a moment is followed by; None if it is not complete."""
         seconds, num_spans = self._seconds(state.written), state.num_spans
         if seconds is None or seconds < state.earliest:
-            if not self._free or self._own or state.place == "end" or self._parse(state.written):
+            if not self._free or self.own_characters or state.place == "end" or self._parse(state.written):
                 return None
             return State("text", self._context(state.written), 0.0, num_spans)  # it was some other number
         if state.place == "start":
             return State("between", "", seconds, num_spans)
         if not self._free:
             return State("behind", "", 0.0, num_spans + 1)
-        return State("text", "" if self._own else state.written, 0.0, num_spans + 1)
+        return State("text", "" if self.own_characters else state.written, 0.0, num_spans + 1)
 
     def _step_in_text(self, state: State, character: str) -> State | None:
         written, room = state.written + character, state.num_spans < self._max
-        if self._own:  # only they are moments, whatever stands around them
-            if character not in self._own:
+        if self.own_characters:  # only they are moments, whatever stands around them
+            if character not in self.own_characters:
                 return state._replace(written="")
             starts = room and self._reach(character) >= 0
             return state._replace(place="start", written=character) if starts else None
@@ -199,5 +199,5 @@ class SpanGrammar:
     def _stands_free(self, text: str) -> bool:
         """Whether a moment right behind ``text`` would be read as one."""
         text = re.sub("[0-9]", "1", text[-_CONTEXT:])  # 0:00:05 would pass for 00:05
-        parse, first = self._parse, self._first
+        parse, first = self._parse, self._shapes[0][0]
         return parse(text + first) == parse(text) + parse(first)

@@ -83,7 +83,7 @@ class LitaProcessor(ProcessorMixin):
     def read(self, video: Video) -> Frames:
         """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few.
 
-        Those of a file are scaled as they are decoded, uncropped; not where the transform would distort them.
+        Those of a file are scaled as they are decoded, uncropped, unless that would squash them.
         """
         if not isinstance(video, Frames):
             scale = self.frame_transform.scale if self.frame_transform.crop == "center" else None

@@ -1,13 +1,11 @@
-"""Time tokens in a tokenizer: added, found again, and told from the same characters where a user typed them."""
+"""Time tokens in a tokenizer: added, and found again."""
 
-import copy
-import json
 import reprlib
 from collections.abc import Sequence
 from itertools import count, takewhile
 from typing import Any, Literal, TypeAlias
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from timetok.codecs import ClockCodec, IndexCodec, MomentCodec, SecondsCodec
@@ -15,7 +13,6 @@ from timetok.errors import TokenizerError
 
 CodecName: TypeAlias = Literal["index", "seconds", "clock"]
 CODECS: dict[str, type[Any]] = {"index": IndexCodec, "seconds": SecondsCodec, "clock": ClockCodec}
-_PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:
@@ -62,39 +59,3 @@ def find_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> tu
             name, example = type(tokenizer).__name__, reprlib.repr(text)
             raise TokenizerError(f"tokenizer: {name} does not find time tokens {where}, as in {example}")
     return ids
-
-
-class PlainCopies:
-    """Copies of a tokenizer whose time tokens have other names, which no text at hand holds, and the same ids.
-
-    Trusted parts of a text can still name them. The last copy is kept.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
-        self.tokenizer, self.tokens = tokenizer, tokens
-        self._last: tuple[tuple[Any, ...], Tokenizer] | None = None
-
-    def names(self, text: str) -> dict[str, str]:
-        """Other names of the time tokens, none of which stands in ``text``: all that will be encoded or was decoded."""
-        mark = next(chr(code) for code in _PRIVATE_USE if chr(code) not in text)
-        return {token: f"{mark}{index}{mark}" for index, token in enumerate(self.tokens)}
-
-    def with_names(self, names: dict[str, str]) -> PreTrainedTokenizerBase:
-        """A copy that shares the tokenizer's present settings; TokenizerError without a ``tokenizers`` backend."""
-        backend: Tokenizer | None = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            lacks = f"{type(self.tokenizer).__name__} has no `tokenizers` backend to keep a typed time token plain text"
-            raise TokenizerError(f"tokenizer: {lacks}; load a fast tokenizer or rephrase the text")
-        key = (*names.values(), *backend.get_added_tokens_decoder())
-        if self._last is None or self._last[0] != key:
-            description = json.loads(backend.to_str())
-            for token in description["added_tokens"]:
-                token["content"] = names.get(token["content"], token["content"])
-            plain = Tokenizer.from_str(json.dumps(description))
-            if any(plain.token_to_id(new) != backend.token_to_id(old) for old, new in names.items()):
-                raise TokenizerError("tokenizer: its time tokens are part of its model, and not told from plain text")
-            self._last = key, plain
-        self._last[1].post_processor = backend.post_processor  # changes when a user sets add_bos_token
-        tokenizer = copy.copy(self.tokenizer)
-        tokenizer._tokenizer = self._last[1]
-        return tokenizer

@@ -1,5 +1,6 @@
 """The tokenizer wrapper: seconds into text and ids, ids back into spans."""
 
+import copy
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.atomic import read_json, write_json
@@ -17,10 +19,11 @@ from timetok.codecs import IndexCodec, MomentCodec, spans_regex
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
 from timetok.tokenizer.ids import as_integers, as_row, strings, with_durations
-from timetok.tokenizer.tokens import CODECS, CodecName, PlainCopies, add_tokens, find_tokens
+from timetok.tokenizer.tokens import CODECS, CodecName, add_tokens, find_tokens
 
 Malformed: TypeAlias = Literal["drop", "raise", "sort"]
 SETTINGS_FILE = "time_tokens.json"
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)
 _SECONDS_MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")
 
 
@@ -44,7 +47,7 @@ class TimeTokenizer:
         self.tokenizer, self.codec = tokenizer, codec
         self.time_token_ids = find_tokens(tokenizer, codec.tokens)
         self._written = re.compile("|".join(map(re.escape, codec.tokens)) or r"(?!)")
-        self._copies = PlainCopies(tokenizer, codec.tokens)
+        self._last_copy: tuple[tuple[Any, ...], Tokenizer] | None = None
 
     @classmethod
     def wrap(
@@ -96,7 +99,7 @@ class TimeTokenizer:
         if not trusted:
             typed = "\n".join(strings([text, hf_kwargs.get("text_pair")]))
             if self._written.search(typed):
-                tokenizer = self._copies.with_names(self._copies.names(typed))
+                tokenizer = self._renamed(self._other_names(typed))
         elif isinstance(text, str):
             text = self.to_tokens(text, duration)
         else:
@@ -118,7 +121,7 @@ class TimeTokenizer:
         ``apply_chat_template``, but for ``tokenize``; text of ``trusted_roles`` may hold moments, the template itself
         none. A content is a text or a list of ``{"type": "text", "text": …}``.
         """
-        names = self._copies.names(json.dumps(messages, ensure_ascii=False, default=str))
+        names = self._other_names(json.dumps(messages, ensure_ascii=False, default=str))
 
         def named(value: Any) -> Any:
             if isinstance(value, str):
@@ -132,7 +135,7 @@ class TimeTokenizer:
         text = str(self.tokenizer.apply_chat_template(shown, tokenize=False, **template_kwargs))
         tokenizer = self.tokenizer
         if self._written.search(text):  # plain characters
-            tokenizer = self._copies.with_names(names)
+            tokenizer = self._renamed(names)
         else:
             tokens = {name: token for token, name in names.items()}
             text = re.sub("|".join(tokens) or "(?!)", lambda name: tokens[name[0]], text)
@@ -183,8 +186,8 @@ class TimeTokenizer:
         written = iter([f"<{moment:.2f}>" for moment in self.decode_time(marks, duration)])
         pattern = self._written
         if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
-            names = self._copies.names(text)
-            tokenizer = self._copies.with_names(names)
+            names = self._other_names(text)
+            tokenizer = self._renamed(names)
             text = str(tokenizer.decode(row.tolist(), skip_special_tokens=skip_special_tokens))
             pattern = re.compile("|".join(names.values()))
         return pattern.sub(lambda _: next(written), text)
@@ -274,3 +277,31 @@ class TimeTokenizer:
     def _is_time(self, row: NDArray[np.int64]) -> NDArray[np.bool_]:
         first, last = (self.time_token_ids[0], self.time_token_ids[-1]) if self.time_token_ids else (0, -1)
         return (row >= first) & (row <= last)
+
+    def _other_names(self, text: str) -> dict[str, str]:
+        """Other names of the time tokens, none of which stands in ``text``: all that will be encoded or was decoded."""
+        mark = next(chr(code) for code in _PRIVATE_USE if chr(code) not in text)
+        return {token: f"{mark}{index}{mark}" for index, token in enumerate(self.codec.tokens)}
+
+    def _renamed(self, names: dict[str, str]) -> PreTrainedTokenizerBase:
+        """A copy whose time tokens have these names and the same ids, so that trusted parts of a text can name them.
+
+        It shares the tokenizer's present settings; its backend is kept for the next text.
+        """
+        backend: Tokenizer | None = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            lacks = f"{type(self.tokenizer).__name__} has no `tokenizers` backend to keep a typed time token plain text"
+            raise TokenizerError(f"tokenizer: {lacks}; load a fast tokenizer or rephrase the text")
+        key = (*names.values(), *backend.get_added_tokens_decoder())
+        if self._last_copy is None or self._last_copy[0] != key:
+            description = json.loads(backend.to_str())
+            for token in description["added_tokens"]:
+                token["content"] = names.get(token["content"], token["content"])
+            plain = Tokenizer.from_str(json.dumps(description))
+            if any(plain.token_to_id(new) != backend.token_to_id(old) for old, new in names.items()):
+                raise TokenizerError("tokenizer: its time tokens are part of its model, and not told from plain text")
+            self._last_copy = key, plain
+        self._last_copy[1].post_processor = backend.post_processor  # changes when a user sets add_bos_token
+        tokenizer = copy.copy(self.tokenizer)
+        tokenizer._tokenizer = self._last_copy[1]
+        return tokenizer

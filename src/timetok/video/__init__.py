@@ -9,11 +9,14 @@ import math
 import operator
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -30,6 +33,7 @@ from timetok.video.file import Shown, Walk, count_lost, decodable, demux, durati
 Source = str | os.PathLike[str]
 Array = torch.Tensor | NDArray[np.uint8]
 Backend = Literal["pyav", "torchcodec"]
+_FramesAt = Callable[[NDArray[np.int64]], Iterator[VideoFrame]]
 Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -81,12 +85,12 @@ def read_frames(
     is the ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
     ``FrameTransform.resize`` that each frame passes once decoded, uint8 ``[1 3 h w]`` → ``[1 3 s s]``; None keeps the
     video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples the frames that
-    still decode, as if the video ended with the last. With ``backend="torchcodec"``, which must be installed with an
-    FFmpeg, it decodes the same frames of a file; its colours may differ a little, and it may overlook damage.
+    still decode, as if the video ended with the last. ``backend="torchcodec"`` takes the pixels of a file from there;
+    it must be installed, with an FFmpeg, may overlook damage, and turns videos but does not mirror them.
 
     Raises:
         VideoNotFoundError: There is nothing at ``source``.
-        VideoError: ``source`` is no video, shows no frame, has no duration, or is damaged.
+        VideoError: ``source`` is no video, shows no frame, has no duration, or is damaged; torchcodec cannot read it.
         ArgumentError: ``num_frames``, ``size`` or ``fps`` is not positive, or an argument has the wrong type.
 
     Source: The sampling of LITA's released code (arXiv 2403.19046).
@@ -181,7 +185,7 @@ class _Picture:
         elif size is not None and not callable(size):
             size = _positive("size, unless it is (height, width) or a function,", size)
         self.size, self.shape = size, size if isinstance(size, tuple) else None
-        self.scaler = VideoReformatter()  # kept: setting one up costs several times what scaling a small frame does
+        self.scalers = threading.local()  # kept: setting one up costs several times what scaling a small frame does
 
     def __call__(self, frame: VideoFrame) -> torch.Tensor:
         matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # begins with a b _ c d: x' = a x + c y, y' = b x + d y
@@ -192,7 +196,8 @@ class _Picture:
             self.shape = shape[0] * self.size // min(shape), shape[1] * self.size // min(shape)
         self.shape = self.shape or shape  # a stream that changes its size later is scaled to that of its first frame
         height, width = self.shape[::-1] if is_turned else self.shape
-        pixels = self.scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
+        scaler: VideoReformatter = self.scalers.__dict__.setdefault("mine", VideoReformatter())
+        pixels = scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
         picture = torch.from_numpy(pixels).permute((2, 1, 0) if is_turned else (2, 0, 1))
         down, right = (b, c) if is_turned else (d, a)
         if down < 0 or right < 0:
@@ -204,14 +209,19 @@ class _Picture:
             raise ArgumentError(f"size must return uint8 [1 3 s s], got {resized.dtype} {list(resized.shape)}")
         return resized[0]
 
-    def sample(self, indices: NDArray[np.int64], frame_at: Callable[[int], VideoFrame]) -> torch.Tensor:
-        """Pictures [t 3 h w] at never decreasing indices, each of which is asked for once."""
-        picture = self(frame_at(int(indices[0])))
-        data = torch.empty(len(indices), *picture.shape, dtype=torch.uint8)
-        for row, index in enumerate(indices):
-            if row > 0 and index > indices[row - 1]:
-                picture = self(frame_at(int(index)))
-            data[row] = picture
+    def sample(self, indices: NDArray[np.int64], frames_at: _FramesAt, starts: Sequence[int] = ()) -> torch.Tensor:
+        """Pictures [t 3 h w] at never decreasing indices, each asked for once, from each of ``starts`` by a thread."""
+        parts = np.split(np.unique(indices), starts)
+        pictures = [map(self, frames_at(part)) for part in parts]
+        first = next(pictures[0])  # which tells all parts their size
+        data = torch.empty(len(indices), *first.shape, dtype=torch.uint8)
+
+        def fill(part: NDArray[np.int64], pictures: Iterator[torch.Tensor]) -> None:
+            for index, picture in zip(part, pictures, strict=True):
+                data[torch.from_numpy(indices == index)] = picture
+
+        with ThreadPoolExecutor(len(parts)) as pool:
+            list(pool.map(fill, parts, [chain([first], pictures[0]), *pictures[1:]]))
         return data
 
 
@@ -219,30 +229,26 @@ def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> F
     """Frames of an array or of a folder of pictures, which stand 1 / fps apart."""
     if not 0 < fps < math.inf:
         raise ArgumentError(f"fps must be positive and finite, got {fps!r}")
-    stills: Sequence[Any]
     if isinstance(source, torch.Tensor | np.ndarray):
-        kind, shape = str(source.dtype), list(source.shape)
-        if kind not in ("uint8", "torch.uint8") or len(shape) != 4 or shape[1] != 3 or 0 in shape:
+        kind, shape = str(source.dtype).removeprefix("torch."), list(source.shape)
+        if kind != "uint8" or len(shape) != 4 or shape[1] != 3 or 0 in shape:
             raise ArgumentError(f"source must be uint8 [t 3 h w], none of them 0, got {kind} {shape}")
-        stills = source.numpy(force=True) if isinstance(source, torch.Tensor) else source
+        stills: Any = source.numpy(force=True) if isinstance(source, torch.Tensor) else source
     elif isinstance(source, str | os.PathLike) and Path(source).is_dir():
-        files = sorted(file for file in Path(source).iterdir() if re.fullmatch(r"[^.].*\.(jpe?g|png)", file.name, re.I))
-        files.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)])
-        if not files:
+        stills = sorted(file for file in Path(source).iterdir() if re.fullmatch(r"(?i)[^.].*\.(jpe?g|png)", file.name))
+        stills.sort(key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)])
+        if not stills:
             raise VideoError(f"{source} is a folder without jpg or png files")
-        stills = files
     else:
         raise ArgumentError(f"fps: a video knows its own times, leave it out for {_file(source)}")
     indices = spread(len(stills), num_frames)
-    data = picture.sample(indices, lambda index: _still(stills[index]))
+    data = picture.sample(indices, lambda part: (_still(stills[index]) for index in part))
     return Frames(data, torch.from_numpy(indices / float(fps)), len(stills) / float(fps))
 
 
 def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
-    if not isinstance(source, Path):
-        return VideoFrame.from_ndarray(np.ascontiguousarray(source.transpose(1, 2, 0)), "rgb24")
     try:
-        with Image.open(source) as image:
+        with Image.open(source) if isinstance(source, Path) else Image.fromarray(source.transpose(1, 2, 0)) as image:
             return VideoFrame.from_ndarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), "rgb24")
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
         raise VideoError(f"{source} is no picture that can be read: {error}") from error
@@ -250,28 +256,33 @@ def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
 
 def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture, backend: Backend) -> Frames:
     indices = spread(len(shown.ticks), num_frames)
-    if backend == "torchcodec":
-        frames = _torchcodec(path, shown, np.unique(indices).tolist())
-        data = picture.sample(indices, lambda _: next(frames))
-    else:
-        with opened(path) as (container, stream):
-            walk = Walk(container, stream, shown.keyframes)
-            data = picture.sample(indices, lambda index: walk.find(int(shown.ticks[index])))
+    # Threads within a decoder start anew at each seek, so most decode from keyframes of their own instead. They are no
+    # more than eight: what each has to keep takes 0.1 GB in 4K.
+    groups = np.searchsorted(shown.keyframes, shown.ticks[np.unique(indices)], "right")
+    begins, num_threads = np.unique(groups, return_index=True)[1], min(torch.get_num_threads(), 8)
+    starts = [part[0] for part in np.array_split(begins, min(num_threads, len(begins)))[1:]]
+    decode, each = (_torchcodec if backend == "torchcodec" else _pyav), num_threads // (len(starts) + 1)
+    data = picture.sample(indices, lambda part: decode(path, shown, part, each), starts)
     return Frames(data, torch.from_numpy(shown.seconds()[indices]), duration(path, shown))
 
 
-def _torchcodec(path: Path, shown: Shown, indices: Sequence[int]) -> Iterator[VideoFrame]:
-    """The frames at ``indices``, which must stand where the packets say; a VideoError if torchcodec has others."""
+def _pyav(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
+    with opened(path, num_threads) as (container, stream):
+        walk = Walk(container, stream, shown.keyframes)
+        yield from (walk.find(int(shown.ticks[index])) for index in indices)
+
+
+def _torchcodec(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
+    """The same frames from torchcodec; a VideoError where it does not read the file, or shows others at those times."""
     try:
         from torchcodec.decoders import VideoDecoder
 
-        decoder = VideoDecoder(path, num_ffmpeg_threads=0)
-        for index in indices:
+        decoder = VideoDecoder(path, num_ffmpeg_threads=num_threads)
+        for index in indices.tolist():
             found = decoder.get_frame_at(index)
             if round(found.pts_seconds / shown.time_base) != shown.ticks[index]:
                 raise RuntimeError(f"it shows frame {index} at {found.pts_seconds} seconds")
             yield VideoFrame.from_ndarray(found.data.permute(1, 2, 0).numpy(), "rgb24")
     except (ImportError, LookupError, RuntimeError, ValueError) as error:
-        kind = ArgumentError if isinstance(error, ImportError) else VideoError
-        reason = str(error).strip().partition("\n")[0]
-        raise kind(f"backend: torchcodec cannot read {path}: {reason}") from error
+        reason = str(error).partition("\n")[0]
+        raise VideoError(f"backend: torchcodec cannot read {path}: {reason}") from error

@@ -44,8 +44,8 @@ class Shown:
 
 
 @contextmanager
-def opened(source: Path | BinaryIO) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its first video stream that is no picture of a cover; else a VideoError."""
+def opened(source: Path | BinaryIO, num_threads: int = 0) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its first video stream that is no picture of a cover; else a VideoError. 0 threads: many."""
     # "file:" and the whitelist: a name is never read as a URL, and a playlist inside the file reaches no network.
     address = f"file:{source}" if isinstance(source, Path) else source
     try:
@@ -54,7 +54,7 @@ def opened(source: Path | BinaryIO) -> Iterator[tuple[InputContainer, VideoStrea
                 raise VideoError(f"{source} is {'text' if kind == 'tty' else 'a still image'}, not a video")
             for stream in container.streams.video:
                 if stream.codec_context and not stream.disposition & Disposition.attached_pic:  # the cover of a song
-                    stream.codec_context.thread_type = "AUTO"
+                    stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", num_threads
                     yield container, stream
                     return
             kinds = ", ".join(sorted({stream.type for stream in container.streams}))
@@ -82,10 +82,12 @@ def demux(path: Path) -> Shown:
     keyframes = set()
     with opened(path) as (container, stream):
         is_mp4 = "mp4" in container.format.name
+        # MPEG-TS and -PS have no index: FFmpeg seeks near a time there, not to the keyframe.
+        can_seek = container.format.name not in ("mpegts", "mpeg") and Walk(container, stream).queue is None
         for packet in container.demux(stream):
             if packet.pts is None:
                 continue
-            if packet.is_keyframe:
+            if packet.is_keyframe and can_seek:
                 keyframes.add(packet.pts)
             if not packet.is_discard and not (is_mp4 and packet.is_corrupt):  # such a one is counted as lost
                 found[packet.pts] = packet.duration or 0
@@ -118,9 +120,7 @@ class Walk:
         # true but stand on the wrong packets, so they queue up and each frame takes the earliest.
         is_reordered = container.format.name == "avi" and stream.codec_context.has_b_frames
         self.queue: list[int] | None = [] if is_reordered else None
-        # MPEG-TS and -PS have no index: FFmpeg seeks near a time there, not to the keyframe.
-        self.keyframes = () if is_reordered or container.format.name in ("mpegts", "mpeg") else keyframes
-        self.position = self.keyframes[0] if self.keyframes else 0  # latest tick given to the decoder
+        self.keyframes, self.position = keyframes, min(keyframes, default=0)  # the latest tick given to the decoder
         self.wanted: float = -math.inf
         self.num_whole, self.is_damaged = 0, False
         self.frames = self._forward()
