@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 from timetok import embeddings
-from timetok.errors import DataError
+from timetok.errors import DataError, as_data_error
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import find_folder, load_weights
 from timetok.lita.convert import VICUNA, read_eyes, read_projector
@@ -58,7 +58,7 @@ def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditi
             text.vocab_size = max(text.vocab_size, max(ids, default=0) + 1)
             with torch.device("meta"):
                 lm = AutoModelForCausalLM.from_config(text, dtype=start["dtype"])
-        told = {**preset["model"], "time_token_ids": ids, "video_token_id": processor.video_token_id}
+        told = {"time_token_ids": ids, "video_token_id": processor.video_token_id, **preset["model"]}
         config = LitaConfig(text_config=lm.config, vision=encoder.arguments, **told)
         model = LitaForConditionalGeneration.of(config, lm, encoder)
     if start["projector"]:
@@ -75,10 +75,8 @@ def read_sets(preset: Preset) -> dict[str, Annotations]:
     """The annotations of every data set of the preset; DataError where one cannot be read, or rates name another."""
     sets: dict[str, Annotations] = {}
     for name, arguments in preset["data"]["sets"].items():
-        try:
+        with as_data_error(f"data.sets.{name}", TypeError):
             sets[name] = read_records(**arguments)
-        except TypeError as error:
-            raise DataError(f"data.sets.{name}: {error}") from error
     if unknown := {name for stage in preset["stages"] for name in stage["rates"]} - sets.keys():
         raise DataError(f"rates: {sorted(unknown)} are none of the sets, which are {[*sets]}")
     return sets

@@ -12,11 +12,11 @@ from numpy.random import Generator
 from PIL import Image
 from torch.utils.data import Dataset
 
-from timetok.errors import DataError
+from timetok.errors import DataError, as_data_error
 from timetok.lita import LitaProcessor
 from timetok.recipes.cache import FeatureCache
 from timetok.recipes.records import Record
-from timetok.recipes.tasks import Task, draw_turns
+from timetok.recipes.tasks import Task, draw_turns, pick
 from timetok.video import Frames, read_frames
 
 Shown: TypeAlias = Mapping[str, Any]
@@ -24,8 +24,6 @@ Source: TypeAlias = Callable[[Generator], tuple[Record, Callable[[], Shown]]]
 """Draws a record; the function it gives beside it looks at the video: ``video_features`` or ``pixel_values_videos``."""
 Sources: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Source]]
 """Gives, for a stage of a preset, its sources by their names in its ``rates``."""
-
-_FOLDER_FPS = 5.0  # LITA's, for folders of pictures; which of them are shown does not depend on it
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Videos:
 
     def __call__(self, rng: Generator) -> tuple[Record, Callable[[], Shown]]:
         """A record, and what shows its video."""
-        record = self.records[int(rng.integers(len(self.records)))]
+        record = pick(rng, self.records)
         return record, partial(self._show, record)
 
     def _show(self, record: Record) -> Shown:
@@ -52,13 +50,11 @@ class Videos:
 def read_media(path: Path, processor: LitaProcessor) -> Frames:
     """The frames a model is shown of a video, of a folder of pictures, or of an image, which is repeated."""
     if path.is_dir():
-        return read_frames(path, processor.num_frames, fps=_FOLDER_FPS)
+        return read_frames(path, processor.num_frames, fps=5.0)  # LITA's; what is shown does not depend on it
     if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
-        try:
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)[None]
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-            raise DataError(f"{path} is no picture that can be read: {error}") from error
+        broken = OSError, SyntaxError, ValueError  # what Pillow raises
+        with as_data_error(f"{path} is no picture that can be read", *broken), Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)[None]
         return read_frames(pixels, processor.num_frames, fps=1.0)
     return processor.read(path)
 
