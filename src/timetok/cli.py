@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from timetok import __version__
-from timetok.errors import ArgumentError, DataError, TimetokError
+from timetok.errors import ArgumentError, DataError, TimetokError, as_data_error
 from timetok.metrics import PROTOCOLS
 from timetok.timegrid import Span
 
@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded; see `load_localizer`
     try:
         options = _parser().parse_args(arguments)
-        options.run(options)
+        commands: Any = {"localize": _localize, "train": _train, "evaluate": _evaluate, "plan": _plan}
+        commands |= {"data": _check_data, "convert": _convert, "info": _info}
+        commands[options.command](options)
     except (TimetokError, OSError) as error:  # OSError: no permission, a full disk
         print(f"timetok: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -64,7 +66,7 @@ def _picture(text: str) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="timetok", description="When does it happen? Spans in seconds from videos.")
     parser.add_argument("--version", action="version", version=f"timetok {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     localize = commands.add_parser("localize", help="ask when something happens in a video")
     about = localize.add_mutually_exclusive_group(required=True)
@@ -76,21 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument("--json", action="store_true", help="print JSON lines")
     localize.add_argument("--stream", action="store_true", help="print the answer's words as they come")
     localize.add_argument("--plot", type=_picture, metavar="FILE", help="draw the answer under frames (png, svg, pdf)")
-    localize.set_defaults(run=_localize)
 
     train = commands.add_parser("train", help="train from a preset; run again to resume")
     train.add_argument("preset", metavar="PRESET|FILE.toml")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     train.add_argument("--out", metavar="DIR", help="where everything goes (default: runs/PRESET)")
     train.add_argument("--dry-run", action="store_true", help="tell data, tokens, memory and time; train nothing")
-    train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="score a model on annotated questions")
     evaluate.add_argument("model", metavar="MODEL", help="a downloaded video LM or a folder; 'tiny' is the bundled one")
     evaluate.add_argument("data", metavar="DATA", help="an evaluation file in LITA's layout, or a folder of them")
     evaluate.add_argument("--protocol", choices=PROTOCOLS, default="lita-rtl", help="default: %(default)s")
     evaluate.add_argument("--json", metavar="FILE", help="write the report with every sample")
-    evaluate.set_defaults(run=_evaluate)
     for command, size in ((localize, 8), (evaluate, 32)):
         command.add_argument("--batch-size", type=_positive, default=size, metavar="N", help="questions put at once")
         command.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: a GPU, for LITAs the CPU)")
@@ -101,14 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--bad", choices=["raise", "drop", "clip"], default="raise", help="what becomes of wrong spans")
     plan.add_argument("--target-recall", default="0.99@0.7", metavar="RECALL@IOU", help="default: %(default)s")
     plan.add_argument("--plot", type=_picture, metavar="FILE", help="draw the table (png, svg, pdf)")
-    plan.set_defaults(run=_plan)
 
     data = commands.add_parser("data", help="look at annotation files").add_subparsers(required=True, metavar="COMMAND")
     check = data.add_parser("check", help="count what a file holds, and what is wrong with it")
     check.add_argument("annotations", metavar="PATH", help="a file in the layout of ActivityNet Captions, RTL, …")
     check.add_argument("--media", metavar="DIR", help="where its videos, images or folders of pictures should be")
     check.add_argument("--json", action="store_true", help="print JSON")
-    check.set_defaults(run=_check_data)
     for command in (plan, check):
         command.add_argument("--layout", metavar="NAME", help="default: told from the first entry")
         command.add_argument("--durations", metavar="FILE.csv", help="seconds by vid, columns id and length: Charades")
@@ -119,9 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--vision", required=True, metavar="DIR|NAME", help="a CLIP folder, or a timm model at hand")
     convert.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     convert.add_argument("--base", metavar="DIR", help="the language model of a checkpoint that has none")
-    convert.set_defaults(run=_convert)
 
-    commands.add_parser("info", help="versions and what is at hand").set_defaults(run=_info)
+    commands.add_parser("info", help="versions and what is at hand")
     return parser
 
 
@@ -184,11 +180,10 @@ def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Sp
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
     if options.video:
         return [(options.video, options.questions)], None
-    lines = (sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")).split("\n")
-    try:
-        pairs = [(entry["video"], str.strip(entry["question"])) for entry in map(json.loads, filter(str.strip, lines))]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f'--input: expected JSON lines of {{"video", "question"}}, got {error!r}') from error
+    with as_data_error('--input: expected JSON lines of {"video", "question"}', ValueError, TypeError, KeyError):
+        text = sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")
+        entries = map(json.loads, filter(str.strip, text.split("\n")))
+        pairs = [(entry["video"], str.strip(entry["question"])) for entry in entries]
     return [(video, [text for _, text in group]) for video, group in groupby(pairs, itemgetter(0))], None
 
 
