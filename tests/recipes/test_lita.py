@@ -19,7 +19,7 @@ from timetok.lita.answer import Localizer
 from timetok.pooling import SlowFastPooler
 from timetok.recipes.lita import open_sources
 from timetok.recipes.preset import load_preset
-from timetok.recipes.train import build_model, train
+from timetok.recipes.train import build_model, dry_run, train
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +215,17 @@ def test_a_dry_run_tells_what_it_would_do(folder: Path, tmp_path: Path, capsys: 
     text = capsys.readouterr().out
     assert all(word in text for word in ("parameters", "trained", "tokens", "GiB", "anet", "records"))
     assert not out.exists()
+    with pytest.raises(DataError, match=r"--dry-run: expected a preset with a \[start\]"):
+        dry_run(load_preset("shapes"))
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # read by peft
+@pytest.mark.parametrize("lora", ["{}", '{ r = 4, target_modules = ["q_proj"] }'])
+def test_a_dry_run_counts_the_parameters_of_the_run(folder: Path, lora: str) -> None:
+    preset = load_preset(str(tiny_sets.write_preset(folder, start__lora=lora)))
+    weights = list(build_model(preset)[0].parameters())
+    total, trained = sum(map(torch.numel, weights)), sum(each.numel() for each in weights if each.requires_grad)
+    assert f"{total:,}, {trained:,} of them trained" in dry_run(preset)
 
 
 def test_a_model_that_cannot_be_trained_from_a_cache_is_refused_before_it_is_filled(

@@ -85,5 +85,5 @@ def evaluate_model(
 def score(questions: Sequence[Question], times: Sequence[Sequence[float]], *, protocol: str = "lita-rtl") -> Report:
     """Score moments found by whatever means: one sequence of seconds a question."""
     references = [question.reference for question in questions]
-    answered = zip(references, times, strict=True)
-    return evaluate([Prediction(one.question_id, tuple(seconds)) for one, seconds in answered], references, protocol)
+    found = [Prediction(one.question_id, tuple(each)) for one, each in zip(references, times, strict=True)]
+    return evaluate(found, references, protocol)

@@ -25,10 +25,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Turn:
-    """One question, without times, and its answer, with times in seconds that `TimeTokenizer.to_tokens` reads.
-
-    ``spans`` are those that were asked for.
-    """
+    """A question without times, its answer with moments for `TimeTokenizer.to_tokens`, and the spans asked for."""
 
     question: str
     answer: str

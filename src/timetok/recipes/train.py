@@ -11,7 +11,6 @@ from importlib.metadata import version
 from math import nan
 from pathlib import Path
 from statistics import median
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from timetok import __version__, plots
 from timetok.atomic import replacing, write_json
-from timetok.errors import DataError
+from timetok.errors import DataError, as_data_error
 from timetok.lita import LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.cache import claim
@@ -32,21 +31,14 @@ from timetok.recipes.mixture import Mixture, Source, Sources, Videos
 from timetok.recipes.preset import load_recipe
 from timetok.recipes.tasks import WORDINGS
 
-_GPU_FLOPS = 125e12  # a second, of an A100: two fifths of its peak in bfloat16
-
 
 def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
-    """The model that the preset's recipe builds, on the seed of the data, and its processor; DataError if that fails.
-
-    Without ``weights``, as `timetok.recipes.lita.build_model` has it.
-    """
-    try:
+    """What the recipe's own `build_model` gives, on the seed of the data; DataError if that fails."""
+    with as_data_error("preset: cannot be built", Exception):  # a setting can break a library anywhere
         set_seed(preset["data"]["seed"])
         model, processor = load_recipe(preset).build_model(preset, weights=weights)
         SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])  # refused now, not after an hour
-    except Exception as error:  # a setting can break a library anywhere; the cause stays attached
-        raise DataError(f"preset: cannot be built: {shorten(str(error), 400)}") from error
-    return model, processor
+        return model, processor
 
 
 def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
@@ -55,12 +47,10 @@ def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
     fixed |= {"remove_unused_columns": False, "dataloader_pin_memory": False}
     found = []
     for number, stage in enumerate(preset["stages"]):
-        try:
+        with as_data_error(f"trainer: TrainingArguments of {stage['trainer']} are refused", TypeError, ValueError):
             found.append(TrainingArguments(str(out / f"stage-{number}"), **fixed, **stage["trainer"]))
             if not isinstance(steps := found[-1].max_steps, int) or steps < 1:
                 raise ValueError(f"max_steps is {steps!r}, expected a whole number of at least 1")
-        except (TypeError, ValueError) as error:
-            raise DataError(f"trainer: TrainingArguments of {stage['trainer']} are refused: {error}") from error
     return found
 
 
@@ -141,8 +131,8 @@ def dry_run(preset: Preset) -> str:
     """A report on a preset with a ``start``: its data, its model, tokens a sample, memory and time. Writes nothing.
 
     Memory is weights, gradients and both moments of AdamW in the dtype of the weights, on one device, and one layer's
-    activations with gradient checkpointing; time is that of 8 ``tokens x parameters`` operations a sample, on features
-    that are cached. Both are estimates, unmeasured. DataError: as `train`, or the preset has no ``start``.
+    activations with gradient checkpointing; time is that of 8 ``tokens x parameters`` operations a sample, 125e12 in a
+    second (two fifths of an A100's bfloat16), on cached features. Both are estimates, unmeasured. DataError as `train`.
     """
     if "start" not in preset:
         raise DataError("--dry-run: expected a preset with a [start], whose data are there before it runs")
@@ -160,7 +150,7 @@ def dry_run(preset: Preset) -> str:
         samples = arguments.max_steps * batch * arguments.gradient_accumulation_steps
         a_token = config.hidden_size * (config.num_hidden_layers + 16) * size + 4 * config.vocab_size
         held = (weights + 3 * trained) * size + batch * max(lengths) * a_token
-        hours = 8 * model.model.lm.num_parameters() * median(lengths) * samples / _GPU_FLOPS / 3600
+        hours = 8 * model.model.lm.num_parameters() * median(lengths) * samples / 125e12 / 3600
         told = f"{processor.num_video_tokens} visual; {median(lengths):.0f} in all ({min(lengths)} to {max(lengths)})"
         lines += [f"tokens a sample   {told}"]
         lines += [f"memory            about {held / 2**30:.1f} GiB for {batch} samples at once on one device"]
@@ -174,11 +164,10 @@ def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[
     steps, losses = zip(*points, strict=True)
     versions = {"timetok": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("torch", "transformers", "timm", "accelerate")}
-    steps_taken = sum(stage["trainer"]["max_steps"] for stage in preset["stages"])
-    minutes = round(sum(entry.get("train_runtime", 0.0) for entry in log) / 60, 1)
-    device = f"{model.device} ({torch.get_num_threads()} CPU threads)"
-    facts = {"steps": steps_taken, "minutes": minutes, "device": device, "parameters": model.num_parameters()}
-    facts |= {"versions": versions, "preset": preset}
+    facts = {"versions": versions, "preset": preset, "parameters": model.num_parameters()}
+    facts["steps"] = sum(stage["trainer"]["max_steps"] for stage in preset["stages"])
+    facts["minutes"] = round(sum(entry.get("train_runtime", 0.0) for entry in log) / 60, 1)
+    facts["device"] = f"{model.device} ({torch.get_num_threads()} CPU threads)"
     write_json(folder / "training.json", {**facts, "curve": points})
     with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("step", "loss"), *points])
