@@ -196,14 +196,13 @@ def _print_spans(answer: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    if find_spec("accelerate") is None:
+        raise TimetokError("training needs accelerate, which is not installed: pip install 'timetok[train]'")
     from timetok.recipes.preset import load_preset
+    from timetok.recipes.train import dry_run, train
 
     preset = load_preset(options.preset, options.changes)
     out = Path(options.out or Path("runs") / Path(options.preset).stem)
-    if find_spec("accelerate") is None:
-        raise TimetokError("training needs accelerate, which is not installed: pip install 'timetok[train]'")
-    from timetok.recipes.train import dry_run, train
-
     print(dry_run(preset) if options.dry_run else f"model:    {train(preset, out)}")
 
 
@@ -268,8 +267,7 @@ def _info(_: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows["device"] = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     rows["pooling"] = f"{choose(PRESETS['lita'], device)}, for LITA's layout"
-    for name, backend in BACKENDS.items():
-        rows[f"- {name}"] = backend.why_not(PRESETS["lita"], device) or "can"
+    rows |= {f"- {name}": each.why_not(PRESETS["lita"], device) or "can" for name, each in BACKENDS.items()}
     print("\n".join(f"{name:13s} {value}" for name, value in rows.items()))
 
 
