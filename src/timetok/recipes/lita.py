@@ -87,14 +87,11 @@ def open_sources(
 ) -> Sources:
     """A source for each data set, the same in all stages, from a feature cache where ``data.cached``.
 
-    The cache is filled by all processes together, in ``folder``. DataError is raised where this model needs more than
-    pooled features.
+    The cache is filled by all processes together, in ``folder``; DataError where the model cannot be trained from it.
     """
     cached, inner = preset["data"]["cached"], model.model
     if cached and (inner.order != "pool-first" or inner.time_markers or inner.pooler.separators):
-        raise DataError(
-            "data.cached: expected false for a model that projects first or has markers or separators, got true"
-        )
+        raise DataError("data.cached: expected false for a model that projects first, or with markers or separators")
     sets, cache, state = read_sets(preset), None, PartialState()
     if cached:
         bf16 = bool(preset["stages"][0]["trainer"].get("bf16"))
