@@ -316,6 +316,8 @@ def test_training_without_accelerate_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
+    for name in [name for name in sys.modules if name.startswith("timetok.recipes")]:
+        monkeypatch.delitem(sys.modules, name)  # as in a new process: what needs accelerate is not there yet
     assert "pip install 'timetok[train]'" in refused(capfd, "train", "shapes", "--out", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

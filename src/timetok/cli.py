@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
 from timetok import __version__
-from timetok.errors import ArgumentError, DataError, TimetokError
+from timetok.errors import ArgumentError, DataError, TimetokError, as_data_error
 from timetok.metrics import PROTOCOLS
 from timetok.timegrid import Span
 
@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded; see `load_localizer`
     try:
         options = _parser().parse_args(arguments)
-        options.run(options)
+        commands: Any = {"localize": _localize, "train": _train, "evaluate": _evaluate, "plan": _plan}
+        commands |= {"data": _check_data, "convert": _convert, "info": _info}
+        commands[options.command](options)
     except (TimetokError, OSError) as error:  # OSError: no permission, a full disk
         print(f"timetok: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -64,7 +66,7 @@ def _picture(text: str) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="timetok", description="When does it happen? Spans in seconds from videos.")
     parser.add_argument("--version", action="version", version=f"timetok {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     localize = commands.add_parser("localize", help="ask when something happens in a video")
     about = localize.add_mutually_exclusive_group(required=True)
@@ -74,26 +76,22 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument("questions", nargs="*", metavar="QUESTION", help='such as "When is the red circle visible?"')
     localize.add_argument("--model", metavar="NAME|DIR", help="a downloaded video LM (default: one of shapes)")
     localize.add_argument("--json", action="store_true", help="print JSON lines")
-    localize.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="questions put at once")
     localize.add_argument("--stream", action="store_true", help="print the answer's words as they come")
     localize.add_argument("--plot", type=_picture, metavar="FILE", help="draw the answer under frames (png, svg, pdf)")
-    localize.set_defaults(run=_localize)
 
     train = commands.add_parser("train", help="train from a preset; run again to resume")
     train.add_argument("preset", metavar="PRESET|FILE.toml")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     train.add_argument("--out", metavar="DIR", help="where everything goes (default: runs/PRESET)")
     train.add_argument("--dry-run", action="store_true", help="tell data, tokens, memory and time; train nothing")
-    train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="score a model on annotated questions")
     evaluate.add_argument("model", metavar="MODEL", help="a downloaded video LM or a folder; 'tiny' is the bundled one")
     evaluate.add_argument("data", metavar="DATA", help="an evaluation file in LITA's layout, or a folder of them")
     evaluate.add_argument("--protocol", choices=PROTOCOLS, default="lita-rtl", help="default: %(default)s")
-    evaluate.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     evaluate.add_argument("--json", metavar="FILE", help="write the report with every sample")
-    evaluate.set_defaults(run=_evaluate)
-    for command in (localize, evaluate):
+    for command, size in ((localize, 8), (evaluate, 32)):
+        command.add_argument("--batch-size", type=_positive, default=size, metavar="N", help="questions put at once")
         command.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: a GPU, for LITAs the CPU)")
         command.add_argument("--frames", type=_positive, metavar="N", help="how many to show (64; LITAs have theirs)")
 
@@ -102,14 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--bad", choices=["raise", "drop", "clip"], default="raise", help="what becomes of wrong spans")
     plan.add_argument("--target-recall", default="0.99@0.7", metavar="RECALL@IOU", help="default: %(default)s")
     plan.add_argument("--plot", type=_picture, metavar="FILE", help="draw the table (png, svg, pdf)")
-    plan.set_defaults(run=_plan, media=None)
 
     data = commands.add_parser("data", help="look at annotation files").add_subparsers(required=True, metavar="COMMAND")
     check = data.add_parser("check", help="count what a file holds, and what is wrong with it")
     check.add_argument("annotations", metavar="PATH", help="a file in the layout of ActivityNet Captions, RTL, …")
     check.add_argument("--media", metavar="DIR", help="where its videos, images or folders of pictures should be")
     check.add_argument("--json", action="store_true", help="print JSON")
-    check.set_defaults(run=_check_data, bad="clip")
     for command in (plan, check):
         command.add_argument("--layout", metavar="NAME", help="default: told from the first entry")
         command.add_argument("--durations", metavar="FILE.csv", help="seconds by vid, columns id and length: Charades")
@@ -120,9 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--vision", required=True, metavar="DIR|NAME", help="a CLIP folder, or a timm model at hand")
     convert.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     convert.add_argument("--base", metavar="DIR", help="the language model of a checkpoint that has none")
-    convert.set_defaults(run=_convert)
 
-    commands.add_parser("info", help="versions and what is at hand").set_defaults(run=_info)
+    commands.add_parser("info", help="versions and what is at hand")
     return parser
 
 
@@ -132,8 +127,8 @@ def _localize(options: argparse.Namespace) -> None:
         raise ArgumentError("--plot, --stream: show the answer to one question, got several")
     from timetok.hub import localize_all, read_ahead
 
-    localizer, failed = _localizer(options.model, options), 0
-    for question in (question for _, questions in asked for question in questions):
+    localizer, num_failed, as_json = _localizer(options.model, options), 0, options.json or options.input
+    for question in chain.from_iterable(questions for _, questions in asked):
         localizer.check_question(question)
     for (video, questions), coming in zip(asked, read_ahead(localizer, [video for video, _ in asked]), strict=True):
         try:
@@ -150,25 +145,24 @@ def _localize(options: argparse.Namespace) -> None:
         except TimetokError as error:
             if not options.input:
                 raise
-            failed += len(questions)
-            for question in questions:
-                print(json.dumps({"video": video, "question": question, "error": str(error)}), flush=True)
-            continue
+            answers, num_failed = [error] * len(questions), num_failed + len(questions)
         for question, answer in zip(questions, answers, strict=True):
-            if options.json or options.input:
-                print(json.dumps({"video": str(video), "question": question, **asdict(answer)}), flush=True)
-            else:
-                print("" if options.stream else f"question: {question}\nanswer:   {answer.text}\n", end="")
-                _print_spans(answer)
-        if options.plot:
-            from timetok.plots import save, timeline
+            if as_json:
+                told = {"error": str(answer)} if isinstance(answer, TimetokError) else asdict(answer)
+                print(json.dumps({"video": str(video), "question": question, **told}), flush=True)
+                continue
+            if not options.stream:
+                print(f"question: {question}\nanswer:   {answer.text}")
+            _print_spans(answer)
+    if num_failed:
+        raise DataError(f"--input: {num_failed} questions have no answer; their lines say why")
+    if options.plot:
+        from timetok.plots import save, timeline
 
-            told: Any = {"question": questions[0], "answer": answers[0].text, "truth": [truth] if truth else None}
-            save(timeline(frames, answers[0].spans, **told), options.plot)
-            if not options.json:
-                print(f"timeline: {options.plot}")
-    if failed:
-        raise DataError(f"--input: {failed} questions have no answer; their lines say why")
+        truths = [truth] if truth else None
+        save(timeline(frames, answer.spans, question=question, answer=answer.text, truth=truths), options.plot)
+        if not as_json:
+            print(f"timeline: {options.plot}")
     if truth and not options.json:
         print(f"truth:    {truth.start:.2f} s to {truth.end:.2f} s")
         print('next:     timetok localize YOUR.mp4 "When is the red circle visible? Give only the times."')
@@ -186,11 +180,10 @@ def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Sp
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
     if options.video:
         return [(options.video, options.questions)], None
-    lines = (sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")).split("\n")
-    try:
-        pairs = [(entry["video"], str.strip(entry["question"])) for entry in map(json.loads, filter(str.strip, lines))]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f'--input: expected JSON lines of {{"video", "question"}}, got {error!r}') from error
+    with as_data_error('--input: expected JSON lines of {"video", "question"}', ValueError, TypeError, KeyError):
+        text = sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")
+        entries = map(json.loads, filter(str.strip, text.split("\n")))
+        pairs = [(entry["video"], str.strip(entry["question"])) for entry in entries]
     return [(video, [text for _, text in group]) for video, group in groupby(pairs, itemgetter(0))], None
 
 
@@ -203,20 +196,14 @@ def _print_spans(answer: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    if find_spec("accelerate") is None:
+        raise TimetokError("training needs accelerate, which is not installed: pip install 'timetok[train]'")
     from timetok.recipes.preset import load_preset
+    from timetok.recipes.train import dry_run, train
 
     preset = load_preset(options.preset, options.changes)
     out = Path(options.out or Path("runs") / Path(options.preset).stem)
-    if find_spec("accelerate") is None:
-        raise TimetokError("training needs accelerate, which is not installed: pip install 'timetok[train]'")
-    if options.dry_run:
-        from timetok.recipes.dry_run import dry_run
-
-        print(dry_run(preset))
-        return
-    from timetok.recipes.train import train
-
-    print(f"model:    {train(preset, out)}")
+    print(dry_run(preset) if options.dry_run else f"model:    {train(preset, out)}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -235,9 +222,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     from timetok.recipes.plan import plan, read_target, spans_of
+    from timetok.recipes.records import read_records
 
     wanted, level = read_target(options.target_recall)
-    found = plan(*spans_of(_read_annotations(options)), wanted=wanted, level=level)
+    told = read_records(options.annotations, layout=options.layout, durations=options.durations, bad=options.bad)
+    found = plan(*spans_of(told), wanted=wanted, level=level)
     print(found)
     if options.plot:
         from timetok.plots import curves, save
@@ -250,15 +239,11 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _check_data(options: argparse.Namespace) -> None:
-    found = _read_annotations(options)
-    print(json.dumps(found.census) if options.json else found)
-
-
-def _read_annotations(options: argparse.Namespace) -> Any:
     from timetok.recipes.records import read_records
 
-    told: Any = {name: getattr(options, name) for name in ("layout", "durations", "media", "bad")}
-    return read_records(options.annotations, **told)
+    where: Any = {"media": options.media, "durations": options.durations}
+    found = read_records(options.annotations, layout=options.layout, bad="clip", **where)
+    print(json.dumps(found.census) if options.json else found)
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -282,8 +267,7 @@ def _info(_: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows["device"] = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     rows["pooling"] = f"{choose(PRESETS['lita'], device)}, for LITA's layout"
-    for name, backend in BACKENDS.items():
-        rows[f"- {name}"] = backend.why_not(PRESETS["lita"], device) or "can"
+    rows |= {f"- {name}": each.why_not(PRESETS["lita"], device) or "can" for name, each in BACKENDS.items()}
     print("\n".join(f"{name:13s} {value}" for name, value in rows.items()))
 
 

@@ -3,6 +3,9 @@
 Each refines the builtin a caller would catch anyway, and names the argument, what came, what was expected, the remedy.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TimetokError(Exception):
     """Base of all errors raised on purpose; the command line turns it into one line and exit status 2."""
@@ -46,3 +49,12 @@ class ModelFolderError(TimetokError, OSError):
 
 class DataError(TimetokError, ValueError):
     """An annotation, prediction or preset file does not follow its schema."""
+
+
+@contextmanager
+def as_data_error(told: str, *kinds: type[Exception]) -> Iterator[None]:
+    """What a library raises inside, of these kinds, becomes a DataError: what is ``told`` here, then its own words."""
+    try:
+        yield
+    except kinds as error:
+        raise DataError(f"{told}: {error}") from error

@@ -17,8 +17,10 @@ import tiny_sets
 from timetok.cli import main
 from timetok.errors import DataError
 from timetok.lita.answer import Localizer
+from timetok.pooling import SlowFastPooler
+from timetok.recipes.lita import open_sources
 from timetok.recipes.preset import load_preset
-from timetok.recipes.train import build_model, train
+from timetok.recipes.train import build_model, dry_run, train
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,7 @@ def test_a_task_of_ones_own_lies_beside_the_preset(folder: Path, tmp_path: Path)
 def test_a_bad_setting_is_named(folder: Path, tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         train(load_preset(str(tiny_sets.write_preset(folder)), [change]), tmp_path)
+    assert not (tmp_path / "preset.json").exists()  # what is put right can be run there
 
 
 @pytest.mark.parametrize("name", ["lita-7b", "lita-13b", "lita-qwen3"])
@@ -224,3 +227,31 @@ def test_a_dry_run_tells_what_it_would_do(folder: Path, tmp_path: Path, capsys: 
     text = capsys.readouterr().out
     assert all(word in text for word in ("parameters", "trained", "tokens", "GiB", "anet", "records"))
     assert not out.exists()
+    with pytest.raises(DataError, match=r"--dry-run: expected a preset with a \[start\]"):
+        dry_run(load_preset("shapes"))
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # read by peft
+@pytest.mark.parametrize("lora", ["{}", '{ r = 4, target_modules = ["q_proj"] }'])
+def test_a_dry_run_counts_the_parameters_of_the_run(folder: Path, lora: str) -> None:
+    preset = load_preset(str(tiny_sets.write_preset(folder, start__lora=lora)))
+    weights = list(build_model(preset)[0].parameters())
+    total, trained = sum(map(torch.numel, weights)), sum(each.numel() for each in weights if each.requires_grad)
+    assert f"{total:,}, {trained:,} of them trained" in dry_run(preset)
+
+
+def test_a_model_that_cannot_be_trained_from_a_cache_is_refused_before_it_is_filled(
+    folder: Path, tmp_path: Path
+) -> None:
+    preset = load_preset(str(tiny_sets.write_preset(folder)))
+    model, processor = build_model(preset)
+    inner = model.model
+    kept = inner.order, inner.time_markers, inner.pooler
+    unfit = {"order": "project-first", "time_markers": True, "pooler": SlowFastPooler.preset("lita-1.5", dim=32)}
+    for name, value in unfit.items():
+        inner.order, inner.time_markers, inner.pooler = kept
+        setattr(inner, name, value)
+        with pytest.raises(DataError, match=r"data\.cached: expected false"):
+            open_sources(preset, model, processor, tmp_path)
+        open_sources(preset | {"data": preset["data"] | {"cached": False}}, model, processor, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -124,6 +124,14 @@ def test_bad_presets_are_refused(name: str, changes: tuple[str, ...], message: s
         load_preset(name, changes)
 
 
+@pytest.mark.parametrize("bases", [{"a": "a"}, {"a": "b", "b": "c", "c": "a"}, {"a": "b", "b": "b"}])
+def test_a_preset_that_is_based_on_itself_is_refused(bases: dict[str, str], tmp_path: Path) -> None:
+    for name, base in bases.items():
+        (tmp_path / f"{name}.toml").write_text(f'base = "{tmp_path / base}.toml"\n')
+    with pytest.raises(DataError, match="base: expected a preset that does not lead back to itself"):
+        load_preset(str(tmp_path / "a.toml"))
+
+
 @pytest.mark.parametrize(
     "change",
     ["stages.0.trainer.max_stepz=3", "stages.1.trainer.max_steps=ten", "loss.sigma=-1", "model.codec=nosuch",

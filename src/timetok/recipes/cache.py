@@ -2,22 +2,22 @@
 
 import json
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from timetok.atomic import read_json, replacing, write_json
-from timetok.errors import DataError
+from timetok.errors import DataError, as_data_error
 
 _END = 2**16  # bytes of either end of a file that its fingerprint covers
 _PER_SHARD = 64
@@ -37,26 +37,18 @@ def fingerprint(path: Path) -> str:
 
     DataError is raised where it cannot be read.
     """
-    try:
+    with as_data_error(f"media: {str(path)!r} cannot be read", OSError):
         if path.is_dir():
             return sha256("".join(map(fingerprint, sorted(path.iterdir()))).encode()).hexdigest()
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = sha256(f"{size} ".encode() + file.read(_END))
+            start, size = file.read(_END), file.seek(0, os.SEEK_END)
             file.seek(max(size - _END, 0))
-            digest.update(file.read())
-        return digest.hexdigest()
-    except OSError as error:
-        raise DataError(f"media: {str(path)!r} cannot be read: {error}") from error
+            return sha256(f"{size} ".encode() + start + file.read()).hexdigest()
 
 
 def weights_digest(module: nn.Module) -> str:
     """What tells weights from others: a hash of their names, types and bytes."""
-    digest = sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
+    return sha256(save({name: weight.contiguous() for name, weight in module.state_dict().items()})).hexdigest()
 
 
 class FeatureCache:
@@ -86,23 +78,25 @@ class FeatureCache:
         which this is number ``process``, ends at the same files. Call again, after all are done, to find their shards.
         """
         self._keys |= {path: fingerprint(path) for path in media}
-        self._find()
+        for file in sorted(self.folder.glob("*.safetensors")):
+            with self._opened(file) as shard:
+                self._shards |= dict.fromkeys(shard.keys(), file)
         paths = {key: path for path, key in self._keys.items()}
-        shards: dict[int, list[str]] = defaultdict(list)
-        for key in sorted(paths.keys() - self._shards.keys()):
-            shards[int(key[:8], 16) % (len(paths) // _PER_SHARD + 1)].append(key)
-        mine = {number: keys for number, keys in sorted(shards.items()) if number % num_processes == process}
-        with tqdm(total=sum(map(len, mine.values())), desc="features", unit="videos", disable=not mine) as progress:
-            for keys in mine.values():
-                tensors = {}
+        num_shards = len(paths) // _PER_SHARD + 1
+        shards = groupby(sorted(paths.keys() - self._shards.keys()), lambda key: int(key[:8], 16) * num_shards >> 32)
+        mine = [list(keys) for number, keys in shards if number % num_processes == process]
+        with tqdm(total=sum(map(len, mine)), desc="features", unit="videos", disable=not mine) as progress:
+            for keys in mine:
+                tensors, file = {}, self.folder / f"{sha256(''.join(keys).encode()).hexdigest()[:16]}.safetensors"
                 for key in keys:
                     tensors[key] = encode(paths[key]).detach().cpu().contiguous()
                     progress.update()
-                name = sha256("".join(keys).encode()).hexdigest()[:16]
-                sums = json.dumps({key: crc32(_bytes(tensor)) for key, tensor in tensors.items()})
-                with replacing(self.folder / f"{name}.safetensors") as partial:
+                sums = json.dumps(
+                    {key: crc32(tensor.view(torch.uint8).numpy().data) for key, tensor in tensors.items()}
+                )
+                with replacing(file) as partial:
                     save_file(tensors, partial, metadata={"crc32": sums})
-        self._find()
+                self._shards |= dict.fromkeys(keys, file)
 
     def __getitem__(self, path: Path) -> Tensor:
         """What ``encode`` gave for a video that `fill` was called with; DataError where it is missing or damaged."""
@@ -111,24 +105,12 @@ class FeatureCache:
             raise DataError(f"media: the features of {str(path)!r} are not in {str(self.folder)!r}; call fill() again")
         with self._opened(self._shards[key]) as shard:
             tensor: Tensor = shard.get_tensor(key)
-            if crc32(_bytes(tensor)) != json.loads(shard.metadata()["crc32"])[key]:
+            if crc32(tensor.view(torch.uint8).numpy().data) != json.loads(shard.metadata()["crc32"])[key]:
                 raise SafetensorError(f"{path.name} has changed since it was written")
         return tensor
 
-    def _find(self) -> None:
-        """Which shard holds what."""
-        for file in sorted(self.folder.glob("*.safetensors")):
-            with self._opened(file) as shard:
-                self._shards |= dict.fromkeys(shard.keys(), file)
-
     @contextmanager
     def _opened(self, file: Path) -> Iterator[Any]:
-        try:
-            with safe_open(file, "pt") as shard:
-                yield shard
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{file}: damaged ({error}); remove it, and its features are computed again") from error
-
-
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        told = f"{file}: damaged; remove it, and its features are computed again"
+        with as_data_error(told, OSError, SafetensorError), safe_open(file, "pt") as shard:
+            yield shard

@@ -1,6 +1,6 @@
 """Questions of a data set put to a model, and scored under a named protocol."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,32 +35,29 @@ def read_questions(data: str | Path) -> list[Question]:
     """
     path = Path(data)
     paths = [path] if path.is_file() else [path / name for name in _FILES if (path / name).is_file()]
-    questions = [question for each in paths for question in _read_file(each)]
+    questions = []
+    for file in paths:
+        found = read_records(file, layout="rtl-eval", media=file.parent / "videos", bad="clip")
+        for k, record in enumerate(found.records):
+            ((text, _, answer),) = record.events
+            moments = sorted(map(float, MOMENT.findall(answer)[:2]))  # not clipped, as predictions are
+            if len(moments) < 2 or not text or record.media is None or record.duration_seconds is None:
+                expected = "a question, an answer with a start and an end such as <1.50> <4.00>, and a file in videos/"
+                raise DataError(f"{file.name}: entry {k}: expected {expected}, got {record}")
+            name, task = f"{file.stem}/{record.name}", record.subset or file.stem
+            reference = Reference(name, record.vid, Span(*moments), record.duration_seconds, task)
+            questions.append(Question(text, record.media, reference))
     if not questions:
         raise DataError(f"data: expected a JSON file of questions or a folder with {_FILES}, got {str(path)!r}")
     return questions
 
 
-def _read_file(path: Path) -> Iterator[Question]:
-    for k, record in enumerate(read_records(path, layout="rtl-eval", media=path.parent / "videos", bad="clip").records):
-        (event,) = record.events
-        moments = [float(text) for text in MOMENT.findall(event.answer)]  # not clipped, as predictions are
-        if len(moments) < 2 or not event.text or record.media is None or record.duration_seconds is None:
-            expected = "a question, an answer with a start and an end such as <1.50> <4.00>, and a file in videos/"
-            raise DataError(f"{path.name}: entry {k}: expected {expected}, got {record}")
-        span, task = Span(*sorted(moments[:2])), record.subset or path.stem
-        reference = Reference(f"{path.stem}/{record.name}", record.vid, span, record.duration_seconds, task)
-        yield Question(event.text, record.media, reference)
-
-
 def encode_videos(localizer: AnyLocalizer, questions: Sequence[Question]) -> Encoded:
     """What the localizer encodes and the seconds of every video asked about, each once."""
     paths = list(dict.fromkeys(question.path for question in questions))
-    videos: Encoded = {}
-    for path, coming in zip(tqdm(paths, desc="videos", leave=False), read_ahead(localizer, paths), strict=True):
-        frames = coming.result()
-        videos[path] = localizer.encode(frames), frames.duration_seconds
-    return videos
+    coming = zip(tqdm(paths, desc="videos", leave=False), read_ahead(localizer, paths), strict=True)
+    read = ((path, frames.result()) for path, frames in coming)
+    return {path: (localizer.encode(frames), frames.duration_seconds) for path, frames in read}
 
 
 def ask_all(
@@ -88,5 +85,5 @@ def evaluate_model(
 def score(questions: Sequence[Question], times: Sequence[Sequence[float]], *, protocol: str = "lita-rtl") -> Report:
     """Score moments found by whatever means: one sequence of seconds a question."""
     references = [question.reference for question in questions]
-    answered = zip(references, times, strict=True)
-    return evaluate([Prediction(one.question_id, tuple(seconds)) for one, seconds in answered], references, protocol)
+    found = [Prediction(one.question_id, tuple(each)) for one, each in zip(references, times, strict=True)]
+    return evaluate(found, references, protocol)

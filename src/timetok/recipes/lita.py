@@ -4,7 +4,7 @@ A preset may name a module of its own as its ``code``, in which any of these pub
 ``TASKS`` adds to it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,12 @@ from torch.optim import Optimizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 from timetok import embeddings
-from timetok.errors import DataError
+from timetok.errors import DataError, as_data_error
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import find_folder, load_weights
 from timetok.lita.convert import VICUNA, read_eyes, read_projector
 from timetok.recipes.cache import FeatureCache, weights_digest
-from timetok.recipes.mixture import Source, Videos, read_media
+from timetok.recipes.mixture import Sources, Videos, read_media
 from timetok.recipes.records import Annotations, read_records
 from timetok.recipes.tasks import TASKS as TASKS
 
@@ -58,7 +58,7 @@ def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditi
             text.vocab_size = max(text.vocab_size, max(ids, default=0) + 1)
             with torch.device("meta"):
                 lm = AutoModelForCausalLM.from_config(text, dtype=start["dtype"])
-        told = {**preset["model"], "time_token_ids": ids, "video_token_id": processor.video_token_id}
+        told = {"time_token_ids": ids, "video_token_id": processor.video_token_id, **preset["model"]}
         config = LitaConfig(text_config=lm.config, vision=encoder.arguments, **told)
         model = LitaForConditionalGeneration.of(config, lm, encoder)
     if start["projector"]:
@@ -75,10 +75,8 @@ def read_sets(preset: Preset) -> dict[str, Annotations]:
     """The annotations of every data set of the preset; DataError where one cannot be read, or rates name another."""
     sets: dict[str, Annotations] = {}
     for name, arguments in preset["data"]["sets"].items():
-        try:
+        with as_data_error(f"data.sets.{name}", TypeError):
             sets[name] = read_records(**arguments)
-        except TypeError as error:
-            raise DataError(f"data.sets.{name}: {error}") from error
     if unknown := {name for stage in preset["stages"] for name in stage["rates"]} - sets.keys():
         raise DataError(f"rates: {sorted(unknown)} are none of the sets, which are {[*sets]}")
     return sets
@@ -86,15 +84,18 @@ def read_sets(preset: Preset) -> dict[str, Annotations]:
 
 def open_sources(
     preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, folder: Path
-) -> Callable[[Mapping[str, Any]], Mapping[str, Source]]:
-    """A function of a stage that gives its sources: a data set each, from a feature cache where ``data.cached``.
+) -> Sources:
+    """A source for each data set, the same in all stages, from a feature cache where ``data.cached``.
 
-    The cache is filled by all processes together, in ``folder``.
+    The cache is filled by all processes together, in ``folder``; DataError where the model cannot be trained from it.
     """
+    cached, inner = preset["data"]["cached"], model.model
+    if cached and (inner.order != "pool-first" or inner.time_markers or inner.pooler.separators):
+        raise DataError("data.cached: expected false for a model that projects first, or with markers or separators")
     sets, cache, state = read_sets(preset), None, PartialState()
-    if preset["data"]["cached"]:
+    if cached:
         bf16 = bool(preset["stages"][0]["trainer"].get("bf16"))
-        encoder = model.model.vision.to(state.device)
+        encoder = inner.vision.to(state.device)
         settings = {"encoder": weights_digest(encoder), "arguments": encoder.arguments, "autocast": bf16}
         settings |= {name: getattr(processor, name) for name in ("transform", "pooler", "num_frames")}
         cache = FeatureCache(folder / "features", settings)

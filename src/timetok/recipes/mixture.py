@@ -12,18 +12,18 @@ from numpy.random import Generator
 from PIL import Image
 from torch.utils.data import Dataset
 
-from timetok.errors import DataError
+from timetok.errors import DataError, as_data_error
 from timetok.lita import LitaProcessor
 from timetok.recipes.cache import FeatureCache
 from timetok.recipes.records import Record
-from timetok.recipes.tasks import Task, Turn, draw_turns
+from timetok.recipes.tasks import Task, draw_turns, pick
 from timetok.video import Frames, read_frames
 
 Shown: TypeAlias = Mapping[str, Any]
 Source: TypeAlias = Callable[[Generator], tuple[Record, Callable[[], Shown]]]
 """Draws a record; the function it gives beside it looks at the video: ``video_features`` or ``pixel_values_videos``."""
-
-_FOLDER_FPS = 5.0  # LITA's, for folders of pictures; which of them are shown does not depend on it
+Sources: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Source]]
+"""Gives, for a stage of a preset, its sources by their names in its ``rates``."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Videos:
 
     def __call__(self, rng: Generator) -> tuple[Record, Callable[[], Shown]]:
         """A record, and what shows its video."""
-        record = self.records[int(rng.integers(len(self.records)))]
+        record = pick(rng, self.records)
         return record, partial(self._show, record)
 
     def _show(self, record: Record) -> Shown:
@@ -50,13 +50,11 @@ class Videos:
 def read_media(path: Path, processor: LitaProcessor) -> Frames:
     """The frames a model is shown of a video, of a folder of pictures, or of an image, which is repeated."""
     if path.is_dir():
-        return read_frames(path, processor.num_frames, fps=_FOLDER_FPS)
+        return read_frames(path, processor.num_frames, fps=5.0)  # LITA's; what is shown does not depend on it
     if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
-        try:
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)[None]
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-            raise DataError(f"{path} is no picture that can be read: {error}") from error
+        broken = OSError, SyntaxError, ValueError  # what Pillow raises
+        with as_data_error(f"{path} is no picture that can be read", *broken), Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)[None]
         return read_frames(pixels, processor.num_frames, fps=1.0)
     return processor.read(path)
 
@@ -92,26 +90,19 @@ class Mixture(Dataset[dict[str, Any]]):
 
     def num_tokens(self, index: int) -> int:
         """How many ids a sample has, before it is cut off; its video is not looked at."""
-        pooled = torch.empty(self.processor.num_video_tokens, 0)
-        return int(
-            self.processor.prompts.collate([{**self._draw(index)[0], "video_features": pooled}])["labels"].numel()
-        )
+        row = {**self._draw(index)[0], "video_features": torch.empty(self.processor.num_video_tokens, 0)}
+        return int(self.processor.prompts.collate([row])["labels"].numel())
 
     def _draw(self, index: int) -> tuple[dict[str, Any], Callable[[], Shown]]:
         rng = np.random.default_rng([self.seed, index])
-        names = list(self.rates)
-        weights = np.array([sum(self.rates[name].values()) for name in names], dtype=np.float64)
-        turns: list[Turn] = []
+        names, weights = list(self.rates), np.array([sum(rates.values()) for rates in self.rates.values()])
         for _ in range(1000):  # a record may hold nothing that can be asked about
             name = names[rng.choice(len(names), p=weights / weights.sum())]
             record, show = self.sources[name](rng)
             if turns := draw_turns(record, rng, self.turns, self.rates[name], self.tasks):
-                break
-        else:
-            raise DataError(f"rates: a thousand records of {names} held nothing to be asked by {dict(self.rates)}")
-        duration = record.duration_seconds
-        texts = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
-        return {"duration_seconds": duration, "turns": texts}, show
+                asked, duration = [(turn.question, turn.answer) for turn in turns], record.duration_seconds
+                return {"duration_seconds": duration, "turns": self.processor.conversation(asked, duration)}, show
+        raise DataError(f"rates: a thousand records of {names} held nothing to be asked by {dict(self.rates)}")
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Samples → a batch, padded on the right; a causal model then needs no mask, which is faster on a CPU.

@@ -41,10 +41,9 @@ def spans_of(found: Annotations) -> tuple[list[Span], list[float]]:
     """The spans of an annotation file, and for each the seconds of its video; DataError where there are none."""
     pairs = [(event.span, record.duration_seconds) for record in found.records for event in record.events]
     known = [(span, duration) for span, duration in pairs if span and duration]
-    if not known or len(known) < sum(span is not None for span, _ in pairs):
-        raise DataError(
-            f"annotations: {len(known)} of {len(pairs)} events have a span and a known duration; see durations"
-        )
+    if not known or len(known) < found.census["spans"]:
+        told = f"{len(known)} of {len(pairs)} events have a span and a known duration"
+        raise DataError(f"annotations: {told}; see durations")
     return [span for span, _ in known], [duration for _, duration in known]
 
 

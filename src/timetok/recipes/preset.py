@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from timetok.errors import DataError
+from timetok.errors import DataError, as_data_error
 from timetok.recipes import lita
 
 _PRESETS = Path(__file__).parent / "presets"
@@ -38,30 +38,28 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
 
 def load_recipe(preset: Mapping[str, Any]) -> Any:
     """LITA's recipe with what the module named by the preset's ``code`` has in its place; DataError if it has none."""
-    names = vars(lita)
+    own: dict[str, Any] = {}
     if code := preset["code"]:
-        try:
+        with as_data_error(f"code: expected a module beside the preset, got {code!r}", ImportError):
             own = vars(import_module(code))
-        except ImportError as error:
-            raise DataError(f"code: expected a module beside the preset, got {code!r}: {error}") from error
-        names = {**names, **own, "TASKS": lita.TASKS | own.get("TASKS", {})}
-    return SimpleNamespace(**names)
+    return SimpleNamespace(**{**vars(lita), **own, "TASKS": lita.TASKS | own.get("TASKS", {})})
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str, *derived: Path) -> dict[str, Any]:
+    """A preset by its name or path, with those of which it is the base, nearest last."""
     path = Path(name) if name.endswith(".toml") else _PRESETS / f"{name}.toml"
     if not path.exists() and (example := _EXAMPLES / path.name).exists():
         path = example
-    try:
+    names = sorted(path.stem for folder in (_PRESETS, _EXAMPLES) for path in folder.glob("*.toml"))
+    with as_data_error(f"preset: expected one of {names} or a TOML file, got {name!r}", OSError, ValueError):
         preset = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        names = sorted(path.stem for folder in (_PRESETS, _EXAMPLES) for path in folder.glob("*.toml"))
-        raise DataError(f"preset: expected one of {names} or a TOML file, got {name!r}: {error}") from error
+    if path in derived:
+        raise DataError(f"base: expected a preset that does not lead back to itself, got {name!r}")
     if preset.get("code") and (folder := str(path.parent.resolve())) not in sys.path:
         sys.path.append(folder)
     if "base" not in preset:
         return preset
-    base = _read(str(preset["base"]))
+    base = _read(str(preset["base"]), *derived, path)
     _change(base, preset.get("changes", {}))
     return base | ({"code": preset["code"]} if "code" in preset else {})
 
@@ -70,12 +68,11 @@ def _change(preset: dict[str, Any], changes: dict[str, Any]) -> None:
     for key, value in changes.items():
         *names, last = key.split(".")
         table: Any = preset
-        try:
+        told = f"--set: the preset has no {key!r}; its tables are {', '.join(sorted(preset))}"
+        with as_data_error(told, LookupError, TypeError, ValueError):
             for each in names:
                 table = table[int(each) if isinstance(table, list) else each]
             table[last] = value
-        except (LookupError, TypeError, ValueError) as error:
-            raise DataError(f"--set: the preset has no {key!r}; its tables are {', '.join(sorted(preset))}") from error
 
 
 def _read_change(change: str) -> tuple[str, Any]:

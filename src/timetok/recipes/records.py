@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from timetok.errors import ArgumentError, DataError
+from timetok.errors import ArgumentError, DataError, as_data_error
 from timetok.timegrid import Span
 
 Bad: TypeAlias = Literal["raise", "drop", "clip"]
@@ -123,13 +123,11 @@ def read_records(
     if layout not in (None, *LAYOUTS) or bad not in ("raise", "drop", "clip"):
         raise ArgumentError(f"expected layout in {[*LAYOUTS]}, bad in raise, drop, clip, got {layout!r}, {bad!r}")
     lengths = _read_lengths(Path(durations)) if isinstance(durations, str | Path) else durations or {}
-    try:
+    with as_data_error(f"{path}", DataError):
         entries = _load(Path(path), lengths)
-        reader = _Reader(layout or _sniff(entries), media, bad)
+        reader = _Reader(layout or _sniff(entries[0][1] if entries else None), media, bad)
         for entry in entries:
             reader.add(*entry)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
     return Annotations(reader.layout, tuple(filter(None, reader.records.values())), reader.problems)
 
 
@@ -205,18 +203,15 @@ class _Reader:
         return found if found and (found.is_file() or any(found.iterdir())) else None
 
 
-def _is_name(value: Any) -> bool:
-    parts = re.split(r"[/\\]|^.:", str(value))  # as either system reads a path
-    return type(value) in (int, str) and not {"", ".", ".."}.intersection(parts)
-
-
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e12  # NaN is not
 
 
+_LEAVING = re.compile(r"(^|[/\\])\.{0,2}([/\\]|$)|^.:")  # a part that is empty, . or .., or a drive, on either system
+_NAME = "a name that stays in its folder", lambda value: type(value) in (int, str) and not _LEAVING.search(str(value))
 _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "name": ("a name that stays in its folder", _is_name),
-    "vid": ("a name that stays in its folder", _is_name),
+    "name": _NAME,
+    "vid": _NAME,
     "length": ("a positive number", lambda value: _is_number(value) and value > 0),
     "spans": ("[start, end]", lambda value: isinstance(value, list) and [*map(_is_number, value)] == [True, True]),
 }
@@ -243,7 +238,7 @@ def _column(where: str, content: Any, spec: str, role: str) -> list[Any]:
 
 def _load(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, Any]]:
     """Where each entry of a file stands, and the entry; what an object calls it is its field `_KEY`."""
-    try:
+    with as_data_error("not readable as JSON", OSError, ValueError, RecursionError):
         text = path.read_text(encoding="utf-8-sig")
         if text.lstrip()[:1] not in ("{", "["):
             lines = enumerate(map(str.strip, text.split("\n")), start=1)
@@ -251,8 +246,6 @@ def _load(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, Any]]:
         if re.match(r"\s*\{.*\}\s*\n\s*\{", text):  # JSON lines
             text = "[" + ",\n".join(filter(str.strip, text.split("\n"))) + "]"
         content: Any = json.loads(text, parse_constant=int, object_pairs_hook=_unique)  # NaN is no int
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"not readable as JSON: {error}") from error
     if isinstance(content, dict) and isinstance(content.get("database"), dict):
         content = content["database"]  # YouCook2
     if isinstance(content, dict) and any(isinstance(each, dict) for each in content.values()):
@@ -275,9 +268,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _sniff(entries: Sequence[tuple[str, Any]]) -> str:
+def _sniff(first: Any) -> str:
     """The layout of which the first entry has the most fields and lacks the fewest."""
-    first = entries[0][1] if entries else None
     has = first.keys() if isinstance(first, dict) else set()
     needs = {name: {field.partition("[]")[0] for field in fields.values()} for name, fields in LAYOUTS.items()}
     *_, second, best = sorted((2 * len(needs[name] & has) - len(needs[name]), len(needs[name]), name) for name in needs)
@@ -288,8 +280,7 @@ def _sniff(entries: Sequence[tuple[str, Any]]) -> str:
 
 
 def _read_lengths(path: Path) -> dict[str, float]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return {row["id"]: float(row["length"]) for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise DataError(f"durations: {path}: expected a csv file with columns id and length: {error!r}") from error
+    told = f"durations: {path}: expected a csv file with columns id and length"
+    with as_data_error(told, OSError, ValueError, KeyError, TypeError, csv.Error):
+        rows = csv.DictReader(path.read_text(encoding="utf-8-sig").split("\n"))
+        return {row["id"]: float(row["length"]) for row in rows}

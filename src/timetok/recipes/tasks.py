@@ -25,10 +25,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Turn:
-    """One question, without times, and its answer, with times in seconds that `TimeTokenizer.to_tokens` reads.
-
-    ``spans`` are those that were asked for.
-    """
+    """A question without times, its answer with moments for `TimeTokenizer.to_tokens`, and the spans asked for."""
 
     question: str
     answer: str
@@ -46,10 +43,8 @@ def event_loc(record: Record, rng: Generator) -> list[Turn]:
     if not (events := _captions(record)):
         return []
     event, span = pick(rng, events)
-    question = (
-        f"{pick(rng, WORDINGS['when']).format(event=event.rstrip('.').lower())} {pick(rng, WORDINGS['only_times'])}"
-    )
-    return [Turn(question, times(span), (span,))]
+    when = pick(rng, WORDINGS["when"]).format(event=event.rstrip(".").lower())
+    return [Turn(f"{when} {pick(rng, WORDINGS['only_times'])}", times(span), (span,))]
 
 
 def dvc(record: Record, rng: Generator, *, wordings: Mapping[str, Sequence[str]] = WORDINGS) -> list[Turn]:

@@ -6,11 +6,11 @@ checkpoints: a run that was interrupted ends at the weights of one that was not.
 
 import csv
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from math import nan
 from pathlib import Path
-from textwrap import shorten
+from statistics import median
 from typing import Any
 
 import torch
@@ -22,29 +22,23 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from timetok import __version__, plots
 from timetok.atomic import replacing, write_json
-from timetok.errors import DataError
+from timetok.errors import DataError, as_data_error
 from timetok.lita import LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.cache import claim
 from timetok.recipes.lita import Preset
-from timetok.recipes.mixture import Mixture, Source
+from timetok.recipes.mixture import Mixture, Source, Sources, Videos
 from timetok.recipes.preset import load_recipe
 from timetok.recipes.tasks import WORDINGS
 
 
-def build_model(preset: Preset, **options: bool) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
-    """The model that the preset's recipe builds, on the seed of the data, and its processor; DataError if that fails.
-
-    ``options`` are those of `timetok.recipes.lita.build_model`.
-    """
-    recipe = load_recipe(preset)
-    try:
+def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
+    """What the recipe's own `build_model` gives, on the seed of the data; DataError if that fails."""
+    with as_data_error("preset: cannot be built", Exception):  # a setting can break a library anywhere
         set_seed(preset["data"]["seed"])
-        model, processor = recipe.build_model(preset, **options)
+        model, processor = load_recipe(preset).build_model(preset, weights=weights)
         SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])  # refused now, not after an hour
-    except Exception as error:  # a setting can break a library anywhere; the cause stays attached
-        raise DataError(f"preset: cannot be built: {shorten(str(error), 400)}") from error
-    return model, processor
+        return model, processor
 
 
 def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
@@ -53,12 +47,10 @@ def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
     fixed |= {"remove_unused_columns": False, "dataloader_pin_memory": False}
     found = []
     for number, stage in enumerate(preset["stages"]):
-        try:
+        with as_data_error(f"trainer: TrainingArguments of {stage['trainer']} are refused", TypeError, ValueError):
             found.append(TrainingArguments(str(out / f"stage-{number}"), **fixed, **stage["trainer"]))
             if not isinstance(steps := found[-1].max_steps, int) or steps < 1:
                 raise ValueError(f"max_steps is {steps!r}, expected a whole number of at least 1")
-        except (TypeError, ValueError) as error:
-            raise DataError(f"trainer: TrainingArguments of {stage['trainer']} are refused: {error}") from error
     return found
 
 
@@ -75,10 +67,12 @@ def train(preset: Preset, out: Path) -> Path:
     if unknown := asked - recipe.TASKS.keys():
         raise DataError(f"rates: there is no task {sorted(unknown)}, only {[*recipe.TASKS]}")
     model, processor = build_model(preset)
-    claim(out / "preset.json", settings)
+    if (out / "preset.json").exists():
+        claim(out / "preset.json", settings)
     if (out / "model").exists():
         return out / "model"
     sources = recipe.open_sources(preset, model, processor, Path(data["folder"] or out))
+    claim(out / "preset.json", settings)  # only now: what was refused may be put right in the same folder
     log = train_stages(preset, model, processor, sources, out)
     if PartialState().is_main_process:
         if hasattr(model.model.lm, "merge_and_unload"):
@@ -94,24 +88,26 @@ def train(preset: Preset, out: Path) -> Path:
 
 
 def train_stages(
-    preset: Preset,
-    model: LitaForConditionalGeneration,
-    processor: LitaProcessor,
-    sources: Callable[[Mapping[str, Any]], Mapping[str, Source]],
-    out: Path,
+    preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, sources: Sources, out: Path
 ) -> list[dict[str, Any]]:
     """Train stage after stage, reading a finished one back; the Trainers' logs together, with steps counted on."""
     log, before, recipe = [], 0, load_recipe(preset)
-    for number, (stage, arguments) in enumerate(zip(preset["stages"], stage_arguments(preset, out), strict=True)):
-        told = {key: stage[key] for key in ("num_samples", "turns", "rates", "max_length") if key in stage}
-        told |= {"sources": sources(stage), "tasks": recipe.TASKS, "seed": preset["data"]["seed"] + number}
-        data = Mixture(processor=processor, **told)
-        loss = SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
+    loss = SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
+    for number, arguments in enumerate(stage_arguments(preset, out)):
+        stage = preset["stages"][number]
+        data = _mixture(preset, number, sources(stage), processor)
         used: dict[str, Any] = {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": loss}
         entries = fit(model, arguments, optimizers=(recipe.optimizer(model, arguments, stage), None), **used)
         log += [{**entry, "step": entry["step"] + before} for entry in entries]
         before += arguments.max_steps
     return log
+
+
+def _mixture(preset: Preset, number: int, sources: Mapping[str, Source], processor: LitaProcessor) -> Mixture:
+    """The samples of a stage."""
+    stage, seed = preset["stages"][number], preset["data"]["seed"] + number
+    told = {key: stage[key] for key in ("num_samples", "turns", "rates", "max_length") if key in stage}
+    return Mixture(sources=sources, tasks=load_recipe(preset).TASKS, processor=processor, seed=seed, **told)
 
 
 def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -> list[dict[str, Any]]:
@@ -131,17 +127,47 @@ def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -
     return list(trainer.state.log_history)
 
 
+def dry_run(preset: Preset) -> str:
+    """A report on a preset with a ``start``: its data, its model, tokens a sample, memory and time. Writes nothing.
+
+    Memory is weights, gradients and both moments of AdamW in the dtype of the weights, on one device, and one layer's
+    activations with gradient checkpointing; time is that of 8 ``tokens x parameters`` operations a sample, 125e12 in a
+    second (two fifths of an A100's bfloat16), on cached features. Both are estimates, unmeasured. DataError as `train`.
+    """
+    if "start" not in preset:
+        raise DataError("--dry-run: expected a preset with a [start], whose data are there before it runs")
+    sets = load_recipe(preset).read_sets(preset)
+    lines = [f"[{name}]\n{found}\n" for name, found in sets.items()]
+    model, processor = build_model(preset, weights=False)
+    weights, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
+    lines += [f"parameters        {weights:,}, {trained:,} of them trained"]
+    size, config = next(model.model.projector.parameters()).element_size(), model.config.text_config
+    sources = {name: Videos(found.records, processor) for name, found in sets.items()}
+    for number, arguments in enumerate(stage_arguments(preset, Path())):
+        mixture = _mixture(preset, number, sources, processor)
+        lengths = [mixture.num_tokens(k) for k in range(64)]
+        batch = arguments.per_device_train_batch_size
+        samples = arguments.max_steps * batch * arguments.gradient_accumulation_steps
+        a_token = config.hidden_size * (config.num_hidden_layers + 16) * size + 4 * config.vocab_size
+        held = (weights + 3 * trained) * size + batch * max(lengths) * a_token
+        hours = 8 * model.model.lm.num_parameters() * median(lengths) * samples / 125e12 / 3600
+        told = f"{processor.num_video_tokens} visual; {median(lengths):.0f} in all ({min(lengths)} to {max(lengths)})"
+        lines += [f"tokens a sample   {told}"]
+        lines += [f"memory            about {held / 2**30:.1f} GiB for {batch} samples at once on one device"]
+        lines += [f"time              about {hours:.1f} h of one A100 for {samples:,} samples a process"]
+    return "\n".join(lines)
+
+
 def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[str, Any]], model: Any) -> None:
     """How a model came to be, beside it: ``training.json``, its curve as CSV and PNG, and a filled in ``README.md``."""
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry] or [(0, nan)]
     steps, losses = zip(*points, strict=True)
     versions = {"timetok": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("torch", "transformers", "timm", "accelerate")}
-    steps_taken = sum(stage["trainer"]["max_steps"] for stage in preset["stages"])
-    minutes = round(sum(entry.get("train_runtime", 0.0) for entry in log) / 60, 1)
-    device = f"{model.device} ({torch.get_num_threads()} CPU threads)"
-    facts = {"steps": steps_taken, "minutes": minutes, "device": device, "parameters": model.num_parameters()}
-    facts |= {"versions": versions, "preset": preset}
+    facts = {"versions": versions, "preset": preset, "parameters": model.num_parameters()}
+    facts["steps"] = sum(stage["trainer"]["max_steps"] for stage in preset["stages"])
+    facts["minutes"] = round(sum(entry.get("train_runtime", 0.0) for entry in log) / 60, 1)
+    facts["device"] = f"{model.device} ({torch.get_num_threads()} CPU threads)"
     write_json(folder / "training.json", {**facts, "curve": points})
     with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("step", "loss"), *points])
