@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from timetok.errors import DataError, as_data_error
+from timetok.errors import DataError, raised_as
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 
 def read_json(path: str | os.PathLike[str], kind: type, expected: str) -> Any:
     """Read a JSON file of a list or an object, which should hold what is ``expected`` in words; else a DataError."""
-    with as_data_error(f"{path}: not readable as JSON; expected {expected}", OSError, ValueError):
+    with raised_as(DataError, f"{path}: not readable as JSON; expected {expected}", OSError, ValueError):
         text = Path(path).read_text(encoding="utf-8")
         content = json.loads(text, parse_constant=int)  # refuses NaN, which is no JSON
     if not isinstance(content, kind):

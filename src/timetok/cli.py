@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from timetok import __version__
-from timetok.errors import ArgumentError, DataError, TimetokError, as_data_error
+from timetok.errors import ArgumentError, DataError, TimetokError, raised_as
 from timetok.metrics import PROTOCOLS
 from timetok.timegrid import Span
 
@@ -67,7 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="timetok", description="When does it happen? Spans in seconds from videos.")
     parser.add_argument("--version", action="version", version=f"timetok {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-
     localize = commands.add_parser("localize", help="ask when something happens in a video")
     about = localize.add_mutually_exclusive_group(required=True)
     about.add_argument("video", nargs="?", metavar="VIDEO", help="a video file")
@@ -78,13 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     localize.add_argument("--json", action="store_true", help="print JSON lines")
     localize.add_argument("--stream", action="store_true", help="print the answer's words as they come")
     localize.add_argument("--plot", type=_picture, metavar="FILE", help="draw the answer under frames (png, svg, pdf)")
-
     train = commands.add_parser("train", help="train from a preset; run again to resume")
     train.add_argument("preset", metavar="PRESET|FILE.toml")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     train.add_argument("--out", metavar="DIR", help="where everything goes (default: runs/PRESET)")
     train.add_argument("--dry-run", action="store_true", help="tell data, tokens, memory and time; train nothing")
-
     evaluate = commands.add_parser("evaluate", help="score a model on annotated questions")
     evaluate.add_argument("model", metavar="MODEL", help="a downloaded video LM or a folder; 'tiny' is the bundled one")
     evaluate.add_argument("data", metavar="DATA", help="an evaluation file in LITA's layout, or a folder of them")
@@ -94,13 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--batch-size", type=_positive, default=size, metavar="N", help="questions put at once")
         command.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: a GPU, for LITAs the CPU)")
         command.add_argument("--frames", type=_positive, metavar="N", help="how many to show (64; LITAs have theirs)")
-
     plan = commands.add_parser("plan", help="which number of time tokens a data set needs")
     plan.add_argument("annotations", metavar="ANNOTATIONS", help="spans in a layout that timetok data check reads")
     plan.add_argument("--bad", choices=["raise", "drop", "clip"], default="raise", help="what becomes of wrong spans")
     plan.add_argument("--target-recall", default="0.99@0.7", metavar="RECALL@IOU", help="default: %(default)s")
     plan.add_argument("--plot", type=_picture, metavar="FILE", help="draw the table (png, svg, pdf)")
-
     data = commands.add_parser("data", help="look at annotation files").add_subparsers(required=True, metavar="COMMAND")
     check = data.add_parser("check", help="count what a file holds, and what is wrong with it")
     check.add_argument("annotations", metavar="PATH", help="a file in the layout of ActivityNet Captions, RTL, …")
@@ -109,14 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     for command in (plan, check):
         command.add_argument("--layout", metavar="NAME", help="default: told from the first entry")
         command.add_argument("--durations", metavar="FILE.csv", help="seconds by vid, columns id and length: Charades")
-
     convert = commands.add_parser("convert", help="turn a published checkpoint into a folder for --model")
     convert.add_argument("layout", choices=["lita"], help="lita: LITA's, LLaVA-1.5's and VILA's")
     convert.add_argument("source", metavar="SRC", help="the checkpoint")
     convert.add_argument("--vision", required=True, metavar="DIR|NAME", help="a CLIP folder, or a timm model at hand")
     convert.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     convert.add_argument("--base", metavar="DIR", help="the language model of a checkpoint that has none")
-
     commands.add_parser("info", help="versions and what is at hand")
     return parser
 
@@ -180,7 +173,7 @@ def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Sp
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
     if options.video:
         return [(options.video, options.questions)], None
-    with as_data_error('--input: expected JSON lines of {"video", "question"}', ValueError, TypeError, KeyError):
+    with raised_as(DataError, '--input: expected JSON lines of {"video", "question"}', ValueError, TypeError, KeyError):
         text = sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")
         entries = map(json.loads, filter(str.strip, text.split("\n")))
         pairs = [(entry["video"], str.strip(entry["question"])) for entry in entries]

@@ -52,9 +52,10 @@ class DataError(TimetokError, ValueError):
 
 
 @contextmanager
-def as_data_error(told: str, *kinds: type[Exception]) -> Iterator[None]:
-    """What a library raises inside, of these kinds, becomes a DataError: what is ``told`` here, then its own words."""
+def raised_as(kind: type[TimetokError], told: str, *causes: type[Exception]) -> Iterator[None]:
+    """What a library raises inside becomes an error of ``kind``: ``told``, then its first line; it stays attached."""
     try:
         yield
-    except kinds as error:
-        raise DataError(f"{told}: {error}") from error
+    except causes as error:
+        own = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise kind(f"{told}: {own}") from error

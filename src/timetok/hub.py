@@ -14,7 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from timetok.adapter import check_typed
 from timetok.codecs import SecondsCodec
 from timetok.decoding import SpanConstraint
-from timetok.errors import ArgumentError, PromptError
+from timetok.errors import ArgumentError, PromptError, raised_as
 from timetok.lita.answer import Answer, Localizer, check_length, find_folder, load_weights, telling_which
 from timetok.lita.configuration import LitaConfig
 from timetok.lita.processing import Video
@@ -82,10 +82,9 @@ class HubLocalizer:
             for name in filter(lambda name: name.startswith("pixel_values"), inputs):  # times keep their digits
                 inputs[name] = inputs[name].to(self.model.dtype)
             held = self._constraint.processor(duration, prompt_length=length)
-            try:
+            told = f"question: {length} tokens fill the GPU's memory; show fewer frames"
+            with raised_as(PromptError, told, torch.OutOfMemoryError):
                 ids = self.model.generate(**inputs, **options, logits_processor=[held])[0, length:].tolist()
-            except torch.OutOfMemoryError as error:
-                raise PromptError(f"question: {length} tokens fill the GPU's memory; show fewer frames") from error
             text, spans, times = self.tt.decode(ids).strip(), self.tt.spans(ids, duration), self.tt.times(ids, duration)
             answers.append(Answer(text, tuple(spans), (), tuple(times), duration))
         return answers

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from timetok.codecs import IndexCodec, MomentCodec, format_span
-from timetok.errors import ArgumentError, DataError, TimeRangeError
+from timetok.errors import ArgumentError, DataError, TimeRangeError, raised_as
 from timetok.timegrid import Span, iou as iou
 
 
@@ -184,10 +184,8 @@ def codec_ceiling(
     truth = np.array([tuple(span) for span in spans], dtype=np.float64).reshape(-1, 2)
     if not len(truth):
         raise ArgumentError("spans is empty: expected at least one annotated span")
-    try:
+    with raised_as(ArgumentError, f"durations must be one number or {len(truth)} of them", ValueError):
         lengths = np.broadcast_to(np.asarray(durations, dtype=np.float64), len(truth))
-    except ValueError as error:
-        raise ArgumentError(f"durations must be one number or {len(truth)} of them: {error}") from error
     if isinstance(codec, IndexCodec):
         read = codec.grid.decode(codec.grid.encode(truth, lengths[:, None]), lengths[:, None])
     else:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from timetok.errors import ArgumentError, ModelFolderError
+from timetok.errors import ArgumentError, ModelFolderError, raised_as
 
 Crop = Literal["center", "squash"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -64,10 +64,8 @@ class FrameTransform:
     @classmethod
     def of(cls, name: str, *, image_size: int | None = None) -> Self:
         """What a timm model was trained to see, at its own size if None; ArgumentError if that is not offered here."""
-        try:
+        with raised_as(ArgumentError, f"name: timm does not know what {name!r} sees", RuntimeError):
             known: Any = timm.models.get_pretrained_cfg(name, allow_unregistered=False)
-        except RuntimeError as error:
-            raise ArgumentError(f"name: timm does not know what {name!r} sees: {error}") from error
         size = image_size or known.input_size[-1]
         return cls(size, known.mean, known.std, known.crop_mode, known.crop_pct, known.interpolation)
 
@@ -163,16 +161,14 @@ class FrameEncoder(nn.Module):
         args = dict(model_args or {})
         self.arguments = {"name": name, "image_size": image_size, "layer": layer, "model_args": dict(args)}
         self.arguments |= {"chunk_size": chunk_size, "deduplicate": deduplicate}
-        try:
+        built = f"name, layer, model_args: timm cannot build {name!r} with {args} up to layer {layer}"
+        with raised_as(ArgumentError, built, RuntimeError, TypeError, AttributeError, AssertionError):
             known = timm.models.get_pretrained_cfg(name)
             if known.fixed_input_size if known else "vit" in name:  # its weights depend on the size
                 args["img_size"] = image_size
             self.tower = timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
             stages, self._whole = list(self.tower.feature_info), set(self.tower.state_dict())
             self._layers = self.tower.prune_intermediate_layers([layer], prune_norm=True)  # counted from the first
-        except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
-            built = f"timm cannot build {name!r} with {args} up to layer {layer}"
-            raise ArgumentError(f"name, layer, model_args: {built}: {error}") from error
         self.chunk_size, self.image_size, self.deduplicate = chunk_size, image_size, deduplicate
         stride, self.width = int(stages[layer]["reduction"]), int(stages[layer]["num_chs"])
         if image_size % stride:
@@ -184,16 +180,14 @@ class FrameEncoder(nn.Module):
         """The tower of a CLIPModel or CLIPVisionModel of transformers at ``hidden_states[layer]``; ModelFolderError."""
         from transformers import CLIPVisionConfig  # here alone, since the room does without transformers
 
-        try:
+        expected = "a CLIP with (quick_)gelu and a layer_norm_eps of 1e-05"
+        with raised_as(ModelFolderError, f"folder: expected {expected}, {os.fspath(folder)!r} has", Exception):
             clip: Any = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
             kind = {("quick_gelu", 1e-5): "quickgelu_", ("gelu", 1e-5): ""}[clip.hidden_act, clip.layer_norm_eps]
             name = f"vit_large_patch14_clip_{kind}{336 if int(clip.image_size) == 336 else 224}"
             ratio = (clip.intermediate_size + 0.5) / clip.hidden_size  # of which timm drops the fraction
             args = {"patch_size": clip.patch_size, "embed_dim": clip.hidden_size, "mlp_ratio": ratio}
             args |= {"depth": clip.num_hidden_layers, "num_heads": clip.num_attention_heads}
-        except Exception as error:  # a foreign file can break a library anywhere; the cause stays attached
-            expected = "folder: expected a CLIP with (quick_)gelu and a layer_norm_eps of 1e-05"
-            raise ModelFolderError(f"{expected}, {os.fspath(folder)!r} has {error}") from error
         encoder = cls(name, image_size=clip.image_size, layer=layer, model_args=args)
         encoder.load_weights(folder)
         return encoder
@@ -205,7 +199,7 @@ class FrameEncoder(nn.Module):
         What else is missing, surplus, of another shape or unreadable is a ModelFolderError, and nothing is loaded.
         """
         held, modules = self.tower.state_dict(), dict(self.tower.named_modules())
-        try:
+        with raised_as(ModelFolderError, f"source: {os.fspath(source)!r} cannot be loaded", Exception):
             found = _read_weights(Path(source), held)
             convert = getattr(sys.modules[type(self.tower).__module__], "checkpoint_filter_fn", None)
             if convert and not held.keys() <= found.keys():
@@ -214,8 +208,6 @@ class FrameEncoder(nn.Module):
             surplus = (name for name in found if name not in self._whole and name.rpartition(".")[0] in modules)
             if wrong := wrong + [name for name in surplus if not name.startswith(_HEADS)]:
                 raise ValueError(f"{len(wrong)} weights are missing, surplus or of another shape, such as {wrong[0]}")
-        except Exception as error:  # as above
-            raise ModelFolderError(f"source: {os.fspath(source)!r} cannot be loaded: {error}") from error
         self.tower.load_state_dict({name: found[name] for name in held})
 
     def frames(self, pixels: Tensor) -> Tensor:

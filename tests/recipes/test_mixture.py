@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import tiny_lita
 import tiny_videos
-from timetok.errors import DataError
+from timetok.errors import DataError, VideoError
 from timetok.recipes.mixture import Mixture, Videos, read_media
 from timetok.recipes.records import Event, Record
 from timetok.recipes.tasks import TASKS
@@ -136,5 +136,5 @@ def test_media_are_videos_folders_of_pictures_and_images(tmp_path: Path, process
     still = read_media(image, processor).data
     assert len(still) == num and torch.equal(still, still[:1].expand_as(still))
     image.write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"2\.png is no picture"):
+    with pytest.raises(VideoError, match=r"2\.png is no picture"):
         read_media(image, processor)

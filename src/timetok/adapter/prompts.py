@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.adapter.encoded import EncodedVideo
-from timetok.errors import ArgumentError, PromptError
+from timetok.errors import ArgumentError, PromptError, raised_as
 from timetok.pooling import PoolingPlan, as_grid
 from timetok.tokenizer import TimeTokenizer
 from timetok.tokenizer.ids import with_durations
@@ -173,11 +173,9 @@ def _expand(prompt: str, counts: Iterator[int]) -> str:
 
 def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Id of the placeholder, which is added as a special token where the tokenizer lacks it, or an ArgumentError."""
-    try:
+    found = f"{type(tokenizer).__name__} takes no new tokens, so it cannot hold {VIDEO_TOKEN}"
+    with raised_as(ArgumentError, f"tokenizer: {found}; load the same files with another class", NotImplementedError):
         tokenizer.add_special_tokens({"extra_special_tokens": [VIDEO_TOKEN]}, replace_extra_special_tokens=False)
-    except NotImplementedError as error:
-        found = f"{type(tokenizer).__name__} takes no new tokens, so it cannot hold {VIDEO_TOKEN}"
-        raise ArgumentError(f"tokenizer: {found}; load the same files with another class") from error
     return int(tokenizer.get_vocab()[VIDEO_TOKEN])
 
 

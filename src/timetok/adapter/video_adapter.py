@@ -25,7 +25,7 @@ from timetok.adapter.prompts import TokenIds, VideoPrompts
 from timetok.atomic import read_json, write_json
 from timetok.attention import FrameMask
 from timetok.embeddings import ROWS, load_rows, rows_of, tables
-from timetok.errors import ArgumentError, ModelFolderError
+from timetok.errors import ArgumentError, ModelFolderError, raised_as
 from timetok.losses import SoftTimeLoss
 from timetok.pooling import SlowFastPooler
 from timetok.timegrid import TimeGrid
@@ -374,12 +374,11 @@ class VideoAdapter(nn.Module):
         path = Path(folder)
         if lm is None and not (path / "lm").is_dir():
             raise ModelFolderError(f"folder: {str(path)!r} lacks lm/, a saved language model; pass lm=")
-        try:
+        told, causes = f"folder: {str(path)!r} holds no readable adapter", (OSError, ValueError, KeyError, TypeError)
+        with raised_as(ModelFolderError, told, *causes, SafetensorError):
             settings: dict[str, Any] = read_json(path / _SETTINGS, dict, "the settings of an adapter")
             tensors = load_file(path / _WEIGHTS)
             saved, pooler = settings.pop("projector"), SlowFastPooler(**settings.pop("pooler"))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ModelFolderError(f"folder: {str(path)!r} holds no readable adapter: {error}") from error
         kind = saved if projector is None else projector
         if kind is None:
             raise ArgumentError("projector: the saved adapter had a projector of its own class; pass one of that class")

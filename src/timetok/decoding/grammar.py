@@ -110,9 +110,8 @@ class SpanGrammar:
     def _when(self, text: str) -> float | None:
         """Seconds of a text; None if it is not a moment as the codec writes it in this video."""
         found = self._parse(text)
-        if len(found) != 1 or found[0] > self._last or self._write(found[0], self._duration) != text:
-            return None
-        return found[0]
+        is_so = len(found) == 1 and found[0] <= self._last and self._write(found[0], self._duration) == text
+        return found[0] if is_so else None
 
     def _latest(self, prefix: str) -> float:
         """The latest moment, in seconds, whose text begins so; -1 where there is none."""

@@ -1,8 +1,8 @@
 """The whole flow in one call: a video and a question → spans. Shapes: t frames, p patches, e vision width."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -15,7 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from timetok.adapter import EncodedVideo, remember
 from timetok.atomic import read_json
-from timetok.errors import ModelFolderError, PromptError
+from timetok.errors import ModelFolderError, PromptError, raised_as
 from timetok.lita.configuration import LitaConfig
 from timetok.lita.modeling import LitaForConditionalGeneration
 from timetok.lita.processing import LitaProcessor, Video
@@ -55,21 +55,14 @@ def find_folder(model: str | os.PathLike[str] | None) -> Path:
     """A folder with a model, or where the one of a name was downloaded to, or the bundled one; ModelFolderError."""
     if model is None or (Path(model) / "config.json").is_file():
         return Path(TINY_MODEL if model is None else model).resolve()
-    try:
+    wanted = "expected a folder with a config.json, or a name fetched by `hf download NAME`"
+    with raised_as(ModelFolderError, f"model: {wanted}, got {os.fspath(model)!r}", OSError, ValueError):
         return Path(snapshot_download(os.fspath(model), local_files_only=True))
-    except (OSError, ValueError) as error:
-        wanted = "a folder with a config.json, or a name fetched by `hf download NAME`"
-        raise ModelFolderError(f"model: expected {wanted}, got {os.fspath(model)!r}") from error
 
 
-@contextmanager
-def telling_which(folder: str | os.PathLike[str]) -> Iterator[None]:
+def telling_which(folder: str | os.PathLike[str]) -> AbstractContextManager[None]:
     """Whatever breaks while a folder is loaded becomes a ModelFolderError of one line that names it."""
-    try:
-        yield
-    except Exception as error:  # a foreign file can break a library anywhere; the cause stays attached
-        told = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ModelFolderError(f"model: {os.fspath(folder)!r} cannot be loaded: {told}") from error
+    return raised_as(ModelFolderError, f"model: {os.fspath(folder)!r} cannot be loaded", Exception)
 
 
 def load_weights(kind: Any, folder: str | os.PathLike[str], **hf_kwargs: Any) -> Any:

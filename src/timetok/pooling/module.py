@@ -5,7 +5,7 @@ Shapes: b batch, t frames, p patches, h w patch grid, e vision width, n visual t
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, cast, get_args
 
 import torch
 from einops import rearrange
@@ -184,8 +184,7 @@ def _run_triton(grid: Tensor, plan: PoolingPlan, _: Mapping[str, Tensor]) -> Ten
 
     slow = plan.paths[-1]
     layout = (slow.num, slow.frames == "even", *slow.window[1:]) if len(plan.paths) > 1 else (0, True, 2, 2)
-    tokens: Tensor = kernels.slow_fast(grid, *layout)
-    return tokens
+    return cast(Tensor, kernels.slow_fast(grid, *layout))
 
 
 BACKENDS: dict[Name, Backend] = {

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from timetok.atomic import read_json, replacing, write_json
-from timetok.errors import DataError, as_data_error
+from timetok.errors import DataError, raised_as
 
 _END = 2**16  # bytes of either end of a file that its fingerprint covers
 _PER_SHARD = 64
@@ -37,7 +37,7 @@ def fingerprint(path: Path) -> str:
 
     DataError is raised where it cannot be read.
     """
-    with as_data_error(f"media: {str(path)!r} cannot be read", OSError):
+    with raised_as(DataError, f"media: {str(path)!r} cannot be read", OSError):
         if path.is_dir():
             return sha256("".join(map(fingerprint, sorted(path.iterdir()))).encode()).hexdigest()
         with path.open("rb") as file:
@@ -91,11 +91,9 @@ class FeatureCache:
                 for key in keys:
                     tensors[key] = encode(paths[key]).detach().cpu().contiguous()
                     progress.update()
-                sums = json.dumps(
-                    {key: crc32(tensor.view(torch.uint8).numpy().data) for key, tensor in tensors.items()}
-                )
+                sums = {key: crc32(each.view(torch.uint8).numpy().data) for key, each in tensors.items()}
                 with replacing(file) as partial:
-                    save_file(tensors, partial, metadata={"crc32": sums})
+                    save_file(tensors, partial, metadata={"crc32": json.dumps(sums)})
                 self._shards |= dict.fromkeys(keys, file)
 
     def __getitem__(self, path: Path) -> Tensor:
@@ -112,5 +110,5 @@ class FeatureCache:
     @contextmanager
     def _opened(self, file: Path) -> Iterator[Any]:
         told = f"{file}: damaged; remove it, and its features are computed again"
-        with as_data_error(told, OSError, SafetensorError), safe_open(file, "pt") as shard:
+        with raised_as(DataError, told, OSError, SafetensorError), safe_open(file, "pt") as shard:
             yield shard

@@ -1,24 +1,23 @@
 """LITA's recipe: the model that a preset describes, and the data sets that it learns from.
 
-A preset may name a module of its own as its ``code``, in which any of these public names stands for the one here and
-``TASKS`` adds to it.
+A preset may name a module of its own as its ``code``, in which any of these public names stands for the one here,
+``TASKS`` adds to it, and ``optimizer(model, arguments, stage)`` gives a stage its own.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import timm
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from torch.optim import Optimizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from timetok import embeddings
-from timetok.errors import DataError, as_data_error
+from timetok.errors import DataError, raised_as
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import find_folder, load_weights
 from timetok.lita.convert import VICUNA, read_eyes, read_projector
@@ -28,8 +27,7 @@ from timetok.recipes.records import Annotations, read_records
 from timetok.recipes.tasks import TASKS as TASKS
 
 Preset: TypeAlias = Mapping[str, Any]
-CARD = Path(__file__).with_name("card.md")
-"""What is told of a trained model: a text for ``str.format``."""
+CARD = Path(__file__).with_name("card.md")  # what is told of a trained model, for ``str.format``
 
 
 def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
@@ -50,7 +48,8 @@ def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditi
         processor = LitaProcessor(AutoTokenizer.from_pretrained(folder, **offline), **told)
         ids = list(processor.tt.time_token_ids)
         if weights:
-            lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"])
+            # None: Vicuna's are pickles, of which transformers reads tensors alone
+            lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"], use_safetensors=None)
             embeddings.resize(lm, ids)
             embeddings.init_rows(lm, ids)
         else:
@@ -75,7 +74,7 @@ def read_sets(preset: Preset) -> dict[str, Annotations]:
     """The annotations of every data set of the preset; DataError where one cannot be read, or rates name another."""
     sets: dict[str, Annotations] = {}
     for name, arguments in preset["data"]["sets"].items():
-        with as_data_error(f"data.sets.{name}", TypeError):
+        with raised_as(DataError, f"data.sets.{name}", TypeError):
             sets[name] = read_records(**arguments)
     if unknown := {name for stage in preset["stages"] for name in stage["rates"]} - sets.keys():
         raise DataError(f"rates: {sorted(unknown)} are none of the sets, which are {[*sets]}")
@@ -114,10 +113,4 @@ def pooled(model: LitaForConditionalGeneration, processor: LitaProcessor, media:
     inner = model.model
     pixels = processor.frame_transform(read_media(media, processor).data).unsqueeze(0)
     with torch.autocast(next(inner.vision.parameters()).device.type, torch.bfloat16, enabled=bf16):
-        tokens: Tensor = inner.pooler(inner.features(pixels))[0]
-    return tokens
-
-
-def optimizer(model: LitaForConditionalGeneration, arguments: TrainingArguments, stage: Preset) -> Optimizer | None:
-    """That of a stage; None is the Trainer's own."""
-    return None
+        return cast(Tensor, inner.pooler(inner.features(pixels))[0])

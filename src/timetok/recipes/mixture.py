@@ -9,10 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.random import Generator
-from PIL import Image
 from torch.utils.data import Dataset
 
-from timetok.errors import DataError, as_data_error
+from timetok.errors import DataError
 from timetok.lita import LitaProcessor
 from timetok.recipes.cache import FeatureCache
 from timetok.recipes.records import Record
@@ -48,14 +47,9 @@ class Videos:
 
 
 def read_media(path: Path, processor: LitaProcessor) -> Frames:
-    """The frames a model is shown of a video, of a folder of pictures, or of an image, which is repeated."""
-    if path.is_dir():
-        return read_frames(path, processor.num_frames, fps=5.0)  # LITA's; what is shown does not depend on it
-    if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
-        broken = OSError, SyntaxError, ValueError  # what Pillow raises
-        with as_data_error(f"{path} is no picture that can be read", *broken), Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)[None]
-        return read_frames(pixels, processor.num_frames, fps=1.0)
+    """The frames a model is shown of a video, of a picture or of a folder of some, which are repeated if too few."""
+    if path.is_dir() or path.suffix.lower() in (".jpg", ".jpeg", ".png"):
+        return read_frames(path, processor.num_frames, fps=5.0)  # LITA's; which are shown does not depend on it
     return processor.read(path)
 
 

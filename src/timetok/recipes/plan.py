@@ -42,8 +42,7 @@ def spans_of(found: Annotations) -> tuple[list[Span], list[float]]:
     pairs = [(event.span, record.duration_seconds) for record in found.records for event in record.events]
     known = [(span, duration) for span, duration in pairs if span and duration]
     if not known or len(known) < found.census["spans"]:
-        told = f"{len(known)} of {len(pairs)} events have a span and a known duration"
-        raise DataError(f"annotations: {told}; see durations")
+        raise DataError(f"annotations: {len(known)} of {len(pairs)} events have a span and a duration; see durations")
     return [span for span, _ in known], [duration for _, duration in known]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from timetok.errors import DataError, as_data_error
+from timetok.errors import DataError, raised_as
 from timetok.recipes import lita
 
 _PRESETS = Path(__file__).parent / "presets"
@@ -40,7 +40,7 @@ def load_recipe(preset: Mapping[str, Any]) -> Any:
     """LITA's recipe with what the module named by the preset's ``code`` has in its place; DataError if it has none."""
     own: dict[str, Any] = {}
     if code := preset["code"]:
-        with as_data_error(f"code: expected a module beside the preset, got {code!r}", ImportError):
+        with raised_as(DataError, f"code: expected a module beside the preset, got {code!r}", ImportError):
             own = vars(import_module(code))
     return SimpleNamespace(**{**vars(lita), **own, "TASKS": lita.TASKS | own.get("TASKS", {})})
 
@@ -51,7 +51,7 @@ def _read(name: str, *derived: Path) -> dict[str, Any]:
     if not path.exists() and (example := _EXAMPLES / path.name).exists():
         path = example
     names = sorted(path.stem for folder in (_PRESETS, _EXAMPLES) for path in folder.glob("*.toml"))
-    with as_data_error(f"preset: expected one of {names} or a TOML file, got {name!r}", OSError, ValueError):
+    with raised_as(DataError, f"preset: expected one of {names} or a TOML file, got {name!r}", OSError, ValueError):
         preset = tomllib.loads(path.read_text(encoding="utf-8"))
     if path in derived:
         raise DataError(f"base: expected a preset that does not lead back to itself, got {name!r}")
@@ -69,7 +69,7 @@ def _change(preset: dict[str, Any], changes: dict[str, Any]) -> None:
         *names, last = key.split(".")
         table: Any = preset
         told = f"--set: the preset has no {key!r}; its tables are {', '.join(sorted(preset))}"
-        with as_data_error(told, LookupError, TypeError, ValueError):
+        with raised_as(DataError, told, LookupError, TypeError, ValueError):
             for each in names:
                 table = table[int(each) if isinstance(table, list) else each]
             table[last] = value

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from timetok.errors import ArgumentError, DataError, as_data_error
+from timetok.errors import ArgumentError, DataError, raised_as
 from timetok.timegrid import Span
 
 Bad: TypeAlias = Literal["raise", "drop", "clip"]
@@ -26,20 +27,8 @@ _CHARADES = re.compile(r"(\S+)\s+(-?[0-9]*\.?[0-9]+)\s+(-?[0-9]*\.?[0-9]+)\s*##(
 _NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
 
 _KEY = "{vid: …}"
-_KEYED, _LISTED = {"name": _KEY, "vid": _KEY, "length": "duration"}, {"vid": "vid", "length": "duration"}
-LAYOUTS: dict[str, dict[str, str]] = {
-    "captions": {**_KEYED, "spans": "timestamps[]", "texts": "sentences[]"},
-    "youcook2": {**_KEYED, "spans": "annotations[].segment", "texts": "annotations[].sentence"},
-    "timelens": {**_KEYED, "spans": "spans[]", "texts": "queries[]"},
-    "charades": {"vid": "VID", "spans": "start end", "texts": "##sentence"},
-    "qvhighlights": {**_LISTED, "name": "qid", "spans": "relevant_windows[]", "texts": "query"},
-    "rtl": {**_KEYED, "texts": "QA[].q", "answers": "QA[].a"},
-    "rtl-eval": {**_LISTED, "name": "question_id", "texts": "question", "answers": "answer"},
-    "vidqa": {"vid": "video", "texts": "QA[].q", "answers": "QA[].a"},
-    "llava": {"vid": "image", "speakers": "conversations[].from", "texts": "conversations[].value"},
-    "spans": {"length": "duration", "spans": "spans[]"},
-}
-"""Where each layout keeps what a record needs: ``QA[].q`` is the q of each object in the list QA."""
+LAYOUTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
+"""Where each layout keeps what a record needs."""
 
 
 class Event(NamedTuple):
@@ -123,7 +112,7 @@ def read_records(
     if layout not in (None, *LAYOUTS) or bad not in ("raise", "drop", "clip"):
         raise ArgumentError(f"expected layout in {[*LAYOUTS]}, bad in raise, drop, clip, got {layout!r}, {bad!r}")
     lengths = _read_lengths(Path(durations)) if isinstance(durations, str | Path) else durations or {}
-    with as_data_error(f"{path}", DataError):
+    with raised_as(DataError, f"{path}", DataError):
         entries = _load(Path(path), lengths)
         reader = _Reader(layout or _sniff(entries[0][1] if entries else None), media, bad)
         for entry in entries:
@@ -238,7 +227,7 @@ def _column(where: str, content: Any, spec: str, role: str) -> list[Any]:
 
 def _load(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, Any]]:
     """Where each entry of a file stands, and the entry; what an object calls it is its field `_KEY`."""
-    with as_data_error("not readable as JSON", OSError, ValueError, RecursionError):
+    with raised_as(DataError, "not readable as JSON", OSError, ValueError, RecursionError):
         text = path.read_text(encoding="utf-8-sig")
         if text.lstrip()[:1] not in ("{", "["):
             lines = enumerate(map(str.strip, text.split("\n")), start=1)
@@ -281,6 +270,6 @@ def _sniff(first: Any) -> str:
 
 def _read_lengths(path: Path) -> dict[str, float]:
     told = f"durations: {path}: expected a csv file with columns id and length"
-    with as_data_error(told, OSError, ValueError, KeyError, TypeError, csv.Error):
+    with raised_as(DataError, told, OSError, ValueError, KeyError, TypeError, csv.Error):
         rows = csv.DictReader(path.read_text(encoding="utf-8-sig").split("\n"))
         return {row["id"]: float(row["length"]) for row in rows}

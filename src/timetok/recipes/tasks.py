@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.random import Generator
@@ -19,8 +19,6 @@ from numpy.random import Generator
 from timetok.errors import ArgumentError
 from timetok.recipes.records import Record
 from timetok.timegrid import Span
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def times(span: Span) -> str:
     return f"<{span.start:.2f}> <{span.end:.2f}>"
 
 
-def pick(rng: Generator, choices: Sequence[_T]) -> _T:
+def pick(rng: Generator, choices: Sequence[Any]) -> Any:
     """One of several, each as likely."""
     return choices[int(rng.integers(len(choices)))]
 

@@ -22,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from timetok import __version__, plots
 from timetok.atomic import replacing, write_json
-from timetok.errors import DataError, as_data_error
+from timetok.errors import DataError, raised_as
 from timetok.lita import LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.cache import claim
@@ -34,7 +34,7 @@ from timetok.recipes.tasks import WORDINGS
 
 def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
     """What the recipe's own `build_model` gives, on the seed of the data; DataError if that fails."""
-    with as_data_error("preset: cannot be built", Exception):  # a setting can break a library anywhere
+    with raised_as(DataError, "preset: cannot be built", Exception):  # a setting can break a library anywhere
         set_seed(preset["data"]["seed"])
         model, processor = load_recipe(preset).build_model(preset, weights=weights)
         SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])  # refused now, not after an hour
@@ -47,7 +47,7 @@ def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
     fixed |= {"remove_unused_columns": False, "dataloader_pin_memory": False}
     found = []
     for number, stage in enumerate(preset["stages"]):
-        with as_data_error(f"trainer: TrainingArguments of {stage['trainer']} are refused", TypeError, ValueError):
+        with raised_as(DataError, f"trainer: TrainingArguments refuse {stage['trainer']}", TypeError, ValueError):
             found.append(TrainingArguments(str(out / f"stage-{number}"), **fixed, **stage["trainer"]))
             if not isinstance(steps := found[-1].max_steps, int) or steps < 1:
                 raise ValueError(f"max_steps is {steps!r}, expected a whole number of at least 1")
@@ -97,7 +97,8 @@ def train_stages(
         stage = preset["stages"][number]
         data = _mixture(preset, number, sources(stage), processor)
         used: dict[str, Any] = {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": loss}
-        entries = fit(model, arguments, optimizers=(recipe.optimizer(model, arguments, stage), None), **used)
+        own = recipe.optimizer(model, arguments, stage) if hasattr(recipe, "optimizer") else None
+        entries = fit(model, arguments, optimizers=(own, None), **used)
         log += [{**entry, "step": entry["step"] + before} for entry in entries]
         before += arguments.max_steps
     return log
@@ -145,7 +146,7 @@ def dry_run(preset: Preset) -> str:
     sources = {name: Videos(found.records, processor) for name, found in sets.items()}
     for number, arguments in enumerate(stage_arguments(preset, Path())):
         mixture = _mixture(preset, number, sources, processor)
-        lengths = [mixture.num_tokens(k) for k in range(64)]
+        lengths = [min(mixture.num_tokens(k), mixture.max_length) for k in range(64)]
         batch = arguments.per_device_train_batch_size
         samples = arguments.max_steps * batch * arguments.gradient_accumulation_steps
         a_token = config.hidden_size * (config.num_hidden_layers + 16) * size + 4 * config.vocab_size

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,7 @@ from timetok.atomic import read_json, write_json
 from timetok.codecs import IndexCodec, MomentCodec, spans_regex
 from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
-from timetok.tokenizer.ids import as_integers, as_row, strings, with_durations
-from timetok.tokenizer.tokens import CODECS, CodecName, add_tokens, find_tokens
+from timetok.tokenizer.ids import CODECS, CodecName, add_tokens, as_integers, as_row, find_tokens, with_durations
 
 Malformed: TypeAlias = Literal["drop", "raise", "sort"]
 SETTINGS_FILE = "time_tokens.json"
@@ -97,15 +96,14 @@ class TimeTokenizer:
         """
         tokenizer: PreTrainedTokenizerBase = self.tokenizer
         if not trusted:
-            typed = "\n".join(strings([text, hf_kwargs.get("text_pair")]))
+            typed = "\n".join(_strings([text, hf_kwargs.get("text_pair")]))
             if self._written.search(typed):
                 tokenizer = self._renamed(self._other_names(typed))
         elif isinstance(text, str):
             text = self.to_tokens(text, duration)
         else:
             text = [self.to_tokens(row, each) for row, each in with_durations(text, duration)]
-        encoded: BatchEncoding = tokenizer(text, **hf_kwargs)
-        return encoded
+        return cast(BatchEncoding, tokenizer(text, **hf_kwargs))
 
     def encode_chat(
         self,
@@ -305,3 +303,8 @@ class TimeTokenizer:
         tokenizer = copy.copy(self.tokenizer)
         tokenizer._tokenizer = self._last_copy[1]
         return tokenizer
+
+
+def _strings(value: Any) -> list[str]:
+    """Every string in a nest of lists."""
+    return [value] if isinstance(value, str) else [text for part in value or () for text in _strings(part)]

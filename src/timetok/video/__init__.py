@@ -27,7 +27,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from timetok.errors import ArgumentError, VideoError, VideoNotFoundError
+from timetok.errors import ArgumentError, VideoError, VideoNotFoundError, raised_as
 from timetok.video.file import Shown, Walk, count_lost, decodable, demux, duration, opened
 
 Source = str | os.PathLike[str]
@@ -226,7 +226,8 @@ class _Picture:
 
 
 def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> Frames:
-    """Frames of an array or of a folder of pictures, which stand 1 / fps apart."""
+    """Frames of an array, of a picture or of a folder of some, which stand 1 / fps apart."""
+    is_picture = re.compile(r"(?i)[^.].*\.(jpe?g|png)").fullmatch
     if not 0 < fps < math.inf:
         raise ArgumentError(f"fps must be positive and finite, got {fps!r}")
     if isinstance(source, torch.Tensor | np.ndarray):
@@ -234,8 +235,9 @@ def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> F
         if kind != "uint8" or len(shape) != 4 or shape[1] != 3 or 0 in shape:
             raise ArgumentError(f"source must be uint8 [t 3 h w], none of them 0, got {kind} {shape}")
         stills: Any = source.numpy(force=True) if isinstance(source, torch.Tensor) else source
-    elif isinstance(source, str | os.PathLike) and Path(source).is_dir():
-        stills = sorted(file for file in Path(source).iterdir() if re.fullmatch(r"(?i)[^.].*\.(jpe?g|png)", file.name))
+    elif isinstance(source, str | os.PathLike) and (Path(source).is_dir() or is_picture(Path(source).name)):
+        found = Path(source).iterdir() if Path(source).is_dir() else [Path(source)]
+        stills = sorted(file for file in found if is_picture(file.name))
         stills.sort(key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)])
         if not stills:
             raise VideoError(f"{source} is a folder without jpg or png files")
@@ -247,11 +249,12 @@ def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> F
 
 
 def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
-    try:
-        with Image.open(source) if isinstance(source, Path) else Image.fromarray(source.transpose(1, 2, 0)) as image:
-            return VideoFrame.from_ndarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), "rgb24")
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise VideoError(f"{source} is no picture that can be read: {error}") from error
+    refused = raised_as(VideoError, f"{source} is no picture that can be read", OSError, SyntaxError, ValueError)
+    with (
+        refused,
+        Image.open(source) if isinstance(source, Path) else Image.fromarray(source.transpose(1, 2, 0)) as image,
+    ):
+        return VideoFrame.from_ndarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), "rgb24")
 
 
 def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture, backend: Backend) -> Frames:
@@ -274,7 +277,8 @@ def _pyav(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int
 
 def _torchcodec(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
     """The same frames from torchcodec; a VideoError where it does not read the file, or shows others at those times."""
-    try:
+    causes = ImportError, LookupError, RuntimeError, ValueError
+    with raised_as(VideoError, f"backend: torchcodec cannot read {path}", *causes):
         from torchcodec.decoders import VideoDecoder
 
         decoder = VideoDecoder(path, num_ffmpeg_threads=num_threads)
@@ -283,6 +287,3 @@ def _torchcodec(path: Path, shown: Shown, indices: NDArray[np.int64], num_thread
             if round(found.pts_seconds / shown.time_base) != shown.ticks[index]:
                 raise RuntimeError(f"it shows frame {index} at {found.pts_seconds} seconds")
             yield VideoFrame.from_ndarray(found.data.permute(1, 2, 0).numpy(), "rgb24")
-    except (ImportError, LookupError, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise VideoError(f"backend: torchcodec cannot read {path}: {reason}") from error
