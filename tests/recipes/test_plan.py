@@ -65,7 +65,7 @@ def test_spans_of_every_layout_that_has_them(layout, tmp_path, capsys):
 
 @pytest.mark.parametrize("layout", ["vidqa", "charades"])
 def test_spans_without_a_duration_are_no_data_for_a_plan(layout, tmp_path):
-    with pytest.raises(DataError, match="annotations: 0 of 3 events have a span and a known duration"):
+    with pytest.raises(DataError, match="annotations: 0 of 3 events have a span and a duration"):
         spans_of(read_records(tiny_data.write(tmp_path, layout)))
 
 

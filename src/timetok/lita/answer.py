@@ -55,9 +55,10 @@ def find_folder(model: str | os.PathLike[str] | None) -> Path:
     """A folder with a model, or where the one of a name was downloaded to, or the bundled one; ModelFolderError."""
     if model is None or (Path(model) / "config.json").is_file():
         return Path(TINY_MODEL if model is None else model).resolve()
-    wanted = "expected a folder with a config.json, or a name fetched by `hf download NAME`"
-    with raised_as(ModelFolderError, f"model: {wanted}, got {os.fspath(model)!r}", OSError, ValueError):
+    try:
         return Path(snapshot_download(os.fspath(model), local_files_only=True))
+    except (OSError, ValueError) as error:  # which speaks of the network
+        raise ModelFolderError(f"model: expected a folder, or what `hf download NAME` gave, got {model!r}") from error
 
 
 def telling_which(folder: str | os.PathLike[str]) -> AbstractContextManager[None]:

@@ -48,8 +48,7 @@ def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditi
         processor = LitaProcessor(AutoTokenizer.from_pretrained(folder, **offline), **told)
         ids = list(processor.tt.time_token_ids)
         if weights:
-            # None: Vicuna's are pickles, of which transformers reads tensors alone
-            lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"], use_safetensors=None)
+            lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"], use_safetensors=None)  # or pickles
             embeddings.resize(lm, ids)
             embeddings.init_rows(lm, ids)
         else:
