@@ -39,16 +39,25 @@ def write_data(folder: Path, num_videos: int = 3) -> None:
 
 def write_parts(folder: Path) -> None:
     """A language model with its tokenizer in ``lm``, eyes in ``clip``."""
-    lm = tiny_lm.language_model(tied=False)
-    lm.save_pretrained(folder / "lm")
-    tiny_lm.tokenizer().save_pretrained(folder / "lm")
+    write_lm(folder / "lm")
     published.clip(folder / "clip")
+
+
+def write_lm(folder: Path, *, tied: bool = False) -> None:
+    """A Llama and its tokenizer."""
+    tiny_lm.language_model(tied=tied).save_pretrained(folder)
+    tiny_lm.tokenizer().save_pretrained(folder)
+
+
+def sets(folder: Path) -> str:
+    """The ``data.sets`` of a preset."""
+    media = {name: folder / ("images" if name == "llava" else "videos") for name in SETS}
+    told = (f'{name} = {{ path = "{folder / name}.json", media = "{media[name]}" }}' for name in SETS)
+    return f"{{ {', '.join(told)} }}"
 
 
 def write_preset(folder: Path, **changes: str) -> Path:
     """A preset based on ``lita-7b`` for these files; ``changes`` are of TOML, ``__`` for dots."""
-    media = {name: folder / ("images" if name == "llava" else "videos") for name in SETS}
-    sets = ", ".join(f'{name} = {{ path = "{folder / name}.json", media = "{media[name]}" }}' for name in SETS)
     trainer = (
         "{ max_steps = 4, per_device_train_batch_size = 2, learning_rate = 1e-2, logging_steps = 1, save_steps = 2, "
     )
@@ -57,7 +66,7 @@ def write_preset(folder: Path, **changes: str) -> Path:
         "start.lm": f'"{folder / "lm"}"',
         "start.clip": f'"{folder / "clip"}"',
         "start.dtype": '"float32"',
-        "data.sets": f"{{ {sets} }}",
+        "data.sets": sets(folder),
         "model.num_frames": "4",
         "model.num_time_tokens": "10",
         "stages.0.num_samples": "8",

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import tiny_sets
 from timetok.cli import main
 from timetok.errors import DataError
+from timetok.lita import LitaForConditionalGeneration
 from timetok.lita.answer import Localizer
 from timetok.pooling import SlowFastPooler
 from timetok.recipes.lita import open_sources
@@ -99,23 +100,81 @@ def test_the_run_keeps_what_it_was_told_and_what_it_gave(from_cache: Path) -> No
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # read by peft
-def test_lora_trains_what_it_says_and_is_merged(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tied", [True, False])
+def test_lora_trains_what_it_says_and_is_merged(folder: Path, tmp_path: Path, tied: bool) -> None:
     lora = '{ r = 4, target_modules = ["q_proj"] }'
-    preset = load_preset(str(tiny_sets.write_preset(folder, start__lora=lora)))
+    tiny_sets.write_lm(tmp_path / "lm", tied=tied)
+    preset = load_preset(str(tiny_sets.write_preset(folder, start__lora=lora, start__lm=f'"{tmp_path / "lm"}"')))
     model, _ = build_model(preset)
     learned = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert all(any(part in name for part in ("lora_", "trainable_tokens", "projector")) for name in learned)
-    train(preset, tmp_path)
-    weights = load_file(tmp_path / "model" / "model.safetensors")
+    train(preset, tmp_path / "out")
+    weights = load_file(tmp_path / "out" / "model" / "model.safetensors")
     assert not any("lora" in name for name in weights)
-    plain = load_file(folder / "lm" / "model.safetensors")
+    plain = load_file(tmp_path / "lm" / "model.safetensors")
     assert not torch.equal(
         weights["model.lm.model.layers.0.self_attn.q_proj.weight"], plain["model.layers.0.self_attn.q_proj.weight"]
     )
     assert torch.equal(
         weights["model.lm.model.layers.0.self_attn.k_proj.weight"], plain["model.layers.0.self_attn.k_proj.weight"]
     )
-    Localizer.load(tmp_path / "model")
+    Localizer.load(tmp_path / "out" / "model")
+
+
+def test_halves_round_no_frequency_and_a_saved_model_says_what_the_trained_one_said(
+    folder: Path, tmp_path: Path
+) -> None:
+    preset = load_preset(str(tiny_sets.write_preset(folder, start__dtype='"bfloat16"')))
+    model, processor = build_model(preset)
+    buffers = dict(model.model.lm.named_buffers())
+    assert buffers and all(buffer.dtype == torch.float32 for name, buffer in buffers.items() if "inv_freq" in name)
+    batch = processor.prompts(["When? " * 60])
+    model.train(False).save_pretrained(tmp_path)
+    again = LitaForConditionalGeneration.from_pretrained(tmp_path, dtype="bfloat16").eval()
+    assert torch.equal(again(**batch).logits, model(**batch).logits)
+
+
+def test_a_torn_checkpoint_is_passed_over(folder: Path, from_cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(from_cache, tmp_path / "torn")
+    shutil.rmtree(tmp_path / "torn" / "model")
+    state = tmp_path / "torn" / "stage-0" / "checkpoint-4" / "trainer_state.json"
+    state.write_text(state.read_text()[:-9])
+    train(load_preset(str(tiny_sets.write_preset(folder))), tmp_path / "torn")
+    weights = Path("stage-0") / "checkpoint-4" / "model.safetensors"
+    assert same(load_file(tmp_path / "torn" / weights), load_file(from_cache / weights))
+
+
+def test_media_that_are_missing_are_told_and_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("videos", "images"):
+        shutil.copytree(folder / name, tmp_path / name)
+    for name in tiny_sets.SETS:
+        shutil.copy(folder / f"{name}.json", tmp_path)
+    (tmp_path / "videos" / "v_1.mp4").unlink()
+    sets = tiny_sets.sets(tmp_path).replace('" }', '", bad = "clip" }')
+    train(load_preset(str(tiny_sets.write_preset(folder, data__sets=sets))), tmp_path / "out")
+    assert "missing media     1  'v_1'" in capsys.readouterr().out
+    sets = sets.replace(str(tmp_path / "images"), str(tmp_path / "nosuch"))
+    with pytest.raises(DataError, match=r"no record of \['llava'\] has its media"):
+        train(load_preset(str(tiny_sets.write_preset(folder, data__sets=sets))), tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "rates", ["{ anet = 1 }", '{ anet = { dvc = "1" } }', "{ anet = { dvc = 0 } }", "{ anet = {} }"]
+)
+def test_rates_that_are_no_numbers_by_set_and_task_are_refused(folder: Path, tmp_path: Path, rates: str) -> None:
+    with pytest.raises(DataError, match="rates: "):
+        train(load_preset(str(tiny_sets.write_preset(folder, stages__0__rates=rates))), tmp_path)
+
+
+def test_a_table_beside_a_base_is_no_less_than_whole(folder: Path) -> None:
+    path = tiny_sets.write_preset(folder)
+    path.write_text(f"{path.read_text()}\n[loss]\nsigma = 2.0\n[model]\nnum_frames = 50\n")
+    with pytest.raises(DataError, match=r"preset.model: missing \['codec'"):
+        load_preset(str(path))
+    path.write_text(path.read_text().partition("[model]")[0])
+    assert load_preset(str(path))["loss"] == {"sigma": 2.0}
 
 
 def test_a_task_of_ones_own_lies_beside_the_preset(folder: Path, tmp_path: Path) -> None:

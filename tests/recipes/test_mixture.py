@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import tiny_lita
 import tiny_videos
 from timetok.errors import DataError, VideoError
-from timetok.recipes.mixture import Mixture, Videos, read_media
+from timetok.recipes.mixture import Mixture, read_media
 from timetok.recipes.records import Event, Record
 from timetok.recipes.tasks import TASKS
 from timetok.timegrid import Span
@@ -113,12 +113,6 @@ def test_records_that_hold_nothing_to_ask_do_not_hang(mixture):
     empty = {"rtl": lambda rng: (Record("v", "v", None, 1.0, (), ""), dict)}
     with pytest.raises(DataError, match="a thousand records"):
         Mixture(**{**vars(mixture), "sources": empty, "rates": {"rtl": {"rtl": 1}}})[0]
-
-
-def test_a_record_without_media_is_named(processor):
-    videos = Videos([Record("v7", "v7", None, 1.0, (), "")], processor)
-    with pytest.raises(DataError, match="'v7' has no media"):
-        videos(np.random.default_rng(0))[1]()
 
 
 def test_media_are_videos_folders_of_pictures_and_images(tmp_path: Path, processor):

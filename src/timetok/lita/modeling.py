@@ -47,7 +47,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """A model made of a language model and an encoder that are there already; its projector alone is random."""
         with torch.device("meta"):
             model = cls(config)
-        model.model = _joined(config, lm, vision).to(lm.dtype)
+        model.model = _joined(config, lm, vision.to(lm.dtype))  # .to() of the whole would round the LM's RoPE
         return model
 
     def _init_weights(self, module: nn.Module) -> None:

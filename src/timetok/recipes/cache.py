@@ -12,7 +12,7 @@ from zlib import crc32
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -93,7 +93,9 @@ class FeatureCache:
                     progress.update()
                 sums = {key: crc32(each.view(torch.uint8).numpy().data) for key, each in tensors.items()}
                 with replacing(file) as partial:
-                    save_file(tensors, partial, metadata={"crc32": json.dumps(sums)})
+                    partial.write_bytes(
+                        save(tensors, metadata={"crc32": json.dumps(sums)})
+                    )  # save_file's are the owner's alone
                 self._shards |= dict.fromkeys(keys, file)
 
     def __getitem__(self, path: Path) -> Tensor:

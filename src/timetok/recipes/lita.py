@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from timetok import embeddings
+from timetok.adapter.hooks import store_once
 from timetok.errors import DataError, raised_as
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import find_folder, load_weights
@@ -66,6 +67,7 @@ def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditi
 
         rows = embeddings.peft_kwargs(model.model.lm, processor.tt.time_token_ids)
         model.model.lm = get_peft_model(model.model.lm, LoraConfig(task_type="CAUSAL_LM", **rows, **lora))
+        model.register_state_dict_post_hook(store_once)  # peft unties its copies in the state alone
     return model, processor
 
 
@@ -77,6 +79,8 @@ def read_sets(preset: Preset) -> dict[str, Annotations]:
             sets[name] = read_records(**arguments)
     if unknown := {name for stage in preset["stages"] for name in stage["rates"]} - sets.keys():
         raise DataError(f"rates: {sorted(unknown)} are none of the sets, which are {[*sets]}")
+    if lost := [name for name, found in sets.items() if not any(record.media for record in found.records)]:
+        raise DataError(f"data.sets: no record of {lost} has its media; see their media and bad")
     return sets
 
 
@@ -91,6 +95,7 @@ def open_sources(
     if cached and (inner.order != "pool-first" or inner.time_markers or inner.pooler.separators):
         raise DataError("data.cached: expected false for a model that projects first, or with markers or separators")
     sets, cache, state = read_sets(preset), None, PartialState()
+    state.print(*(f"[{name}]\n{found}\n" for name, found in sets.items()))  # what is wrong with them, too
     if cached:
         bf16 = bool(preset["stages"][0]["trainer"].get("bf16"))
         encoder = inner.vision.to(state.device)
@@ -102,7 +107,7 @@ def open_sources(
         cache.fill(media, encode, process=state.process_index, num_processes=state.num_processes)
         state.wait_for_everyone()
         cache.fill(media, encode)  # which finds what the others wrote
-    sources = {name: Videos(found.records, processor, cache) for name, found in sets.items()}
+    sources = {name: Videos([r for r in each.records if r.media], processor, cache) for name, each in sets.items()}
     return lambda stage: sources
 
 

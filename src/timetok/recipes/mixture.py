@@ -21,13 +21,12 @@ from timetok.video import Frames, read_frames
 Shown: TypeAlias = Mapping[str, Any]
 Source: TypeAlias = Callable[[Generator], tuple[Record, Callable[[], Shown]]]
 """Draws a record; the function it gives beside it looks at the video: ``video_features`` or ``pixel_values_videos``."""
-Sources: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Source]]
-"""Gives, for a stage of a preset, its sources by their names in its ``rates``."""
+Sources: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Source]]  # of a stage, by their names in its rates
 
 
 @dataclass(frozen=True)
 class Videos:
-    """A random record of a data set, all equally likely, whose video is looked at in a cache, or else decoded."""
+    """A random record of some that have media, all equally likely; it is looked at in a cache, or else decoded."""
 
     records: Sequence[Record]
     processor: LitaProcessor
@@ -36,20 +35,18 @@ class Videos:
     def __call__(self, rng: Generator) -> tuple[Record, Callable[[], Shown]]:
         """A record, and what shows its video."""
         record = pick(rng, self.records)
-        return record, partial(self._show, record)
+        return record, partial(self._show, record.media)
 
-    def _show(self, record: Record) -> Shown:
-        if record.media is None:
-            raise DataError(f"records: {record.name!r} has no media; read them with media=, and drop what is missing")
+    def _show(self, media: Path) -> Shown:
         if self.cache is not None:
-            return {"video_features": self.cache[record.media]}
-        return {"pixel_values_videos": self.processor.frame_transform(read_media(record.media, self.processor).data)}
+            return {"video_features": self.cache[media]}
+        return {"pixel_values_videos": self.processor.frame_transform(read_media(media, self.processor).data)}
 
 
 def read_media(path: Path, processor: LitaProcessor) -> Frames:
     """The frames a model is shown of a video, of a picture or of a folder of some, which are repeated if too few."""
     if path.is_dir() or path.suffix.lower() in (".jpg", ".jpeg", ".png"):
-        return read_frames(path, processor.num_frames, fps=5.0)  # LITA's; which are shown does not depend on it
+        return read_frames(path, processor.num_frames, fps=5.0, size=processor.frame_transform.scale)  # LITA's
     return processor.read(path)
 
 
@@ -99,10 +96,7 @@ class Mixture(Dataset[dict[str, Any]]):
         raise DataError(f"rates: a thousand records of {names} held nothing to be asked by {dict(self.rates)}")
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Samples → a batch, padded on the right; a causal model then needs no mask, which is faster on a CPU.
-
-        What goes beyond ``max_length`` ids is cut off.
-        """
+        """Samples → a batch, cut at ``max_length`` ids and padded on the right: a causal model then needs no mask."""
         batch = self.processor.prompts.collate(rows)
         texts = {name: batch[name][:, : self.max_length] for name in ("input_ids", "labels")}
         return texts | {name: batch[name] for name in ("video_features", "pixel_values_videos") if name in batch}

@@ -1,5 +1,6 @@
 """How many time tokens a data set needs: the ceiling of each T on its annotated spans."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,10 +49,8 @@ def spans_of(found: Annotations) -> tuple[list[Span], list[float]]:
 
 def read_target(text: str) -> tuple[float, float]:
     """``0.99@0.7`` → the recall wanted and the IoU threshold, each above 0 and at most 1; else an ArgumentError."""
-    try:
-        wanted, level = map(float, text.split("@"))
-    except ValueError:
-        wanted = level = 0.0
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)@([0-9]*\.?[0-9]+)", text)
+    wanted, level = map(float, match.groups()) if match else (0.0, 0.0)
     if not (0 < wanted <= 1 and 0 < level <= 1):
         raise ArgumentError(f"target: expected RECALL@IOU, above 0 and at most 1, such as 0.99@0.7, got {text!r}")
     return wanted, level

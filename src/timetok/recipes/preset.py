@@ -60,8 +60,8 @@ def _read(name: str, *derived: Path) -> dict[str, Any]:
     if "base" not in preset:
         return preset
     base = _read(str(preset["base"]), *derived, path)
-    _change(base, preset.get("changes", {}))
-    return base | ({"code": preset["code"]} if "code" in preset else {})
+    _change(base, {key: preset[key] for key in preset.keys() - {"base", "changes"}} | preset.get("changes", {}))
+    return base
 
 
 def _change(preset: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -63,9 +63,11 @@ def train(preset: Preset, out: Path) -> Path:
     recipe, data = load_recipe(preset), preset["data"]
     settings = {**preset, "data": {**data, "folder": ""}, "wordings": WORDINGS}  # where it is, is no setting
     stage_arguments(preset, out)  # refused now, not after an hour
-    asked = {task for stage in preset["stages"] for rates in stage["rates"].values() for task in rates}
-    if unknown := asked - recipe.TASKS.keys():
-        raise DataError(f"rates: there is no task {sorted(unknown)}, only {[*recipe.TASKS]}")
+    tables = [rates for stage in preset["stages"] for rates in stage["rates"].values()]
+    with raised_as(DataError, "rates: expected numbers by set and task, one above 0", TypeError, AttributeError):
+        asked = {task for rates in tables for task, rate in rates.items() if rate >= 0 < sum(rates.values())}
+    if not asked or (unknown := asked - recipe.TASKS.keys()):
+        raise DataError(f"rates: there is no task {sorted(unknown) if asked else 'at all'}, only {[*recipe.TASKS]}")
     model, processor = build_model(preset)
     if (out / "preset.json").exists():
         claim(out / "preset.json", settings)
@@ -74,9 +76,8 @@ def train(preset: Preset, out: Path) -> Path:
     sources = recipe.open_sources(preset, model, processor, Path(data["folder"] or out))
     claim(out / "preset.json", settings)  # only now: what was refused may be put right in the same folder
     log = train_stages(preset, model, processor, sources, out)
-    if PartialState().is_main_process:
-        if hasattr(model.model.lm, "merge_and_unload"):
-            model.model.lm = model.model.lm.merge_and_unload()
+    if PartialState().is_main_process and not hasattr(next(model.parameters()), "device_mesh"):  # sharded: see the docs
+        model.model.lm = getattr(model.model.lm, "merge_and_unload", lambda: model.model.lm)()
         if "start" not in preset:
             nn.Module.half(model)  # which halves the file
         with replacing(out / "model") as folder:
@@ -117,8 +118,9 @@ def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -
     ``trainer_kwargs`` are handed to ``Trainer``; the schedule of ``arguments`` scales the learning rates of optimizers.
     """
     trainer, folder = Trainer(model, arguments, **trainer_kwargs), Path(str(arguments.output_dir))
-    # The Trainer writes trainer_state.json last, so a torn checkpoint lacks it.
-    states = map(TrainerState.load_from_json, map(str, folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")))
+    # The Trainer writes trainer_state.json last, so a torn checkpoint lacks it, or its end.
+    files = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
+    states = [TrainerState.load_from_json(str(file)) for file in files if file.read_text().endswith("\n}\n")]
     last = max(states, key=lambda state: state.global_step, default=None)
     checkpoint = last and str(folder / f"{PREFIX_CHECKPOINT_DIR}-{last.global_step}")
     if last and last.global_step >= arguments.max_steps:  # resumed there, the Trainer would take one step more
@@ -142,8 +144,8 @@ def dry_run(preset: Preset) -> str:
     model, processor = build_model(preset, weights=False)
     weights, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
     lines += [f"parameters        {weights:,}, {trained:,} of them trained"]
-    size, config = next(model.model.projector.parameters()).element_size(), model.config.text_config
-    sources = {name: Videos(found.records, processor) for name, found in sets.items()}
+    size, config = model.model.lm.dtype.itemsize, model.config.text_config
+    sources = {name: Videos([each for each in found.records if each.media], processor) for name, found in sets.items()}
     for number, arguments in enumerate(stage_arguments(preset, Path())):
         mixture = _mixture(preset, number, sources, processor)
         lengths = [min(mixture.num_tokens(k), mixture.max_length) for k in range(64)]

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -109,7 +109,7 @@ def read_frames(
     path = _file(source)
     shown = demux(path)
     if not shown.num_lost:
-        with suppress(VideoError):  # something does not decode: find out what does
+        with suppress(VideoError) if backend == "pyav" else nullcontext():  # what does not decode, decodable() finds
             return _decode(path, shown, num_frames, picture, backend)
     return _decode(path, decodable(path, shown, allow_truncated=allow_truncated), num_frames, picture, backend)
 
@@ -249,11 +249,9 @@ def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> F
 
 
 def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
-    refused = raised_as(VideoError, f"{source} is no picture that can be read", OSError, SyntaxError, ValueError)
-    with (
-        refused,
-        Image.open(source) if isinstance(source, Path) else Image.fromarray(source.transpose(1, 2, 0)) as image,
-    ):
+    causes = OSError, SyntaxError, ValueError, Image.DecompressionBombError
+    made: Any = Image.open if isinstance(source, Path) else lambda array: Image.fromarray(array.transpose(1, 2, 0))
+    with raised_as(VideoError, f"{source} is no picture that can be read", *causes), made(source) as image:
         return VideoFrame.from_ndarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), "rgb24")
 
 
