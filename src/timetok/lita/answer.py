@@ -58,7 +58,8 @@ def find_folder(model: str | os.PathLike[str] | None) -> Path:
     try:
         return Path(snapshot_download(os.fspath(model), local_files_only=True))
     except (OSError, ValueError) as error:  # which speaks of the network
-        raise ModelFolderError(f"model: expected a folder, or what `hf download NAME` gave, got {model!r}") from error
+        wanted = "a folder with a config.json, or a name fetched by `hf download NAME`"
+        raise ModelFolderError(f"model: expected {wanted}, got {os.fspath(model)!r}") from error
 
 
 def telling_which(folder: str | os.PathLike[str]) -> AbstractContextManager[None]:

@@ -118,8 +118,7 @@ def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -
     ``trainer_kwargs`` are handed to ``Trainer``; the schedule of ``arguments`` scales the learning rates of optimizers.
     """
     trainer, folder = Trainer(model, arguments, **trainer_kwargs), Path(str(arguments.output_dir))
-    # The Trainer writes trainer_state.json last, so a torn checkpoint lacks it, or its end.
-    files = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
+    files = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")  # written last: a torn one lacks its end
     states = [TrainerState.load_from_json(str(file)) for file in files if file.read_text().endswith("\n}\n")]
     last = max(states, key=lambda state: state.global_step, default=None)
     checkpoint = last and str(folder / f"{PREFIX_CHECKPOINT_DIR}-{last.global_step}")
