@@ -125,6 +125,19 @@ def test_several_questions_are_answered_as_each_alone(batch_size: int, localizer
         assert answer.confidences == pytest.approx(expected.confidences)
 
 
+def test_questions_may_share_a_static_cache(localizer: Localizer, clip: Path) -> None:
+    questions = ["When is the red circle visible?", "When?", "When is it?"]
+    expected = localize_all(clip, questions, localizer, max_new_tokens=6)
+    generation = localizer.model.generation_config
+    generation.cache_implementation = "static"
+    try:
+        assert [a.text for a in localize_all(clip, questions, localizer, max_new_tokens=6)] == [
+            a.text for a in expected
+        ]
+    finally:
+        generation.cache_implementation = None
+
+
 @pytest.mark.parametrize("system", ["", "A chat."])
 def test_what_all_prompts_begin_with_is_read_once(system: str, localizer: Localizer, clip: Path) -> None:
     localizer.processor.system = system
