@@ -159,7 +159,7 @@ def _localize(options: argparse.Namespace) -> None:
     if truth and not options.json:
         print(f"truth:    {truth.start:.2f} s to {truth.end:.2f} s")
         print('next:     timetok localize YOUR.mp4 "When is the red circle visible? Give only the times."')
-        print("          (it knows shapes only)   timetok train shapes   # how it was trained")
+        print("          (it knows shapes only; examples/shapes.toml trained it)")
 
 
 def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Span | None]:

@@ -80,7 +80,7 @@ def read_frames(
 
     Frame indices are ``round(linspace(0, N - 1, num_frames))``, half to even, where N is the number of frames the video
     presents; one with fewer frames than asked for repeats some. They are turned as the file's metadata says. ``source``
-    is a video file; or, with ``fps``, a uint8 array ``[n 3 h w]``, torch or numpy, or a folder of n jpg and png files
+    is a video file; or, with ``fps``, a uint8 array ``[n 3 h w]``, torch or numpy, a jpg or png file, or a folder of n
     in the natural order of their names: picture i is shown at i / fps and the video ends at n / fps. ``size`` is the
     ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
     ``FrameTransform.resize`` that each frame passes once decoded, in any thread, uint8 ``[1 3 h w]`` → ``[1 3 s s]``;
