@@ -1,0 +1,108 @@
+"""Answers of other systems: read from their files, whatever writes the moments; captions, for their own scorers."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timetok.atomic import write_json
+from timetok.codecs import ClockCodec, SecondsCodec
+from timetok.errors import ArgumentError, DataError, TimeRangeError, raised_as
+from timetok.metrics.scoring import Prediction
+from timetok.timegrid import Span
+
+_MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # as `TimeTokenizer.decode` writes moments
+_UNIT = r"(?:s|secs?|seconds?)?"
+_NUMBER = rf"([0-9]+(?:\.[0-9]+)?)(?=\s*{_UNIT}\b)(?![:.][0-9])"
+_RANGE = re.compile(rf"{_NUMBER}\s*{_UNIT}\s*(?:-|–|to|and|until)\s*{_NUMBER}")
+_IDS = ("question_id", "qid", "id")
+_VIDEOS, _QUERIES = ("vid", "video", "video_id"), ("query", "question", "sentence")
+_WINDOWS = ("pred_relevant_windows", "windows", "spans", "span", "timestamps", "timestamp", "pred")
+_TEXTS = ("answer", "text", "prediction", "pred", "response", "output")
+
+
+def parse_moments(text: str) -> list[float]:
+    """Seconds of the moments in a text: ``<12.3>``, else ``01:15``, else ranges, else numbers, those with a point first.
+
+    >>> parse_moments("2 men: from 12 to 45.5 seconds"), parse_moments("[3, 5]"), parse_moments("00:05 - 01:10")
+    ([12.0, 45.5], [3.0, 5.0], [5.0, 70.0])
+    """
+    ways = (
+        lambda: [float(mark) for mark in _MARK.findall(text)],
+        lambda: ClockCodec().parse(text),
+        lambda: [float(moment) for pair in _RANGE.findall(text) for moment in pair],
+        lambda: SecondsCodec().parse(text),
+    )
+    return next((found for way in ways if (found := way())), SecondsCodec(0).parse(text))
+
+
+def read_predictions(
+    path: str | os.PathLike[str], *, asked: Mapping[tuple[str, str], str] | None = None
+) -> tuple[list[Prediction], dict[str, list[str]]]:
+    """Read what a system answered, and by kind the problems met: a list, or an object by id, in JSON; or JSON lines.
+
+    An entry has an id (``question_id``, ``qid`` or ``id``), or a video and a query that ``asked`` has the id of, and
+    ``[start, end]`` or a list of these, a score behind them or not, as in QVHighlights' ``pred_relevant_windows``; or a
+    text, of which `parse_moments` reads the moments. Ids become text. What is no finite number is listed, and stands
+    for an answer without a span; an entry without an id is listed alone. DataError: the file cannot be read.
+    """
+    with raised_as(DataError, f"{path}: not readable as JSON or JSON lines", OSError, ValueError):
+        text = Path(path).read_text(encoding="utf-8-sig")
+        try:
+            content: Any = json.loads(text)
+        except json.JSONDecodeError:
+            content = [json.loads(line) for line in text.split("\n") if line.strip()]
+    if isinstance(content, dict) and not content.keys() & {*_IDS, *_VIDEOS}:
+        content = [
+            {**each, "id": key} if isinstance(each, dict) else {"id": key, "pred": each}
+            for key, each in content.items()
+        ]
+    predictions, problems = [], dict[str, list[str]]({"without an id": [], "not numbers": []})
+    for k, entry in enumerate(content if isinstance(content, list) else [content]):
+        given = entry if isinstance(entry, dict) else {}
+        about = str(_first(given, _VIDEOS, "")), str(_first(given, _QUERIES, ""))
+        if (key := _first(given, _IDS, (asked or {}).get(about))) is None:
+            problems["without an id"].append(f"entry {k}")
+            continue
+        try:
+            predictions.append(_prediction(str(key), given))
+        except (TypeError, ValueError):  # a Prediction of NaN, text where a number should be
+            problems["not numbers"].append(str(key))
+            predictions.append(Prediction(str(key), ()))
+    return predictions, problems
+
+
+def _first(entry: Mapping[str, Any], names: Sequence[str], default: Any = None) -> Any:
+    return next((entry[name] for name in names if entry.get(name) is not None), default)
+
+
+def _prediction(key: str, entry: Mapping[str, Any]) -> Prediction:
+    windows = _first(entry, _WINDOWS)
+    if isinstance(windows, str) or windows is None:
+        return Prediction(key, tuple(parse_moments(_first(entry, _TEXTS, ""))))
+    rows = [windows] if windows and not isinstance(windows[0], list) else windows
+    seconds = [float(moment) for start, end, *_ in rows for moment in (start, end)]
+    scores = tuple(row[2] for row in rows if len(row) > 2)
+    return Prediction(key, tuple(seconds), scores, tuple(entry.get("pred_saliency_scores", ())))
+
+
+def parse_captions(text: str) -> list[tuple[str, Span]]:
+    """Events of a dense caption, ``<0.00> <2.50> A man runs. <2.50> …``; a pair that ends before it starts is none.
+
+    >>> parse_captions("<0.00> <2.50> A man runs. <2.50> <9.00> He falls.")
+    [('A man runs.', Span(start=0.0, end=2.5)), ('He falls.', Span(start=2.5, end=9.0))]
+    """
+    pieces = re.split(rf"{_MARK.pattern}\s*{_MARK.pattern}", text)[1:]
+    rows = zip(map(float, pieces[::3]), map(float, pieces[1::3]), map(str.strip, pieces[2::3]), strict=True)
+    return [(caption, Span(start, end)) for start, end, caption in rows if start <= end]
+
+
+def write_captions(path: str | os.PathLike[str], captions: Mapping[str, Sequence[tuple[str, Span]]]) -> None:
+    """Write captions by video as the scorers of dense captioning read them, in the layout of ActivityNet's challenge.
+
+    Their references are files in the layout of ActivityNet Captions. Source: arXiv 1705.00754 and its public scorer.
+    """
+    rows = {vid: [{"sentence": text, "timestamp": [*span]} for text, span in found] for vid, found in captions.items()}
+    write_json(path, {"version": "VERSION 1.0", "results": rows, "external_data": {"used": False, "details": ""}})

@@ -1,0 +1,376 @@
+"""Answers against annotations, by the rules of a protocol: a table of measures a question, and its averages.
+
+Shapes: n questions, v videos, c measures, r resamples.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, product
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timetok.errors import ArgumentError, DataError, TimeRangeError
+from timetok.metrics.protocols import Protocol, find_protocol
+from timetok.metrics.spans import (
+    as_pairs,
+    average_precision,
+    detection,
+    hit_at_1,
+    hull_iou,
+    iou,
+    matched_iou,
+    union_iou,
+)
+from timetok.timegrid import Span
+
+Floats: TypeAlias = NDArray[np.float64]
+Pair: TypeAlias = tuple["Prediction | None", "Reference"]
+
+_SETS = {"union": union_iou, "hull": hull_iou, "match": matched_iou}
+_LENGTHS = {"mAP": (0.0, math.inf), "mAP short": (0.0, 10.0), "mAP middle": (10.0, 30.0), "mAP long": (30.0, math.inf)}
+"""QVHighlights' ranges of a window's length, the upper end included."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds parsed from one answer, in the order in which the answer names them; TimeRangeError if one is not finite.
+
+    They are every moment of the answer, neither sorted nor clamped: that is the protocol's business. Two and two are a
+    window, the first of which is the answer; ``scores``, one a window, rank them for average precision. ``saliency``
+    has a score for each clip of the video, for HIT@1. ``unfinished``: nothing came after the last moment, not even an
+    end.
+    """
+
+    question_id: str | int
+    seconds: tuple[float, ...]
+    scores: tuple[float, ...] = ()
+    saliency: tuple[float, ...] = field(default=(), repr=False)
+    unfinished: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "scores", "saliency"):
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+            if not all(map(math.isfinite, getattr(self, name))):
+                raise TimeRangeError(f"{name} of prediction {self.question_id!r} must be finite, got {self}")
+        if self.scores and len(self.scores) != len(self.seconds) // 2:
+            raise ArgumentError(f"scores of prediction {self.question_id!r}: expected one for two seconds, got {self}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The annotated answer to one question: a window, or several.
+
+    A ``question_id`` is unique in a data set; ``task`` names the kind of question, which reports keep apart;
+    ``saliency`` ``[clips][annotators]`` is for HIT@1. Raises TimeRangeError if the duration is not a positive finite
+    number of seconds, DataError if there is no window.
+    """
+
+    question_id: str | int
+    vid: str
+    spans: tuple[Span, ...]
+    duration_seconds: float
+    task: str = "rtl"
+    saliency: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spans", (self.spans,) if isinstance(self.spans, Span) else tuple(self.spans))
+        if not self.spans:
+            raise DataError(f"spans of reference {self.question_id!r}: expected at least one")
+        if not (math.isfinite(self.duration_seconds) and self.duration_seconds > 0):
+            where = f"duration_seconds of reference {self.question_id!r}"
+            raise TimeRangeError(f"{where} must be positive and finite, got {self.duration_seconds!r}")
+
+
+@dataclass(frozen=True)
+class SampleScore:
+    """Measures of one answer by name, NaN where it has no part in one, and the windows that were scored.
+
+    ``parsed`` tells whether the answer held any; else the windows are what the protocol puts in their place.
+    """
+
+    question_id: str | int
+    vid: str
+    task: str
+    windows: tuple[Span, ...]
+    parsed: bool
+    measures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Averages by name, such as ``mIoU`` and ``R1@0.5``, in [0, 1]; NaN where nothing has part in one."""
+
+    values: Mapping[str, float]
+    num_samples: int
+    num_videos: int
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU."""
+        return self.values["mIoU"]
+
+    @property
+    def parse_rate(self) -> float:
+        """Share of the answers that held a window."""
+        return self.values["parsed"]
+
+
+@dataclass(frozen=True)
+class Report(Score):
+    """What `evaluate` found: one score a reference, in their order, and averages by task; ``str`` is a table.
+
+    ``problems`` lists, by kind, the ids of predictions that are missing, there twice, or of no reference.
+    """
+
+    protocol: Protocol
+    per_sample: tuple[SampleScore, ...]
+    by_task: Mapping[str, Score]
+    problems: Mapping[str, Sequence[str | int]]
+
+    def rows(self) -> list[list[str]]:
+        """The table: a header, the averages of all, those by task where there are several."""
+        scores = {"all": self, **(self.by_task if len(self.by_task) > 1 else {})}
+        rows = [[self.protocol.name, *self.values, "samples", "videos"]]
+        for name, score in scores.items():
+            values = [f"{value:.3f}" for value in score.values.values()]
+            rows.append([name, *values, str(score.num_samples), str(score.num_videos)])
+        return rows
+
+    def __str__(self) -> str:
+        widths = [max(map(len, column)) for column in zip(*self.rows(), strict=True)]
+        rows = ([f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)] for row in self.rows())
+        return "\n".join("  ".join([cells[0].strip().ljust(widths[0]), *cells[1:]]) for cells in rows)
+
+
+def evaluate(
+    predictions: Iterable[Prediction],
+    references: Iterable[Reference],
+    protocol: str | Protocol = "lita-rtl",
+    *,
+    malformed: Literal["raise", "count"] = "raise",
+) -> Report:
+    """Score answers against their references, matched by ``question_id``.
+
+    Args:
+        predictions: In any order.
+        references: At least one, or DataError is raised.
+        protocol: A name from `PROTOCOLS`, else ArgumentError is raised, or one of your own.
+        malformed: What becomes of ids that are missing, there twice, or of no reference: a DataError, or they are
+            listed in the report and, if a reference has them, count as the protocol has answers without a span.
+
+    >>> evaluate([Prediction("a", (2.0, 6.0))], [Reference("a", "clip", Span(4, 6), 10.0)]).miou
+    0.5
+    """
+    rules, given, references = find_protocol(protocol), list(predictions), list(references)
+    if not references:
+        raise DataError("references is empty: expected at least one annotated answer")
+    counts, wanted = (Counter(each.question_id for each in group) for group in (given, references))
+    problems = {
+        "missing": [key for key in wanted if not counts[key]],
+        "there twice": [key for key in wanted | counts if counts[key] > 1 or wanted[key] > 1],
+        "of no reference": [key for key in counts if not wanted[key]],
+    }
+    if any(problems.values()) and (malformed == "raise" or max(wanted.values()) > 1):
+        told = ", ".join(
+            f"{key!r} has {counts[key]} and {wanted[key]}" for key in dict.fromkeys(sum(problems.values(), []))
+        )
+        raise DataError(f"question_id: expected one prediction and one reference for each, but {told}")
+    answers = {each.question_id: each for each in given if counts[each.question_id] == 1}
+    paired = [(answers.get(one.question_id), one) for one in references]
+    windows, parsed = _windows(paired, rules)
+    measures = _measures(windows, paired, rules)
+    if rules.unparsed == "drop":
+        measures = {name: np.where(parsed, values, math.nan) for name, values in measures.items()}
+    rows = zip(references, windows, parsed.tolist(), np.stack([*measures.values()], 1).tolist(), strict=True)
+    samples = tuple(
+        SampleScore(
+            one.question_id,
+            one.vid,
+            one.task,
+            tuple(Span(*pair) for pair in pairs.tolist()),
+            held,
+            dict(zip(measures, row)),
+        )
+        for one, pairs, held, row in rows
+    )
+    tasks = {
+        task: [sample for sample in samples if sample.task == task] for task in sorted({one.task for one in references})
+    }
+    by_task = {task: _score(group, rules) for task, group in tasks.items()}
+    return Report(
+        **vars(_score(samples, rules)), protocol=rules, per_sample=samples, by_task=by_task, problems=problems
+    )
+
+
+def _windows(paired: Sequence[Pair], rules: Protocol) -> tuple[list[Floats], NDArray[np.bool_]]:
+    """The windows ``[m 2]`` of each answer under the rules, or what stands in their place, and which answers held any."""
+    rows: list[tuple[float, ...]] = []
+    for answer, _ in paired:
+        seconds = answer.seconds if answer else ()
+        seconds = seconds[: len(seconds) - (answer is not None and answer.unfinished and rules.lost_last)]
+        rows.append(seconds[: len(seconds) // 2 * 2][: rules.max_windows and 2 * rules.max_windows])
+    parsed = np.array([len(row) > 0 for row in rows])
+    if rules.unparsed == "whole":
+        rows = [row or (0.0, one.duration_seconds) for row, (_, one) in zip(rows, paired, strict=True)]
+    sizes = [len(row) // 2 for row in rows]
+    pairs = as_pairs(np.fromiter(chain.from_iterable(rows), np.float64))
+    if rules.decimals is not None:
+        pairs = pairs.round(rules.decimals)
+    if rules.clamp:
+        pairs = np.clip(pairs, 0, np.repeat([one.duration_seconds for _, one in paired], sizes)[:, None])
+    pairs = np.sort(pairs) if rules.inverted == "sort" else np.where(pairs[:, :1] > pairs[:, 1:], pairs[:, :1], pairs)
+    return np.split(pairs, np.cumsum(sizes)[:-1]), parsed
+
+
+def _measures(windows: Sequence[Floats], paired: Sequence[Pair], rules: Protocol) -> dict[str, Floats]:
+    """Each measure of every answer, ``[n]``."""
+    truths = [as_pairs(one.spans) for _, one in paired]
+    sides = list(zip(windows, truths, strict=True))
+    reached = {top: _reached(sides, top, rules) for top in {1, *rules.tops}}
+    if rules.iou_decimals is not None:
+        reached = {top: ious.round(rules.iou_decimals) for top, ious in reached.items()}
+    measures = {"mIoU": reached[1]}
+    for top, level in product(rules.tops, rules.thresholds):
+        measures[f"R{top}@{level:g}"] = reached[top] > level if rules.strict else reached[top] >= level
+    if "mAP" in rules.measures:
+        for name, (low, high) in _LENGTHS.items():
+            measures[name] = np.array(
+                [_mean_precision(*row, low, high) for row in zip(windows, truths, paired, strict=True)]
+            )
+    if "HIT@1" in rules.measures:
+        shown = [(answer.saliency if answer else (), one.saliency) for answer, one in paired]
+        hits = [hit_at_1(*each) if all(each) else (math.nan if not each[1] else 0) for each in shown]
+        measures["HIT@1"] = np.array(hits)
+    if "detection" in rules.measures:
+        found = [detection(*each, levels=rules.thresholds, strict=rules.strict) for each in sides]
+        measures["precision"], measures["recall"] = np.array(found).T
+    if "count" in rules.measures:
+        measures["count"] = np.array([len(found) == len(spans) for found, spans in sides])
+    return {name: np.asarray(values, dtype=np.float64) for name, values in measures.items()}
+
+
+def _reached(sides: Sequence[tuple[Floats, Floats]], top: int, rules: Protocol) -> Floats:
+    """The highest IoU ``[n]`` of the first ``top`` windows of each answer with what they are held against."""
+    if rules.truths in _SETS:
+        return np.array([_SETS[rules.truths](*each) for each in sides])
+    windows, truths = ([each[k] for each in sides] for k in (0, 1))
+    widest = max(map(len, truths)) if rules.truths == "best" else 1
+    held = iou(_padded(windows, top)[:, :, None], _padded(truths, widest)[:, None])
+    return np.asarray(held.max((1, 2)))
+
+
+def _padded(rows: Sequence[Floats], width: int) -> Floats:
+    """The first pairs of each row, ``[n width 2]``, behind them windows without length, which meet nothing."""
+    table = np.zeros((len(rows), width, 2))
+    for place, row in zip(table, rows, strict=True):
+        place[: len(row)] = row[:width]
+    return table
+
+
+def _mean_precision(windows: Floats, truths: Floats, pair: Pair, low: float, high: float) -> float:
+    """Average precision over all levels, for the annotated windows of some lengths; NaN where there are none."""
+    length = truths[:, 1] - truths[:, 0]
+    wanted = truths[(low < length) & (length <= high)]
+    scores = pair[0].scores[: len(windows)] if pair[0] else ()
+    return float(average_precision(windows, wanted, scores=scores or None).mean()) if len(wanted) else math.nan
+
+
+def _score(samples: Sequence[SampleScore], rules: Protocol) -> Score:
+    totals, counts = _by_video(samples, _table(samples), rules)
+    values = _named(samples, _share(totals.sum(0), counts.sum(0)))
+    return Score(values | {"parsed": float(np.mean([each.parsed for each in samples]))}, len(samples), len(totals))
+
+
+def _table(samples: Sequence[SampleScore]) -> Floats:
+    """Measures of every answer, ``[n c]``."""
+    return np.array([[*sample.measures.values()] for sample in samples])
+
+
+def _by_video(samples: Sequence[SampleScore], table: Floats, rules: Protocol) -> tuple[Floats, Floats]:
+    """What each video adds to the numerator and the denominator of every average, ``[v c]``."""
+    _, video = np.unique([sample.vid for sample in samples], return_inverse=True)
+    totals, counts = np.zeros((2, video.max() + 1, table.shape[1]))
+    np.add.at(totals, video, np.nan_to_num(table))
+    np.add.at(counts, video, ~np.isnan(table))
+    return (totals, counts) if rules.average == "sample" else (np.nan_to_num(_share(totals, counts)), np.sign(counts))
+
+
+def _share(total: Floats, count: Floats) -> Floats:
+    return np.divide(total, count, out=np.full(np.shape(total), math.nan), where=count > 0)
+
+
+def _named(samples: Sequence[SampleScore], averages: Floats) -> dict[str, float]:
+    """Averages by name, and F1 of those of precision and recall."""
+    values = dict(zip(samples[0].measures, averages.tolist(), strict=True))
+    if "precision" in values:
+        both = values["precision"] + values["recall"]
+        values["F1"] = 2 * values["precision"] * values["recall"] / both if both else 0.0
+    return values
+
+
+def bootstrap(
+    report: Report, *, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Confidence intervals of a report's averages, by name: percentiles over resampled data sets.
+
+    Videos are drawn, with replacement and with all their questions, because questions about one video go together.
+    """
+    totals, counts = _by_video(report.per_sample, _table(report.per_sample), report.protocol)
+    drawn = _resampled(totals, counts, num_resamples, np.random.default_rng(seed))
+    rows = [[*_named(report.per_sample, averages).values()] for averages in drawn]
+    return dict(zip(_named(report.per_sample, drawn[0]), _interval(np.array(rows), level), strict=True))
+
+
+def _interval(rows: Floats, level: float) -> list[tuple[float, float]]:
+    """The quantiles of each column between which its share ``level`` lies; NaN where there is nothing but NaN."""
+    known = ~np.isnan(rows).all(0)
+    ends = np.full((2, rows.shape[1]), math.nan)
+    ends[:, known] = np.nanquantile(rows[:, known], (0.5 - level / 2, 0.5 + level / 2), axis=0)
+    return [(low, high) for low, high in ends.T.tolist()]
+
+
+def _resampled(totals: Floats, counts: Floats, num: int, rng: np.random.Generator) -> Floats:
+    """Averages ``[r c]`` over as many videos as there are, drawn with replacement."""
+    rows, videos = [], len(totals)
+    for _ in range(num):
+        times = np.bincount(rng.integers(videos, size=videos), minlength=videos)
+        rows.append(_share(times @ totals, times @ counts))
+    return np.array(rows)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher one average is than another, its confidence interval, and a two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
+def compare(
+    one: Report, other: Report, *, num_resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> dict[str, Difference]:
+    """Averages of one system less those of another on the same questions, by name, with paired tests over videos.
+
+    The interval is that of `bootstrap`, with the same videos drawn for both; the p-value that of a permutation test,
+    which swaps the systems' answers video by video. Where a protocol drops answers, those of either side are left out.
+    ArgumentError is raised unless both reports are of one protocol and the same questions.
+    """
+    ids = [[sample.question_id for sample in report.per_sample] for report in (one, other)]
+    if one.protocol != other.protocol or {*ids[0]} != {*ids[1]}:
+        raise ArgumentError("other: expected a report of the same protocol and questions")
+    places = {key: k for k, key in enumerate(ids[1])}
+    difference = _table(one.per_sample) - _table(other.per_sample)[[places[key] for key in ids[0]]]
+    totals, counts = _by_video(one.per_sample, difference, one.protocol)
+    value, rng = _share(totals.sum(0), counts.sum(0)), np.random.default_rng(seed)
+    ends = _interval(_resampled(totals, counts, num_resamples, rng), level)
+    swapped = [rng.choice((-1.0, 1.0), len(totals)) @ totals for _ in range(num_resamples)]
+    extreme = np.sum(np.abs(swapped) >= np.abs(totals.sum(0)) * (1 - 1e-9), axis=0)  # whatever the order of a sum
+    p_values = (extreme + 1) / (num_resamples + 1)
+    rows = zip(one.per_sample[0].measures, value.tolist(), ends, p_values.tolist(), strict=True)
+    return {name: Difference(higher, *between, p) for name, higher, between, p in rows}

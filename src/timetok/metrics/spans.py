@@ -1,0 +1,118 @@
+"""What spans have in common with others, in numpy. Shapes: m windows of an answer, best first, k annotated, l levels.
+
+Windows are ``[m 2]``, starts and ends in seconds, or sequences of ``Span``; they are closed intervals.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from timetok.timegrid import Span, iou as iou
+
+AP_LEVELS = tuple(np.arange(50, 100, 5) / 100)  # .5:.05:.95, each the nearest float to its decimal
+
+
+def as_pairs(spans: Sequence[Span] | ArrayLike) -> NDArray[np.float64]:
+    """Spans as an array ``[m 2]``."""
+    rows: Any = [tuple(span) for span in spans] if not isinstance(spans, np.ndarray) else spans
+    return np.asarray(rows, dtype=np.float64).reshape(-1, 2)
+
+
+def union_iou(a: Sequence[Span] | ArrayLike, b: Sequence[Span] | ArrayLike) -> float:
+    """IoU of what some spans cover together and what others do, in [0, 1]; 0 where nothing has length.
+
+    >>> union_iou([Span(0, 2), Span(1, 3)], [Span(2, 4)])
+    0.25
+    """
+    one, other = as_pairs(a), as_pairs(b)
+    edges = np.unique(np.concatenate([one, other]))
+    covered = [((side[:, :1] <= edges[:-1]) & (edges[1:] <= side[:, 1:])).any(0) for side in (one, other)]
+    length, either = np.diff(edges), np.logical_or(*covered)
+    union = length[either].sum()
+    return float(length[np.logical_and(*covered)].sum() / union) if union > 0 else 0.0
+
+
+def hull_iou(a: Sequence[Span] | ArrayLike, b: Sequence[Span] | ArrayLike) -> float:
+    """IoU of two hulls, each from the first start to the last end of its spans; 0 where a side has none.
+
+    >>> hull_iou([Span(0, 1), Span(9, 10)], [Span(0, 10)]), union_iou([Span(0, 1), Span(9, 10)], [Span(0, 10)])
+    (1.0, 0.2)
+    """
+    one, other = as_pairs(a), as_pairs(b)
+    if not len(one) or not len(other):
+        return 0.0
+    return float(iou(*(np.array([each[:, 0].min(), each[:, 1].max()]) for each in (one, other))))
+
+
+def matched_iou(a: Sequence[Span] | ArrayLike, b: Sequence[Span] | ArrayLike) -> float:
+    """Mean IoU of spans in pairs, one of either side, assigned so that it is the highest; a span left over counts 0.
+
+    >>> matched_iou([Span(0, 2), Span(4, 6)], [Span(5, 6), Span(0, 2), Span(8, 9)])
+    0.5
+    """
+    from scipy.optimize import linear_sum_assignment  # which takes longer to import than most to use
+
+    one, other = as_pairs(a), as_pairs(b)
+    table = iou(one[:, None], other)
+    return float(table[linear_sum_assignment(-table)].sum() / max(*table.shape, 1))
+
+
+def average_precision(
+    windows: Sequence[Span] | ArrayLike,
+    truths: Sequence[Span] | ArrayLike,
+    *,
+    scores: ArrayLike | None = None,
+    levels: Sequence[float] = AP_LEVELS,
+) -> NDArray[np.float64]:
+    """Average precision ``[l]`` of ranked windows at some IoU levels, each of the truths found at most once.
+
+    By descending ``scores`` ``[m]``, or in the order given, which also ranks equal scores, each window takes the
+    nearest truth that is still free, of two as near the later, and is right if their IoU reaches the level. Precision
+    is interpolated: at each recall the highest from there on. All 0 where there is no window; at least one truth.
+
+    Source: the detection task of ActivityNet; QVHighlights (arXiv 2107.09609) takes the mean over `AP_LEVELS`.
+    """
+    ranked, wanted, level = as_pairs(windows), as_pairs(truths), np.asarray(levels)[:, None]
+    if scores is not None:
+        ranked = ranked[np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")]
+    free = np.ones((len(level), len(wanted)), dtype=bool)
+    hits = np.zeros((len(level), len(ranked)), dtype=bool)
+    for rank, shares in enumerate(iou(ranked[:, None], wanted[::-1])):  # backwards, since argmax takes the first
+        left = np.where(free, shares, -1.0)
+        nearest = left.argmax(1, keepdims=True)
+        found = np.take_along_axis(left, nearest, 1) >= level
+        hits[:, rank] = found[:, 0]
+        np.put_along_axis(free, nearest, np.take_along_axis(free, nearest, 1) & ~found, 1)
+    precision = hits.cumsum(1) / np.arange(1, len(ranked) + 1)
+    highest = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+    return np.asarray((highest * hits).sum(1) / len(wanted))
+
+
+def detection(
+    windows: Sequence[Span] | ArrayLike,
+    truths: Sequence[Span] | ArrayLike,
+    *,
+    levels: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
+    strict: bool = True,
+) -> tuple[float, float]:
+    """Precision and recall of the events found in one video: the means over some IoU levels.
+
+    A window is right if its IoU with any truth is above the level (or reaches it, if not ``strict``), a truth is found
+    if that of any window is. F1 is taken of the means over videos. Source: dense captioning (arXiv 1705.00754).
+    """
+    table, level = iou(as_pairs(windows)[:, None], as_pairs(truths)), np.asarray(levels)[:, None, None]
+    near = table > level if strict else table >= level
+    precision, recall = near.any(2), near.any(1)
+    return float(precision.mean()) if precision.size else 0.0, float(recall.mean()) if recall.size else 0.0
+
+
+def hit_at_1(scores: ArrayLike, annotated: ArrayLike, *, level: int = 4) -> bool:
+    """Whether any annotator gave the highest scored clip at least ``level``, which is "very good" for QVHighlights.
+
+    ``scores`` ``[c]`` are of the clips a video is cut into, of equal ones the first counts; ``annotated`` ``[c a]`` of
+    a annotators. Source: QVHighlights (arXiv 2107.09609), HIT@1 of highlights.
+    """
+    best, table = int(np.argmax(np.asarray(scores))), np.asarray(annotated)
+    return bool(best < len(table) and (table[best] >= level).any())
