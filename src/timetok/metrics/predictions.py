@@ -9,7 +9,7 @@ from typing import Any
 
 from timetok.atomic import write_json
 from timetok.codecs import ClockCodec, SecondsCodec
-from timetok.errors import ArgumentError, DataError, TimeRangeError, raised_as
+from timetok.errors import DataError, raised_as
 from timetok.metrics.scoring import Prediction
 from timetok.timegrid import Span
 
@@ -24,18 +24,14 @@ _TEXTS = ("answer", "text", "prediction", "pred", "response", "output")
 
 
 def parse_moments(text: str) -> list[float]:
-    """Seconds of the moments in a text: ``<12.3>``, else ``01:15``, else ranges, else numbers, those with a point first.
+    """Seconds of the moments in a text: ``<12.3>``, else ``01:15``, ranges, numbers with a point, any numbers.
 
     >>> parse_moments("2 men: from 12 to 45.5 seconds"), parse_moments("[3, 5]"), parse_moments("00:05 - 01:10")
     ([12.0, 45.5], [3.0, 5.0], [5.0, 70.0])
     """
-    ways = (
-        lambda: [float(mark) for mark in _MARK.findall(text)],
-        lambda: ClockCodec().parse(text),
-        lambda: [float(moment) for pair in _RANGE.findall(text) for moment in pair],
-        lambda: SecondsCodec().parse(text),
-    )
-    return next((found for way in ways if (found := way())), SecondsCodec(0).parse(text))
+    found = list(map(float, _MARK.findall(text))) or ClockCodec().parse(text)
+    found = found or [float(moment) for pair in _RANGE.findall(text) for moment in pair]
+    return found or SecondsCodec().parse(text) or SecondsCodec(0).parse(text)
 
 
 def read_predictions(

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from timetok.errors import ArgumentError
 
 Truths: TypeAlias = Literal["first", "best", "union", "hull", "match"]
-Inverted: TypeAlias = Literal["drop", "sort"]
+Inverted: TypeAlias = Literal["miss", "sort"]
 Unparsed: TypeAlias = Literal["zero", "whole", "drop"]
 Average: TypeAlias = Literal["sample", "video"]
 Measure: TypeAlias = Literal["mAP", "HIT@1", "detection", "count"]
@@ -30,7 +30,7 @@ class Protocol:
             or in pairs, assigned so that their mean IoU is the highest (``"match"``).
         decimals: To how many digits of a second moments are rounded; None leaves them.
         clamp: Move moments into the video.
-        inverted: A span that ends before it starts is sorted, or is none.
+        inverted: A span that ends before it starts is sorted, or stays in its place and meets nothing.
         unparsed: What an answer without a span counts: an IoU of 0, that of the whole video, or nothing at all, out of
             every denominator.
         lost_last: A moment that is the very last token of an answer is not read.
@@ -54,7 +54,7 @@ class Protocol:
     truths: Truths = "first"
     decimals: int | None = None
     clamp: bool = False
-    inverted: Inverted = "drop"
+    inverted: Inverted = "miss"
     unparsed: Unparsed = "zero"
     lost_last: bool = False
     iou_decimals: int | None = None
@@ -69,12 +69,13 @@ class Protocol:
                 raise ArgumentError(f"{name} must be one of {get_args(kind)}, got {value!r}")
 
 
-def _row(name: str, rules: dict[str, Any]) -> Protocol:
-    return Protocol(name=name, **{key: tuple(each) if isinstance(each, list) else each for key, each in rules.items()})
+def _read(name: str, rules: dict[str, Any]) -> Protocol:
+    lists = {key: tuple(each) for key, each in rules.items() if isinstance(each, list)}
+    return Protocol(name=name, **rules | lists)
 
 
 _ROWS = tomllib.loads(Path(__file__).with_name("protocols.toml").read_text(encoding="utf-8"))
-PROTOCOLS: dict[str, Protocol] = {name: _row(name, rules) for name, rules in _ROWS.items()}
+PROTOCOLS = {name: _read(name, rules) for name, rules in _ROWS.items()}
 """The named protocols."""
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,9 +175,8 @@ def evaluate(
         "of no reference": [key for key in counts if not wanted[key]],
     }
     if any(problems.values()) and (malformed == "raise" or max(wanted.values()) > 1):
-        told = ", ".join(
-            f"{key!r} has {counts[key]} and {wanted[key]}" for key in dict.fromkeys(sum(problems.values(), []))
-        )
+        wrong = dict.fromkeys(chain.from_iterable(problems.values()))
+        told = ", ".join(f"{key!r} has {counts[key]} and {wanted[key]}" for key in wrong)
         raise DataError(f"question_id: expected one prediction and one reference for each, but {told}")
     answers = {each.question_id: each for each in given if counts[each.question_id] == 1}
     paired = [(answers.get(one.question_id), one) for one in references]
@@ -185,21 +184,16 @@ def evaluate(
     measures = _measures(windows, paired, rules)
     if rules.unparsed == "drop":
         measures = {name: np.where(parsed, values, math.nan) for name, values in measures.items()}
-    rows = zip(references, windows, parsed.tolist(), np.stack([*measures.values()], 1).tolist(), strict=True)
+    rows = np.stack([*measures.values()], 1).tolist()
     samples = tuple(
-        SampleScore(
-            one.question_id,
-            one.vid,
-            one.task,
-            tuple(Span(*pair) for pair in pairs.tolist()),
-            held,
-            dict(zip(measures, row)),
+        SampleScore(one.question_id, one.vid, one.task, tuple(Span(*pair) for pair in pairs.tolist()), held, values)
+        for one, pairs, held, values in zip(
+            references, windows, parsed.tolist(), (dict(zip(measures, row, strict=True)) for row in rows), strict=True
         )
-        for one, pairs, held, row in rows
     )
-    tasks = {
-        task: [sample for sample in samples if sample.task == task] for task in sorted({one.task for one in references})
-    }
+    tasks: dict[str, list[SampleScore]] = {one.task: [] for one in sorted(references, key=lambda one: one.task)}
+    for sample in samples:
+        tasks[sample.task].append(sample)
     by_task = {task: _score(group, rules) for task, group in tasks.items()}
     return Report(
         **vars(_score(samples, rules)), protocol=rules, per_sample=samples, by_task=by_task, problems=problems
@@ -207,7 +201,7 @@ def evaluate(
 
 
 def _windows(paired: Sequence[Pair], rules: Protocol) -> tuple[list[Floats], NDArray[np.bool_]]:
-    """The windows ``[m 2]`` of each answer under the rules, or what stands in their place, and which answers held any."""
+    """The windows ``[m 2]`` of each answer, or what the rules put in their place, and which answers held any."""
     rows: list[tuple[float, ...]] = []
     for answer, _ in paired:
         seconds = answer.seconds if answer else ()
@@ -233,7 +227,7 @@ def _measures(windows: Sequence[Floats], paired: Sequence[Pair], rules: Protocol
     reached = {top: _reached(sides, top, rules) for top in {1, *rules.tops}}
     if rules.iou_decimals is not None:
         reached = {top: ious.round(rules.iou_decimals) for top, ious in reached.items()}
-    measures = {"mIoU": reached[1]}
+    measures: dict[str, Any] = {"mIoU": reached[1]}
     for top, level in product(rules.tops, rules.thresholds):
         measures[f"R{top}@{level:g}"] = reached[top] > level if rules.strict else reached[top] >= level
     if "mAP" in rules.measures:
@@ -300,7 +294,7 @@ def _by_video(samples: Sequence[SampleScore], table: Floats, rules: Protocol) ->
 
 
 def _share(total: Floats, count: Floats) -> Floats:
-    return np.divide(total, count, out=np.full(np.shape(total), math.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, math.nan), where=count > 0))
 
 
 def _named(samples: Sequence[SampleScore], averages: Floats) -> dict[str, float]:

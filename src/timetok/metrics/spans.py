@@ -3,41 +3,44 @@
 Windows are ``[m 2]``, starts and ends in seconds, or sequences of ``Span``; they are closed intervals.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from timetok.timegrid import Span, iou as iou
+from timetok.timegrid import iou as iou
 
+Spans: TypeAlias = Iterable[Iterable[float]] | NDArray[np.float64]
 AP_LEVELS = tuple(np.arange(50, 100, 5) / 100)  # .5:.05:.95, each the nearest float to its decimal
 
 
-def as_pairs(spans: Sequence[Span] | ArrayLike) -> NDArray[np.float64]:
+def as_pairs(spans: Spans) -> NDArray[np.float64]:
     """Spans as an array ``[m 2]``."""
-    rows: Any = [tuple(span) for span in spans] if not isinstance(spans, np.ndarray) else spans
+    rows: Any = spans if isinstance(spans, np.ndarray) else [tuple(span) for span in spans]
     return np.asarray(rows, dtype=np.float64).reshape(-1, 2)
 
 
-def union_iou(a: Sequence[Span] | ArrayLike, b: Sequence[Span] | ArrayLike) -> float:
+def union_iou(a: Spans, b: Spans) -> float:
     """IoU of what some spans cover together and what others do, in [0, 1]; 0 where nothing has length.
 
-    >>> union_iou([Span(0, 2), Span(1, 3)], [Span(2, 4)])
+    >>> union_iou([(0, 2), (1, 3)], [(2, 4)])
     0.25
     """
     one, other = as_pairs(a), as_pairs(b)
     edges = np.unique(np.concatenate([one, other]))
-    covered = [((side[:, :1] <= edges[:-1]) & (edges[1:] <= side[:, 1:])).any(0) for side in (one, other)]
-    length, either = np.diff(edges), np.logical_or(*covered)
-    union = length[either].sum()
-    return float(length[np.logical_and(*covered)].sum() / union) if union > 0 else 0.0
+    in_one, in_other = (
+        np.any((side[:, :1] <= edges[:-1]) & (edges[1:] <= side[:, 1:]), axis=0) for side in (one, other)
+    )
+    length = np.diff(edges)
+    union = length[in_one | in_other].sum()
+    return float(length[in_one & in_other].sum() / union) if union > 0 else 0.0
 
 
-def hull_iou(a: Sequence[Span] | ArrayLike, b: Sequence[Span] | ArrayLike) -> float:
+def hull_iou(a: Spans, b: Spans) -> float:
     """IoU of two hulls, each from the first start to the last end of its spans; 0 where a side has none.
 
-    >>> hull_iou([Span(0, 1), Span(9, 10)], [Span(0, 10)]), union_iou([Span(0, 1), Span(9, 10)], [Span(0, 10)])
+    >>> hull_iou([(0, 1), (9, 10)], [(0, 10)]), union_iou([(0, 1), (9, 10)], [(0, 10)])
     (1.0, 0.2)
     """
     one, other = as_pairs(a), as_pairs(b)
@@ -46,10 +49,10 @@ def hull_iou(a: Sequence[Span] | ArrayLike, b: Sequence[Span] | ArrayLike) -> fl
     return float(iou(*(np.array([each[:, 0].min(), each[:, 1].max()]) for each in (one, other))))
 
 
-def matched_iou(a: Sequence[Span] | ArrayLike, b: Sequence[Span] | ArrayLike) -> float:
+def matched_iou(a: Spans, b: Spans) -> float:
     """Mean IoU of spans in pairs, one of either side, assigned so that it is the highest; a span left over counts 0.
 
-    >>> matched_iou([Span(0, 2), Span(4, 6)], [Span(5, 6), Span(0, 2), Span(8, 9)])
+    >>> matched_iou([(0, 2), (4, 6)], [(5, 6), (0, 2), (8, 9)])
     0.5
     """
     from scipy.optimize import linear_sum_assignment  # which takes longer to import than most to use
@@ -60,8 +63,8 @@ def matched_iou(a: Sequence[Span] | ArrayLike, b: Sequence[Span] | ArrayLike) ->
 
 
 def average_precision(
-    windows: Sequence[Span] | ArrayLike,
-    truths: Sequence[Span] | ArrayLike,
+    windows: Spans,
+    truths: Spans,
     *,
     scores: ArrayLike | None = None,
     levels: Sequence[float] = AP_LEVELS,
@@ -91,8 +94,8 @@ def average_precision(
 
 
 def detection(
-    windows: Sequence[Span] | ArrayLike,
-    truths: Sequence[Span] | ArrayLike,
+    windows: Spans,
+    truths: Spans,
     *,
     levels: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
     strict: bool = True,
