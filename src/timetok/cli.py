@@ -1,4 +1,4 @@
-"""The command line: ``timetok localize | train | evaluate | plan | data | convert | info``.
+"""The command line: ``timetok localize | train | evaluate | score | plan | data | convert | info``.
 
 What a user got wrong is one line on stderr and exit status 2, never a traceback; a fault of ours keeps its own.
 Rooms are imported by the command that needs them, so that ``--help`` answers at once.
@@ -8,7 +8,9 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -29,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded; see `load_localizer`
     try:
         options = _parser().parse_args(arguments)
-        commands: Any = {"localize": _localize, "train": _train, "evaluate": _evaluate, "plan": _plan}
-        commands |= {"data": _check_data, "convert": _convert, "info": _info}
+        commands: Any = {"localize": _localize, "train": _train, "evaluate": _evaluate, "score": _score}
+        commands |= {"plan": _plan, "data": _check_data, "convert": _convert, "info": _info}
         commands[options.command](options)
     except (TimetokError, OSError) as error:  # OSError: no permission, a full disk
         print(f"timetok: {' '.join(str(error).split())}", file=sys.stderr)
@@ -63,54 +65,34 @@ def _picture(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"expected K/N with K from 0 to N - 1, got {text!r}")
+    return int(number), int(count)
+
+
+# on what the answers and the numbers of an evaluation depend
+_SETTINGS = ("protocol", "media", "layout", "durations", "wording", "decoding", "max_new_tokens", "frames", "seed")
+_KINDS: dict[str, dict[str, Any]] = {
+    "positive": {"type": _positive},
+    "integer": {"type": int},
+    "part": {"type": _part},
+    "picture": {"type": _picture},
+    "protocol": {"choices": PROTOCOLS},
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="timetok", description="When does it happen? Spans in seconds from videos.")
     parser.add_argument("--version", action="version", version=f"timetok {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    localize = commands.add_parser("localize", help="ask when something happens in a video")
-    about = localize.add_mutually_exclusive_group(required=True)
-    about.add_argument("video", nargs="?", metavar="VIDEO", help="a video file")
-    about.add_argument("--sample", action="store_true", help="use the bundled clip and its question")
-    about.add_argument("--input", metavar="FILE", help='JSON lines of {"video", "question"}; - is stdin')
-    localize.add_argument("questions", nargs="*", metavar="QUESTION", help='such as "When is the red circle visible?"')
-    localize.add_argument("--model", metavar="NAME|DIR", help="a downloaded video LM (default: one of shapes)")
-    localize.add_argument("--json", action="store_true", help="print JSON lines")
-    localize.add_argument("--stream", action="store_true", help="print the answer's words as they come")
-    localize.add_argument("--plot", type=_picture, metavar="FILE", help="draw the answer under frames (png, svg, pdf)")
-    train = commands.add_parser("train", help="train from a preset; run again to resume")
-    train.add_argument("preset", metavar="PRESET|FILE.toml")
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
-    train.add_argument("--out", metavar="DIR", help="where everything goes (default: runs/PRESET)")
-    train.add_argument("--dry-run", action="store_true", help="tell data, tokens, memory and time; train nothing")
-    evaluate = commands.add_parser("evaluate", help="score a model on annotated questions")
-    evaluate.add_argument("model", metavar="MODEL", help="a downloaded video LM or a folder; 'tiny' is the bundled one")
-    evaluate.add_argument("data", metavar="DATA", help="an evaluation file in LITA's layout, or a folder of them")
-    evaluate.add_argument("--protocol", choices=PROTOCOLS, default="lita-rtl", help="default: %(default)s")
-    evaluate.add_argument("--json", metavar="FILE", help="write the report with every sample")
-    for command, size in ((localize, 8), (evaluate, 32)):
-        command.add_argument("--batch-size", type=_positive, default=size, metavar="N", help="questions put at once")
-        command.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: a GPU, for LITAs the CPU)")
-        command.add_argument("--frames", type=_positive, metavar="N", help="how many to show (64; LITAs have theirs)")
-    plan = commands.add_parser("plan", help="which number of time tokens a data set needs")
-    plan.add_argument("annotations", metavar="ANNOTATIONS", help="spans in a layout that timetok data check reads")
-    plan.add_argument("--bad", choices=["raise", "drop", "clip"], default="raise", help="what becomes of wrong spans")
-    plan.add_argument("--target-recall", default="0.99@0.7", metavar="RECALL@IOU", help="default: %(default)s")
-    plan.add_argument("--plot", type=_picture, metavar="FILE", help="draw the table (png, svg, pdf)")
-    data = commands.add_parser("data", help="look at annotation files").add_subparsers(required=True, metavar="COMMAND")
-    check = data.add_parser("check", help="count what a file holds, and what is wrong with it")
-    check.add_argument("annotations", metavar="PATH", help="a file in the layout of ActivityNet Captions, RTL, …")
-    check.add_argument("--media", metavar="DIR", help="where its videos, images or folders of pictures should be")
-    check.add_argument("--json", action="store_true", help="print JSON")
-    for command in (plan, check):
-        command.add_argument("--layout", metavar="NAME", help="default: told from the first entry")
-        command.add_argument("--durations", metavar="FILE.csv", help="seconds by vid, columns id and length: Charades")
-    convert = commands.add_parser("convert", help="turn a published checkpoint into a folder for --model")
-    convert.add_argument("layout", choices=["lita"], help="lita: LITA's, LLaVA-1.5's and VILA's")
-    convert.add_argument("source", metavar="SRC", help="the checkpoint")
-    convert.add_argument("--vision", required=True, metavar="DIR|NAME", help="a CLIP folder, or a timm model at hand")
-    convert.add_argument("--out", required=True, metavar="DIR", help="a new folder")
-    convert.add_argument("--base", metavar="DIR", help="the language model of a checkpoint that has none")
-    commands.add_parser("info", help="versions and what is at hand")
+    for name, told in tomllib.loads(Path(__file__).with_name("commands.toml").read_text(encoding="utf-8")).items():
+        command = commands.add_parser(name, help=told["help"])
+        one = any("one" in each for each in told["arguments"]) and command.add_mutually_exclusive_group(required=True)
+        for each in told["arguments"]:
+            place: Any = one if each.pop("one", False) else command
+            place.add_argument(each.pop("name"), **_KINDS.get(each.pop("kind", ""), {}), **each)
     return parser
 
 
@@ -200,17 +182,50 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
-        raise ArgumentError(f"--json: expected a file in an existing folder, got {options.json!r}")
-    from timetok.atomic import write_json
-    from timetok.recipes.evaluate import evaluate_model, read_questions
+    from timetok.lita.answer import find_folder
+    from timetok.recipes.evaluate import describe, evaluate_model, read_questions, run
 
-    questions = read_questions(options.data)
-    localizer = _localizer(None if options.model == "tiny" else options.model, options)
-    report = evaluate_model(localizer, questions, protocol=options.protocol, batch_size=options.batch_size)
-    print(report)
+    given = {name: vars(options)[name] for name in _SETTINGS if vars(options)[name] is not None}
+    where = {name: given.get(name) for name in ("wording", "media", "layout", "durations")}
+    questions = read_questions(options.data, options.protocol, **where)
+    model = None if options.model == "tiny" else options.model
+    localizer = _localizer(model, options)
+    how: Any = {name: getattr(options, name) for name in ("protocol", "batch_size", "decoding", "max_new_tokens")}
+    if options.out:
+        line = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+        given["command"] = shlex.join(["timetok", "evaluate", options.model, options.data, *line])
+        settings = describe(find_folder(model), Path(options.data), questions, **given)
+        report = run(localizer, questions, Path(options.out), settings=settings, part=options.part, **how)
+    else:
+        report = evaluate_model(localizer, questions, **how)
+    print(_told(report, options) if report else f"{options.out}: waits for the answers of other parts")
+
+
+def _score(options: argparse.Namespace) -> None:
+    from timetok.metrics import compare
+    from timetok.recipes.evaluate import read_questions, score_file
+    from timetok.recipes.report import write_report
+
+    where = {"layout": options.layout, "durations": options.durations}
+    questions = read_questions(options.data, options.protocol, **where)
+    report = score_file(options.predictions, questions, protocol=options.protocol)
+    print(_told(report, options))
+    if options.against:
+        other = score_file(options.against, questions, protocol=options.protocol)
+        found = compare(report, other, seed=options.seed)
+        if options.json:
+            print(json.dumps({name: asdict(each) for name, each in found.items()}))
+        else:
+            print(f"less {options.against}:", *(f"{name:<10} {each}" for name, each in found.items()), sep="\n")
+    if options.out:
+        write_report(report, [question.reference for question in questions], Path(options.out), seed=options.seed)
+
+
+def _told(report: Any, options: argparse.Namespace) -> str:
     if options.json:
-        write_json(Path(options.json), asdict(report))
+        return json.dumps(report.as_json())
+    listed = [f"{kind}: {len(ids)}  {' '.join(map(str, ids[:9]))}" for kind, ids in report.problems.items() if ids]
+    return "\n".join([str(report), *listed])
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -15,7 +16,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from timetok.adapter import EncodedVideo, remember
 from timetok.atomic import read_json
-from timetok.errors import ModelFolderError, PromptError, raised_as
+from timetok.codecs import IndexCodec
+from timetok.decoding import SpanConstraint, span_distribution
+from timetok.errors import ArgumentError, ModelFolderError, PromptError, raised_as
 from timetok.lita.configuration import LitaConfig
 from timetok.lita.modeling import LitaForConditionalGeneration
 from timetok.lita.processing import LitaProcessor, Video
@@ -42,6 +45,8 @@ class Answer:
         spans: The well-formed spans in it, in seconds; empty where there are none.
         confidences: One a span: its two time tokens' probabilities, multiplied; none where seconds are written as text.
         times_seconds: Every moment in the answer, in order, whether or not it belongs to a span.
+        probabilities: One a moment: that of its time token; none where seconds are written as text.
+        unfinished: The answer broke off right behind its last moment, because it was as long as it might be.
     """
 
     text: str
@@ -49,6 +54,8 @@ class Answer:
     confidences: tuple[float, ...]
     times_seconds: tuple[float, ...]
     duration_seconds: float
+    probabilities: tuple[float, ...] = ()
+    unfinished: bool = False
 
 
 def find_folder(model: str | os.PathLike[str] | None) -> Path:
@@ -90,6 +97,7 @@ class Localizer:
 
     def __init__(self, model: LitaForConditionalGeneration, processor: LitaProcessor) -> None:
         self.model, self.processor, self.tt = model.train(False), processor, processor.tt
+        self._constraint = cache(lambda: SpanConstraint(self.tt, max_spans=None, free_text=True))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str] | None = None, *, device: str = "cpu") -> Self:
@@ -125,6 +133,7 @@ class Localizer:
         durations: Sequence[float],
         *,
         max_new_tokens: int = 96,
+        constrained: bool = False,
         streamer: BaseStreamer | None = None,
     ) -> list[Answer]:
         """Answer a batch of questions, greedily: what `encode` gave, or features ``[t p e]``, and seconds for each.
@@ -139,12 +148,40 @@ class Localizer:
             row = batch["input_ids"][0][batch["attention_mask"][0].bool()]
             begins = row[: int((row == self.processor.video_token_id).nonzero()[-1]) + 1]
             batch["video_features"] = [remember(self.model.model, first.tokens, begins.tolist())] * len(videos)
+        length = batch["input_ids"].shape[1]
         greedy: Any = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_logits": True}
+        if constrained:
+            greedy["logits_processor"] = [self._constraint().processor(list(durations), prompt_length=length)]
         output = self.model.generate(**batch, max_new_tokens=max_new_tokens, streamer=streamer, **greedy)
-        new = output.sequences[:, batch["input_ids"].shape[1] :]
+        new = output.sequences[:, length:]
         steps = zip(output.logits, new.T, strict=True)
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
         return list(map(self._answer, new.tolist(), chosen.tolist(), durations))
+
+    def weigh(
+        self, videos: Sequence[EncodedVideo | Tensor], questions: Sequence[str], durations: Sequence[float]
+    ) -> list[Answer]:
+        """As `ask`, answers of one span alone, in continuous time: the best of `span_distribution`, between marks.
+
+        Its confidence is the IoU to be expected. ArgumentError is raised for a model that writes seconds as text.
+        """
+        if not isinstance(self.tt.codec, IndexCodec):
+            raise ArgumentError("model: expected one with time tokens, got one that writes seconds as text")
+        written = self.tt.tokenizer.encode(
+            f" {self.tt.codec.tokens[0]} {self.tt.codec.tokens[1]}", add_special_tokens=False
+        )
+        first, second = (written.index(token) for token in self.tt.time_token_ids[:2])
+        layout: Any = {"lead_ids": written[:first], "between_ids": written[first + 1 : second]}
+        marks: Any = {"grid": self.tt.grid, "time_token_ids": self.tt.time_token_ids, "durations": durations}
+        batch = self._batch(questions, durations, len(written), videos)
+        answers = []
+        for found in span_distribution(self.model, batch, **marks, **layout):
+            best, length = found.best(), found.duration_seconds
+            span, ends = found.refined(best.span), self.tt.grid.encode([*best.span], length)
+            likely = float(found.joint.sum(1)[ends[0]]), float(found.joint.sum(0)[ends[1]])
+            text = f"<{span.start:.2f}> <{span.end:.2f}>"
+            answers.append(Answer(text, (span,), (best.confidence,), (span.start, span.end), length, likely))
+        return answers
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, videos: Sequence[Any] = ()
@@ -164,4 +201,5 @@ class Localizer:
         pairs = zip(marks[::2], marks[1::2], strict=False)
         confidences = tuple(p * q for (start, p), (end, q) in pairs if tt.spans([start, end], duration))
         text, spans, times = tt.decode(ids, duration).strip(), tt.spans(ids, duration), tt.times(ids, duration)
-        return Answer(text, tuple(spans), confidences, tuple(times), duration)
+        likely, unfinished = tuple(p for _, p in marks), ids[-1:] != [] and ids[-1] in tt.time_token_ids
+        return Answer(text, tuple(spans), confidences, tuple(times), duration, likely, unfinished)

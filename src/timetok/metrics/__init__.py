@@ -2,6 +2,8 @@
 
 from timetok.metrics.ceiling import Ceiling as Ceiling, codec_ceiling as codec_ceiling
 from timetok.metrics.predictions import (
+    parse_captions as parse_captions,
+    parse_moments as parse_moments,
     read_predictions as read_predictions,
     write_captions as write_captions,
 )

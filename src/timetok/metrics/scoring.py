@@ -3,10 +3,11 @@
 Shapes: n questions, v videos, c measures, r resamples.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain, product
 from typing import Any, Literal, TypeAlias
 
@@ -140,10 +141,20 @@ class Report(Score):
             rows.append([name, *values, str(score.num_samples), str(score.num_videos)])
         return rows
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON has it, NaN as null."""
+        content: dict[str, Any] = plain(asdict(self))
+        return content
+
     def __str__(self) -> str:
         widths = [max(map(len, column)) for column in zip(*self.rows(), strict=True)]
         rows = ([f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)] for row in self.rows())
         return "\n".join("  ".join([cells[0].strip().ljust(widths[0]), *cells[1:]]) for cells in rows)
+
+
+def plain(content: Any) -> Any:
+    """The content as JSON has it: lists, and null for NaN."""
+    return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
 
 def evaluate(
@@ -344,6 +355,9 @@ class Difference:
     low: float
     high: float
     p_value: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3f}  ({self.low:+.3f} to {self.high:+.3f}, p = {self.p_value:.4f})"
 
 
 def compare(

@@ -1,89 +1,233 @@
-"""Questions of a data set put to a model, and scored under a named protocol."""
+"""Questions of a data set put to a model, or answered elsewhere, and scored under a named protocol."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import file_digest, sha256
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 from tqdm import tqdm
 
-from timetok.errors import DataError
+from timetok.errors import ArgumentError, DataError, raised_as
 from timetok.hub import AnyLocalizer, read_ahead
-from timetok.lita.answer import Answer
-from timetok.metrics import Prediction, Reference, Report, evaluate
-from timetok.recipes.records import MOMENT, read_records
+from timetok.lita.answer import Answer, Localizer
+from timetok.metrics import Prediction, Protocol, Reference, Report, evaluate, find_protocol, read_predictions
+from timetok.recipes.cache import claim, fingerprint
+from timetok.recipes.records import read_records
+from timetok.recipes.report import write_report
+from timetok.recipes.tasks import WORDINGS
 from timetok.timegrid import Span
 
-Encoded: TypeAlias = dict[Path, tuple[Any, float]]
+Decoding: TypeAlias = Literal["free", "constrained", "posterior"]
+
 _FILES = ("event_loc.json", "rtl.json")
+_QUERY = f"{WORDINGS['when'][0]} {WORDINGS['only_times'][0]}"
+_DENSE = f"{WORDINGS['describe'][0]} {WORDINGS['times_first'][0]}"
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question of an evaluation file: what is asked about which video, and the annotated answer."""
+    """What is asked about which video, None where it is not there, from which query; and the annotated answer."""
 
     text: str
-    path: Path
+    path: Path | None
+    query: str
     reference: Reference
 
 
-def read_questions(data: str | Path) -> list[Question]:
-    """Questions in LITA's evaluation layout: a JSON file ``[{vid, question, answer, duration, question_id}]``.
+def read_questions(
+    data: str | Path,
+    protocol: str | Protocol = "lita-rtl",
+    *,
+    wording: str | None = None,
+    media: str | Path | None = None,
+    **how: Any,
+) -> list[Question]:
+    """The questions that a protocol asks of an annotation file in one of `LAYOUTS`, or of a folder of LITA's two.
 
-    Its ``videos`` folder lies beside it; of a folder, the files named after an evaluated task are read. Raises
-    DataError where there is none, or an entry does not follow the schema; names file, entry and field.
+    One a query, with all its windows in QVHighlights; a protocol with detection asks one a video, for all its events.
+    Windows are as annotated, in order but not clipped.
+
+    Args:
+        data: The file; of a folder, ``event_loc.json`` and ``rtl.json``.
+        protocol: As in `timetok.metrics.evaluate`.
+        wording: The question about an ``{event}``, where the layout has queries; LITA's first if None.
+        media: Where the videos are, ``videos`` beside the file if None.
+        how: ``layout`` and ``durations`` of `read_records`.
+
+    Raises:
+        DataError: There is none, or an entry does not follow its schema, or lacks a window or a duration.
     """
-    path = Path(data)
-    paths = [path] if path.is_file() else [path / name for name in _FILES if (path / name).is_file()]
-    questions = []
-    for file in paths:
-        found = read_records(file, layout="rtl-eval", media=file.parent / "videos", bad="clip")
-        for k, record in enumerate(found.records):
-            ((text, _, answer),) = record.events
-            moments = sorted(map(float, MOMENT.findall(answer)[:2]))  # not clipped, as predictions are
-            if len(moments) < 2 or not text or record.media is None or record.duration_seconds is None:
-                expected = "a question, an answer with a start and an end such as <1.50> <4.00>, and a file in videos/"
-                raise DataError(f"{file.name}: entry {k}: expected {expected}, got {record}")
-            name, task = f"{file.stem}/{record.name}", record.subset or file.stem
-            reference = Reference(name, record.vid, Span(*moments), record.duration_seconds, task)
-            questions.append(Question(text, record.media, reference))
+    path, rules, questions = Path(data), find_protocol(protocol), []
+    for file in _files(path):
+        found = read_records(file, media=media or file.parent / "videos", bad="keep", **how)
+        shown = _saliency(file) if "HIT@1" in rules.measures and found.layout == "qvhighlights" else {}
+        for record in found.records:
+            together = found.layout == "qvhighlights" or "detection" in rules.measures
+            groups = [record.events] if together else [(event,) for event in record.events]
+            for k, group in enumerate(groups):
+                name, query = record.name if len(groups) == 1 else f"{record.name}#{k}", group[0].text
+                text = query if group[0].answer else (wording or _QUERY).format(event=query.rstrip(".").lower())
+                text = _DENSE if "detection" in rules.measures else text
+                spans = tuple(event.span for event in group if event.span)
+                if not (text and spans and record.duration_seconds):
+                    expected = "a question, its window and the duration of its video"
+                    raise DataError(f"{file.name}: {name}: expected {expected}, got {record}; see layout, durations")
+                key, task = name if path.is_file() else f"{file.stem}/{name}", record.subset or file.stem
+                answer = Reference(key, record.vid, spans, record.duration_seconds, task, shown.get(name, ()))
+                questions.append(Question(text, record.media, query, answer))
     if not questions:
-        raise DataError(f"data: expected a JSON file of questions or a folder with {_FILES}, got {str(path)!r}")
+        raise DataError(f"data: expected a file of annotations or a folder with {_FILES}, got {str(path)!r}")
     return questions
 
 
-def encode_videos(localizer: AnyLocalizer, questions: Sequence[Question]) -> Encoded:
-    """What the localizer encodes and the seconds of every video asked about, each once."""
-    paths = list(dict.fromkeys(question.path for question in questions))
-    coming = zip(tqdm(paths, desc="videos", leave=False), read_ahead(localizer, paths), strict=True)
-    read = ((path, frames.result()) for path, frames in coming)
-    return {path: (localizer.encode(frames), frames.duration_seconds) for path, frames in read}
+def _saliency(file: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """What annotators gave each two seconds of a video of QVHighlights, 0 to all others, by query."""
+    found = {}
+    with raised_as(DataError, f"{file.name}: saliency_scores, relevant_clip_ids", LookupError, ValueError, TypeError):
+        for entry in map(json.loads, filter(str.strip, file.read_text(encoding="utf-8-sig").split("\n"))):
+            given = np.array(entry.get("saliency_scores", ()), dtype=np.float64)
+            clips = np.zeros((max(int(entry["duration"] / 2), 1), *given.shape[1:]))
+            clips[entry.get("relevant_clip_ids", range(len(given)))] = given
+            found[str(entry["qid"])] = tuple(map(tuple, clips.tolist())) if given.size else ()
+    return found
 
 
 def ask_all(
-    localizer: AnyLocalizer, questions: Sequence[Question], videos: Encoded | None = None, *, batch_size: int = 32
-) -> list[Answer]:
-    """One answer a question, in order; ``videos`` of ``encode_videos``, or None for those of one batch at a time."""
-    answers: list[Answer] = []
+    localizer: AnyLocalizer,
+    questions: Sequence[Question],
+    *,
+    batch_size: int = 32,
+    decoding: Decoding | None = None,
+    **how: Any,
+) -> Iterator[Answer]:
+    """One answer a question, in order, ``batch_size`` put at once; each video is read and encoded once.
+
+    ``decoding`` is free, held to well-formed spans, or the span posterior in continuous time; None is the model's own
+    way. ``how`` is handed to ``ask``. DataError is raised for a question whose video is not there.
+    """
+    if lost := [question.reference.vid for question in questions if question.path is None]:
+        raise DataError(f"media: expected a file for each video, there is none for {sorted({*lost})[:9]}")
+    left = Counter(question.path for question in questions if question.path)
+    coming = zip(left, read_ahead(localizer, left), strict=True)
+    ask: Any = localizer.ask
+    if decoding == "posterior":
+        if not isinstance(localizer, Localizer):
+            raise ArgumentError(
+                "decoding: expected 'free' or 'constrained' for a model that is no LITA, got 'posterior'"
+            )
+        ask, how = localizer.weigh, {}
+    elif decoding:
+        how["constrained"] = decoding == "constrained"
+    known: dict[Path | None, tuple[Any, float]] = {}
     for start in tqdm(range(0, len(questions), batch_size), desc="batches of questions"):
         group = questions[start : start + batch_size]
-        known = encode_videos(localizer, group) if videos is None else videos
+        while not known.keys() >= {question.path for question in group}:
+            path, frames = next(coming)
+            known[path] = localizer.encode(frames.result()), frames.result().duration_seconds
         features, durations = zip(*(known[question.path] for question in group), strict=True)
-        answers += localizer.ask(features, [question.text for question in group], durations)
-    return answers
+        yield from ask(features, [question.text for question in group], durations, **how)
+        left.subtract(question.path for question in group if question.path)
+        known = {path: encoded for path, encoded in known.items() if path and left[path]}
 
 
 def evaluate_model(
-    localizer: AnyLocalizer, questions: Sequence[Question], *, protocol: str = "lita-rtl", batch_size: int = 32
+    localizer: AnyLocalizer, questions: Sequence[Question], *, protocol: str | Protocol = "lita-rtl", **how: Any
 ) -> Report:
-    """Put questions to a model, ``batch_size`` at once, and score its answers under a name of ``PROTOCOLS``."""
-    ordered = sorted(questions, key=lambda question: question.path)  # those about one video side by side
-    answers = ask_all(localizer, ordered, batch_size=batch_size)
-    return score(ordered, [answer.times_seconds for answer in answers], protocol=protocol)
+    """Put questions to a model, as `ask_all`, and score its answers; nothing is written."""
+    ordered = sorted(questions, key=lambda question: str(question.path))  # those about one video side by side
+    return score(ordered, list(ask_all(localizer, ordered, **how)), protocol=protocol)
 
 
-def score(questions: Sequence[Question], times: Sequence[Sequence[float]], *, protocol: str = "lita-rtl") -> Report:
-    """Score moments found by whatever means: one sequence of seconds a question."""
-    references = [question.reference for question in questions]
-    found = [Prediction(one.question_id, tuple(each)) for one, each in zip(references, times, strict=True)]
-    return evaluate(found, references, protocol)
+def score(questions: Sequence[Question], answers: Sequence[Answer], *, protocol: str | Protocol = "lita-rtl") -> Report:
+    """Score one answer a question."""
+    pairs = zip([question.reference for question in questions], answers, strict=True)
+    found = [Prediction(one.question_id, each.times_seconds, unfinished=each.unfinished) for one, each in pairs]
+    return evaluate(found, [question.reference for question in questions], protocol)
+
+
+def score_file(
+    predictions: str | Path, questions: Sequence[Question], *, protocol: str | Protocol = "lita-rtl"
+) -> Report:
+    """Score a file that `read_predictions` reads; what is wrong with it is listed in the report."""
+    asked = {(each.reference.vid, each.query): str(each.reference.question_id) for each in questions}
+    found, problems = read_predictions(predictions, asked=asked)
+    report = evaluate(found, [each.reference for each in questions], protocol, malformed="count")
+    return replace(report, problems={**problems, **report.problems})
+
+
+def describe(
+    model: Path, data: Path, questions: Sequence[Question], *, protocol: str | Protocol, **settings: Any
+) -> dict[str, Any]:
+    """All that a number depends on: rules, ``settings``, versions, and checksums of model, annotations and videos."""
+    videos = sorted({question.path for question in questions if question.path})
+    seen = sha256("".join(f"{path.name} {fingerprint(path)}\n" for path in videos).encode()).hexdigest()
+    packages = {name: version(name) for name in ("timetok", "torch", "transformers", "numpy", "av")}
+    sums = {"model": _checksums(model.rglob("*"), model), "data": _checksums(_files(data), data.parent), "videos": seen}
+    return {"protocol": asdict(find_protocol(protocol)), **settings, "versions": packages, "sha256": sums}
+
+
+def _files(data: Path) -> list[Path]:
+    return [data] if data.is_file() else [data / name for name in _FILES if (data / name).is_file()]
+
+
+def _checksums(files: Iterable[Path], folder: Path) -> dict[str, str]:
+    sums = {}
+    for path in sorted(file for file in files if file.is_file()):
+        with path.open("rb") as file:
+            sums[str(path.relative_to(folder))] = file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def run(
+    localizer: AnyLocalizer,
+    questions: Sequence[Question],
+    out: Path,
+    *,
+    protocol: str | Protocol,
+    settings: Mapping[str, Any],
+    part: tuple[int, int] = (0, 1),
+    **how: Any,
+) -> Report | None:
+    """Evaluate into a folder, part k of n of the videos, as `ask_all`; a call goes on where one was stopped.
+
+    Answers are written as they come, and what `write_report` does once those of all parts are there; until then it
+    gives None. ``settings`` are as of `describe`; DataError is raised where the folder holds answers under others.
+    """
+    claim(out / "manifest.json", settings)
+    videos = sorted({str(question.path) for question in questions})
+    mine, done = {*videos[part[0] :: part[1]]}, read_answers(out)
+    left = [each for each in questions if str(each.path) in mine and each.reference.question_id not in done]
+    left.sort(key=lambda question: str(question.path))  # those about one video side by side
+    file = out / f"answers-{part[0]}-of-{part[1]}.jsonl"
+    with file.open("ab") as lines:
+        lines.truncate(file.read_bytes().rfind(b"\n") + 1)  # a line that was torn
+        for question, answer in zip(left, ask_all(localizer, left, **how), strict=True):
+            told = {"question_id": question.reference.question_id, **asdict(answer)}
+            lines.write(json.dumps(told).encode() + b"\n")
+            lines.flush()
+    done = read_answers(out)
+    if any(question.reference.question_id not in done for question in questions):
+        return None
+    answers = [done[question.reference.question_id] for question in questions]
+    report, codec = score(questions, answers, protocol=protocol), localizer.tt.codec
+    references, grid = [question.reference for question in questions], getattr(codec, "grid", None)
+    write_report(report, references, out, answers=answers, grid=grid, seed=settings.get("seed", 0))
+    return report
+
+
+def read_answers(out: Path) -> dict[str | int, Answer]:
+    """The answers in the folder of an evaluation, by question."""
+    found: dict[str | int, Answer] = {}
+    for file in sorted(out.glob("answers-*.jsonl")):
+        for line in file.read_text(encoding="utf-8").split("\n")[:-1]:
+            entry = json.loads(line)
+            key = entry.pop("question_id")
+            lists: Any = {key: tuple(each) for key, each in entry.items() if isinstance(each, list)}
+            lists["spans"] = tuple(Span(**span) for span in entry["spans"])
+            found[key] = Answer(**entry | lists)
+    return found

@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
 from timetok.errors import ArgumentError, DataError, raised_as
 from timetok.timegrid import Span
 
-Bad: TypeAlias = Literal["raise", "drop", "clip"]
+Bad: TypeAlias = Literal["raise", "drop", "clip", "keep"]
 MOMENT = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # what `TimeTokenizer.to_tokens` reads
 _CHARADES = re.compile(r"(\S+)\s+(-?[0-9]*\.?[0-9]+)\s+(-?[0-9]*\.?[0-9]+)\s*##(.*)")
 _NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
@@ -99,7 +99,8 @@ def read_records(
     ``durations`` are seconds of videos for Charades-STA: vid → seconds, or a csv file with the columns id and length.
     ``bad`` says what becomes of spans outside the video, inverted or of no length, of empty text and missing media:
     ``"raise"`` refuses all but those of no length, ``"drop"`` leaves out the event, and a record that has none left or
-    no media, ``"clip"`` moves spans into the video, swaps inverted ones and keeps the rest. Answers stay as written.
+    no media, ``"clip"`` moves spans into the video, swaps inverted ones and keeps the rest, ``"keep"`` swaps alone.
+    Answers stay as written.
 
     Raises DataError, which names file, entry and field, where the file cannot be read, fits no layout or several, lacks
     a field or has one of a wrong type, lists that differ in length, a name twice or one that leads out of its folder,
@@ -109,8 +110,8 @@ def read_records(
 
         print(read_records("charades_sta_test.txt", durations="Charades_v1_test.csv", bad="clip"))
     """
-    if layout not in (None, *LAYOUTS) or bad not in ("raise", "drop", "clip"):
-        raise ArgumentError(f"expected layout in {[*LAYOUTS]}, bad in raise, drop, clip, got {layout!r}, {bad!r}")
+    if layout not in (None, *LAYOUTS) or bad not in get_args(Bad):
+        raise ArgumentError(f"expected layout in {[*LAYOUTS]}, bad in {get_args(Bad)}, got {layout!r}, {bad!r}")
     lengths = _read_lengths(Path(durations)) if isinstance(durations, str | Path) else durations or {}
     with raised_as(DataError, f"{path}", DataError):
         entries = _load(Path(path), lengths)
@@ -169,7 +170,8 @@ class _Reader:
         if span is not None:
             low, high = (min(max(moment, 0.0), length) for moment in sorted(span))
             wrong |= {"outside the video": [low, high] != sorted(span), "inverted": span[0] > span[1]}
-            where, wrong["zero length"], clipped = f"{where}: {span} of {length} s", low == high, Span(low, high)
+            where, wrong["zero length"] = f"{where}: {span} of {length} s", low == high
+            clipped = Span(*sorted(span)) if self.bad == "keep" else Span(low, high)
         return None if self.meets(where, wrong) else Event(text or "", clipped, answer or "")
 
     def meets(self, where: str, problems: Mapping[str, bool]) -> bool:
