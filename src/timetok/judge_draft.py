@@ -1,13 +1,11 @@
 """Explanations judged by another model, without a client: the batch files of OpenAI-compatible services."""
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from timetok.atomic import replacing
 from timetok.errors import ArgumentError, DataError, raised_as
@@ -61,7 +59,7 @@ def read_replies(requests: str | Path, *replies: str | Path) -> JudgeReport:
     DataError is raised where a line is no JSON or replies to what was not asked. Source: LITA (arXiv 2403.19046)
     section 4; its public code averages a reply that it cannot read as -1.
     """
-    came: dict[tuple[str, str], list[Any]] = {}
+    came: dict[tuple[str, str], list[object]] = {}
     for path in (requests, *replies):
         with raised_as(DataError, f"{path}: expected JSON lines, each with a custom_id that was asked", Exception):
             for entry in map(json.loads, filter(str.strip, Path(path).read_text(encoding="utf-8").split("\n"))):
@@ -69,23 +67,17 @@ def read_replies(requests: str | Path, *replies: str | Path) -> JudgeReport:
                 came[order, key] = [] if path is requests else [*came[order, key], entry]
     failures, pairs = dict[str, list[str]](), dict[str, list[list[float]]]()
     for (order, key), entries in came.items():
-        failure, ratings = _read_ratings(entries)
-        if failure:
-            failures.setdefault(failure, []).append(f"{order}/{key}")
+        match entries:
+            case [{"response": {"status_code": 200, "body": {"choices": [{"message": {"content": str(text)}}, *_]}}}]:
+                found = re.match(r"\s*(\d+(?:\.\d+)?)[ \t,]+(\d+(?:\.\d+)?)\s*(?:\n|$)", text)
+                ratings = list(map(float, found.groups())) if found else []
+                kind = "out of range" if ratings else "unparsable"
+            case _:
+                ratings, kind = [], ("missing", "failed", "duplicate")[min(len(entries), 2)]
+        if not ratings or min(ratings) < 1 or max(ratings) > 10:
+            failures.setdefault(kind, []).append(f"{order}/{key}")
+            ratings = []
         pairs.setdefault(key, []).append(ratings if order == "swapped" else ratings[::-1])
     judged = {key: (fmean(p for p, _ in rows), fmean(r for _, r in rows)) for key, rows in pairs.items() if all(rows)}
     predicted, true = (sum(pair[k] for pair in judged.values()) for k in (0, 1))
-    return JudgeReport(100 * predicted / true if judged else math.nan, len(judged), failures, judged)
-
-
-def _read_ratings(replies: Sequence[Any]) -> tuple[str, list[float]]:
-    """The kind of failure, or "" and the ratings of the first and of the second explanation."""
-    match replies:
-        case [{"response": {"status_code": 200, "body": {"choices": [{"message": {"content": str(text)}}, *_]}}}]:
-            found = re.match(r"\s*(\d+(?:\.\d+)?)[ \t,]+(\d+(?:\.\d+)?)\s*(?:\n|$)", text)
-        case _:
-            return ("missing", "failed", "duplicate")[min(len(replies), 2)], []
-    if not found:
-        return "unparsable", []
-    ratings = list(map(float, found.groups()))
-    return ("", ratings) if all(1 <= rating <= 10 for rating in ratings) else ("out of range", [])
+    return JudgeReport(100 * predicted / true if judged else float("nan"), len(judged), failures, judged)
