@@ -23,7 +23,7 @@ from timetok.atomic import replacing
 from timetok.decoding import span_distribution
 from timetok.lita.answer import Localizer
 from timetok.metrics import iou
-from timetok.recipes.evaluate import ask_all, encode_videos, read_questions
+from timetok.recipes.evaluate import ask_all, read_questions
 from timetok.recipes.preset import load_preset
 from timetok.recipes.train import build_model, train_stages
 
@@ -70,10 +70,10 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def measure(localizer: Localizer, questions: Sequence, name: str, seed: int) -> dict:
     """One row: every question asked greedily and by posterior."""
-    videos = encode_videos(localizer, questions)
+    frames = {path: localizer.read(path) for path in dict.fromkeys(question.path for question in questions)}
+    videos = {path: (localizer.encode(each), each.duration_seconds) for path, each in frames.items()}
     greedy = [
-        Span(*sorted(a.times_seconds[:2])) if len(a.times_seconds) > 1 else None
-        for a in ask_all(localizer, questions, videos)
+        Span(*sorted(a.times_seconds[:2])) if len(a.times_seconds) > 1 else None for a in ask_all(localizer, questions)
     ]
     posteriors, tt = [], localizer.processor.tt
     space = tt.tokenizer.encode(" ", add_special_tokens=False)
@@ -86,7 +86,7 @@ def measure(localizer: Localizer, questions: Sequence, name: str, seed: int) -> 
         marks = {"grid": tt.grid, "time_token_ids": tt.time_token_ids, "durations": durations}
         with torch.inference_mode():
             posteriors += span_distribution(localizer.model, batch, **marks, **layout, top_starts=TOP_STARTS)
-    truths = [question.reference.span for question in questions]
+    truths = [question.reference.spans[0] for question in questions]
     best = [posterior.best() for posterior in posteriors]
     refined = [posterior.refined(found.span) for posterior, found in zip(posteriors, best, strict=True)]
     score = {

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from shapes_world.scenes import write_dataset
 from timetok.lita.answer import TINY_MODEL, Localizer
-from timetok.recipes.evaluate import Question, ask_all, read_questions, score
+from timetok.metrics import Prediction, evaluate
+from timetok.recipes.evaluate import Question, read_questions
 from timetok.recipes.preset import load_preset
 from timetok.recipes.train import train
 
@@ -49,12 +50,13 @@ VARIANTS = (
 
 def row(name: str, split: str, budget: str, minutes: float | str, questions: list[Question], times: list) -> dict:
     """Score one model on one split."""
-    report = score(questions, times)
-    strict = score(questions, times, protocol="lita-rtl-strict")
+    references = [question.reference for question in questions]
+    found = [Prediction(one.question_id, each) for one, each in zip(references, times, strict=True)]
+    report, strict = evaluate(found, references), evaluate(found, references, "lita-rtl-strict")
     tasks = {
-        f"{task}_{key}": f"{getattr(part, key):.4f}"
+        f"{task}_{column}": f"{part.values[name]:.4f}"
         for task, part in report.by_task.items()
-        for key in ("miou", "p_at_05")
+        for column, name in (("miou", "mIoU"), ("p_at_05", "R1@0.5"))
     }
     return {
         "model": name,
@@ -62,7 +64,7 @@ def row(name: str, split: str, budget: str, minutes: float | str, questions: lis
         "budget": budget,
         "train_minutes": minutes,
         "miou": f"{report.miou:.4f}",
-        "p_at_05": f"{report.p_at_05:.4f}",
+        "p_at_05": f"{report.values['R1@0.5']:.4f}",
         "strict_miou": f"{strict.miou:.4f}",
         "parse_rate": f"{report.parse_rate:.4f}",
         **tasks,
@@ -154,8 +156,12 @@ def main() -> None:
     def put_to(localizer: Localizer, name: str, folder: Path) -> None:
         facts = json.loads((folder / "training.json").read_text())
         for split in SPLITS:
-            answers = ask_all(localizer, questions[split], videos[split])
-            times = [answer.times_seconds for answer in answers]
+            times = []
+            for start in range(0, len(questions[split]), 32):
+                group = questions[split][start : start + 32]
+                features, durations = zip(*(videos[split][question.path] for question in group), strict=True)
+                answers = localizer.ask(features, [question.text for question in group], durations)
+                times += [answer.times_seconds for answer in answers]
             add_rows(
                 NAME, [row(name, split, f"{facts['steps']} steps", facts["minutes"], questions[split], times)], key=KEY
             )

@@ -135,7 +135,7 @@ def test_questions_come_in_lines_and_a_bad_video_costs_only_its_own(
     found = [json.loads(line) for line in out.splitlines()]
     assert [(answer["video"], answer["question"]) for answer in found] == asked
     assert ["error" in answer for answer in found] == [False, False, True, False] and "gone.mp4" in found[2]["error"]
-    sure = [answer.pop("confidences") for answer in (found[0], found[3])]  # alone, and beside another
+    sure = [answer.pop("confidences") + answer.pop("probabilities") for answer in (found[0], found[3])]  # alone or not
     assert found[0] == found[3] and sure[0] == pytest.approx(sure[1], rel=1e-4)
     assert err.count("\n") == 1 and "1 questions" in err
 
@@ -170,10 +170,34 @@ def test_evaluate_scores_a_model(
     entry = {"vid": "a", "question": QUESTION, "answer": "<0.00> <1.00>", "duration": 2.0, "question_id": 0}
     (tmp_path / "rtl.json").write_text(json.dumps([entry]))
     says(0, 19)
-    report = tmp_path / "report.json"
-    assert main(["evaluate", model, str(tmp_path / "rtl.json"), "--json", str(report)]) == 0
+    command = ["evaluate", model, str(tmp_path / "rtl.json")]
+    assert main(command) == 0
     assert "lita-rtl" in capfd.readouterr().out
-    assert json.loads(report.read_text())["miou"] == pytest.approx(0.5)  # one of two seconds
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["values"]["mIoU"] == pytest.approx(0.5)  # one of two seconds
+    assert main([*command, "--out", str(tmp_path / "out"), "--part", "1/2"]) == 0
+    assert "waits for the answers of other parts" in capfd.readouterr().out
+    assert main([*command, "--out", str(tmp_path / "out"), "--part", "0/2"]) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["intervals"]["mIoU"] == [0.5, 0.5]
+
+
+def test_score_compares_two_systems(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = tiny_data.write(tmp_path, "qvhighlights")
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.json"
+    rows = [{"qid": 7920, "pred_relevant_windows": [[140, 150, 0.9], [134, 138, 0.8]]}]
+    one.write_text("\n".join(map(json.dumps, [*rows, {"qid": 5, "pred_relevant_windows": []}])))
+    other.write_text(json.dumps({"7920": "from 140 to 145 seconds"}))
+    command = ["score", str(one), str(data), "--protocol", "qvhighlights"]
+    assert main([*command, "--against", str(other), "--out", str(tmp_path / "out")]) == 0
+    told = capfd.readouterr().out
+    assert re.search(r"^of no reference: 1  5$", told, re.MULTILINE)
+    assert re.search(r"^missing: \d+  ", told, re.MULTILINE) and f"less {other}:" in told
+    assert main([*command, "--against", str(other), "--json"]) == 0
+    report, difference = map(json.loads, capfd.readouterr().out.splitlines())
+    (first,) = [sample for sample in report["per_sample"] if sample["question_id"] == "7920"]
+    assert first["measures"]["mIoU"] == 1.0 and first["measures"]["mAP"] == 1.0
+    assert difference["mIoU"]["value"] == pytest.approx(0.5 / len(report["per_sample"]))
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["values"] == report["values"]
 
 
 def test_data_check_prints_a_census(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -275,7 +299,8 @@ def test_a_bad_question_is_one_line(question: str, model: str, clip: str, capfd:
         (["evaluate", "model"], "DATA"),
         (["evaluate", "model", "data", "--protocol", "guess"], "lita-rtl"),
         (["evaluate", "model", "data", "--batch-size", "0"], "--batch-size"),
-        (["evaluate", "model", "data", "--json", "missing/report.json"], "--json"),
+        (["evaluate", "model", "data", "--part", "2/2"], "--part"),
+        (["score", "missing.json", "missing.json"], "missing.json"),
         (["evaluate", "model", "missing.json"], "missing.json"),
         (["data"], "COMMAND"),
         (["data", "check"], "PATH"),

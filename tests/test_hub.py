@@ -319,12 +319,15 @@ def data(clip: Path, tmp_path: Path) -> Path:
 
 
 def test_evaluate_scores_it(folder: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    report = data.with_name("report.json")
-    options = ["--frames", "4", "--batch-size", "2", "--json", str(report)]
+    options = ["--frames", "4", "--batch-size", "2"]
     assert main(["evaluate", str(folder), str(data), *options]) == 0
     assert "lita-rtl" in capfd.readouterr().out
-    found = json.loads(report.read_text())
-    assert found["parse_rate"] == 1.0 and 0 <= found["miou"] <= 1
+    assert main(["evaluate", str(folder), str(data), *options, "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)["values"]
+    assert found["parsed"] == 1.0 and 0 <= found["mIoU"] <= 1
+    for decoding in ("free", "posterior"):  # it is held to a span always
+        assert main(["evaluate", str(folder), str(data), *options, "--decoding", decoding]) == 2
+        assert "decoding" in capfd.readouterr().err
 
 
 def test_each_video_is_read_once_where_it_fits(folder_of: Any, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,10 @@ import pytest
 import timetok
 
 MODULES = [info.name for info in pkgutil.walk_packages(timetok.__path__, "timetok.") if "__main__" not in info.name]
-EXAMPLES = [  # tests/test_attention.py runs the other one
-    path for path in sorted((Path(__file__).parent.parent / "examples").glob("*.py")) if path.stem != "flex_attention"
+EXAMPLES = [  # tests/test_attention.py and tests/test_lmms_eval.py run the others
+    path
+    for path in sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+    if path.stem not in ("flex_attention", "lmms_eval_model")
 ]
 NAMES = ["Answer", "SlowFastPooler", "Span", "TimeGrid", "TimeTokenizer", "VideoAdapter", "localize"]
 ROOMS = [

@@ -59,7 +59,10 @@ def test_every_layout_is_checked_trained_on_and_evaluated(tmp_path: Path, capsys
     assert main(["train", str(preset), "--out", str(out)]) == 0
     curve = [float(line.split(",")[1]) for line in (out / "model" / "curve.csv").read_text().splitlines()[1:]]
     assert len(curve) == 12 and np.mean(curve[-3:]) < np.mean(curve[:3]) - 0.3
-    report = tmp_path / "report.json"
-    assert main(["evaluate", str(out / "model"), str(files["rtl-eval"]), "--json", str(report)]) == 0
-    found = json.loads(report.read_text())
-    assert (found["num_samples"], found["num_videos"], found["protocol"]) == (2, 1, "lita-rtl")
+    protocols = {"rtl-eval": "lita-rtl", "captions": "dense-captions", "charades": "charades-sta"}
+    for layout, protocol in {**protocols, "timelens": "timelens", "qvhighlights": "qvhighlights"}.items():
+        where = ["--media", str(tmp_path / "videos"), "--durations", str(durations)]
+        command = ["evaluate", str(out / "model"), str(files[layout]), "--protocol", protocol, "--json", *where]
+        assert main(command) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["protocol"]["name"] == protocol and found["num_samples"] > 1

@@ -1,6 +1,11 @@
 """Temporal grounding metrics. A number is reproducible only together with the name of its protocol."""
 
 from timetok.metrics.ceiling import Ceiling as Ceiling, codec_ceiling as codec_ceiling
+from timetok.metrics.judge import (
+    JudgeReport as JudgeReport,
+    read_replies as read_replies,
+    write_requests as write_requests,
+)
 from timetok.metrics.predictions import (
     parse_captions as parse_captions,
     parse_moments as parse_moments,

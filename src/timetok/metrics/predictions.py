@@ -19,7 +19,7 @@ _NUMBER = rf"([0-9]+(?:\.[0-9]+)?)(?=\s*{_UNIT}\b)(?![:.][0-9])"
 _RANGE = re.compile(rf"{_NUMBER}\s*{_UNIT}\s*(?:-|–|to|and|until)\s*{_NUMBER}")
 _IDS = ("question_id", "qid", "id")
 _VIDEOS, _QUERIES = ("vid", "video", "video_id"), ("query", "question", "sentence")
-_WINDOWS = ("pred_relevant_windows", "windows", "spans", "span", "timestamps", "timestamp", "pred")
+_WINDOWS = ("pred_relevant_windows", "times_seconds", "windows", "spans", "span", "timestamps", "timestamp", "pred")
 _TEXTS = ("answer", "text", "prediction", "pred", "response", "output")
 
 
@@ -39,10 +39,11 @@ def read_predictions(
 ) -> tuple[list[Prediction], dict[str, list[str]]]:
     """Read what a system answered, and by kind the problems met: a list, or an object by id, in JSON; or JSON lines.
 
-    An entry has an id (``question_id``, ``qid`` or ``id``), or a video and a query that ``asked`` has the id of, and
-    ``[start, end]`` or a list of these, a score behind them or not, as in QVHighlights' ``pred_relevant_windows``; or a
-    text, of which `parse_moments` reads the moments. Ids become text. What is no finite number is listed, and stands
-    for an answer without a span; an entry without an id is listed alone. DataError: the file cannot be read.
+    An entry has an id (``question_id``, ``qid`` or ``id``), or a video and a query that ``asked`` has the id of; and
+    moments in a row, or a list of ``[start, end]``, a score behind them or not, as in QVHighlights'
+    ``pred_relevant_windows``; or a text, of which `parse_moments` reads the moments. Ids become text. What is no finite
+    number is listed, and stands for an answer without a span; an entry without an id is listed alone. DataError: the
+    file cannot be read.
     """
     with raised_as(DataError, f"{path}: not readable as JSON or JSON lines", OSError, ValueError):
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -64,7 +65,7 @@ def read_predictions(
             continue
         try:
             predictions.append(_prediction(str(key), given))
-        except (TypeError, ValueError):  # a Prediction of NaN, text where a number should be
+        except (TypeError, ValueError, KeyError):  # a Prediction of NaN, text where a number should be
             problems["not numbers"].append(str(key))
             predictions.append(Prediction(str(key), ()))
     return predictions, problems
@@ -78,10 +79,12 @@ def _prediction(key: str, entry: Mapping[str, Any]) -> Prediction:
     windows = _first(entry, _WINDOWS)
     if isinstance(windows, str) or windows is None:
         return Prediction(key, tuple(parse_moments(_first(entry, _TEXTS, ""))))
-    rows = [windows] if windows and not isinstance(windows[0], list) else windows
-    seconds = [float(moment) for start, end, *_ in rows for moment in (start, end)]
+    rows: list[Any] = [[row["start"], row["end"]] if isinstance(row, dict) else row for row in windows]
+    if not any(isinstance(row, list) for row in rows):
+        return Prediction(key, tuple(rows))
+    seconds = tuple(moment for start, end, *_ in rows for moment in (start, end))
     scores = tuple(row[2] for row in rows if len(row) > 2)
-    return Prediction(key, tuple(seconds), scores, tuple(entry.get("pred_saliency_scores", ())))
+    return Prediction(key, seconds, scores, tuple(entry.get("pred_saliency_scores", ())))
 
 
 def parse_captions(text: str) -> list[tuple[str, Span]]:

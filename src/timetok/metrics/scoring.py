@@ -137,7 +137,7 @@ class Report(Score):
         scores = {"all": self, **(self.by_task if len(self.by_task) > 1 else {})}
         rows = [[self.protocol.name, *self.values, "samples", "videos"]]
         for name, score in scores.items():
-            values = [f"{value:.3f}" for value in score.values.values()]
+            values = ["–" if math.isnan(value) else f"{value:.3f}" for value in score.values.values()]
             rows.append([name, *values, str(score.num_samples), str(score.num_videos)])
         return rows
 

@@ -115,11 +115,10 @@ def ask_all(
     left = Counter(question.path for question in questions if question.path)
     coming = zip(left, read_ahead(localizer, left), strict=True)
     ask: Any = localizer.ask
-    if decoding == "posterior":
-        if not isinstance(localizer, Localizer):
-            raise ArgumentError(
-                "decoding: expected 'free' or 'constrained' for a model that is no LITA, got 'posterior'"
-            )
+    if not isinstance(localizer, Localizer):
+        if decoding not in (None, "constrained"):
+            raise ArgumentError(f"decoding: a model that is no LITA is held to a span, always, got {decoding!r}")
+    elif decoding == "posterior":
         ask, how = localizer.weigh, {}
     elif decoding:
         how["constrained"] = decoding == "constrained"
@@ -139,8 +138,9 @@ def evaluate_model(
     localizer: AnyLocalizer, questions: Sequence[Question], *, protocol: str | Protocol = "lita-rtl", **how: Any
 ) -> Report:
     """Put questions to a model, as `ask_all`, and score its answers; nothing is written."""
-    ordered = sorted(questions, key=lambda question: str(question.path))  # those about one video side by side
-    return score(ordered, list(ask_all(localizer, ordered, **how)), protocol=protocol)
+    order = sorted(range(len(questions)), key=lambda k: str(questions[k].path))  # those about one video side by side
+    answers = dict(zip(order, ask_all(localizer, [questions[k] for k in order], **how), strict=True))
+    return score(questions, [answers[k] for k in range(len(questions))], protocol=protocol)
 
 
 def score(questions: Sequence[Question], answers: Sequence[Answer], *, protocol: str | Protocol = "lita-rtl") -> Report:
