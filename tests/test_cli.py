@@ -163,7 +163,7 @@ def test_a_time_token_in_a_question_is_plain_text(model: str, clip: str, capfd: 
 
 
 def test_evaluate_scores_a_model(
-    model: str, clip: str, says: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: str, clip: str, says: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").write_bytes(Path(clip).read_bytes())
@@ -175,9 +175,11 @@ def test_evaluate_scores_a_model(
     assert "lita-rtl" in capfd.readouterr().out
     assert main([*command, "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["values"]["mIoU"] == pytest.approx(0.5)  # one of two seconds
-    assert main([*command, "--out", str(tmp_path / "out"), "--part", "1/2"]) == 0
-    assert "waits for the answers of other parts" in capfd.readouterr().out
-    assert main([*command, "--out", str(tmp_path / "out"), "--part", "0/2"]) == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, told in (("1", "waits for the answers of other processes"), ("0", "lita-rtl")):
+        monkeypatch.setenv("RANK", rank)
+        assert main([*command, "--out", str(tmp_path / "out")]) == 0
+        assert told in capfd.readouterr().out
     assert json.loads((tmp_path / "out" / "report.json").read_text())["intervals"]["mIoU"] == [0.5, 0.5]
 
 
@@ -299,7 +301,6 @@ def test_a_bad_question_is_one_line(question: str, model: str, clip: str, capfd:
         (["evaluate", "model"], "DATA"),
         (["evaluate", "model", "data", "--protocol", "guess"], "lita-rtl"),
         (["evaluate", "model", "data", "--batch-size", "0"], "--batch-size"),
-        (["evaluate", "model", "data", "--part", "2/2"], "--part"),
         (["score", "missing.json", "missing.json"], "missing.json"),
         (["evaluate", "model", "missing.json"], "missing.json"),
         (["data"], "COMMAND"),

@@ -65,19 +65,11 @@ def _picture(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _part(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise argparse.ArgumentTypeError(f"expected K/N with K from 0 to N - 1, got {text!r}")
-    return int(number), int(count)
-
-
 # on what the answers and the numbers of an evaluation depend
 _SETTINGS = ("protocol", "media", "layout", "durations", "wording", "decoding", "max_new_tokens", "frames", "seed")
 _KINDS: dict[str, dict[str, Any]] = {
     "positive": {"type": _positive},
     "integer": {"type": int},
-    "part": {"type": _part},
     "picture": {"type": _picture},
     "protocol": {"choices": PROTOCOLS},
 }
@@ -195,10 +187,11 @@ def _evaluate(options: argparse.Namespace) -> None:
         line = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
         given["command"] = shlex.join(["timetok", "evaluate", options.model, options.data, *line])
         settings = describe(find_folder(model), Path(options.data), questions, **given)
-        report = run(localizer, questions, Path(options.out), settings=settings, part=options.part, **how)
+        part = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # as torchrun tells them
+        report = run(localizer, questions, Path(options.out), settings=settings, part=part, **how)
     else:
         report = evaluate_model(localizer, questions, **how)
-    print(_told(report, options) if report else f"{options.out}: waits for the answers of other parts")
+    print(_told(report, options) if report else f"{options.out}: waits for the answers of other processes")
 
 
 def _score(options: argparse.Namespace) -> None:

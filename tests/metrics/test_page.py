@@ -1,4 +1,4 @@
-"""The table of protocols in docs/evaluate.md is the one in the package: `python tests/metrics/test_page.py` writes it."""
+"""The table of protocols in docs/evaluate.md is that of the package; run as a script, this file writes it."""
 
 import re
 from dataclasses import fields
