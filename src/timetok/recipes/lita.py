@@ -106,7 +106,6 @@ def open_sources(
         encode = partial(pooled, model, processor, bf16=bf16)
         cache.fill(media, encode, process=state.process_index, num_processes=state.num_processes)
         state.wait_for_everyone()
-        cache.fill(media, encode)  # which finds what the others wrote
     sources = {name: Videos([r for r in each.records if r.media], processor, cache) for name, each in sets.items()}
     return lambda stage: sources
 
