@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 import tiny_lita
 import tiny_videos
 from timetok.errors import DataError, VideoError
-from timetok.recipes.mixture import Mixture, read_media
+from timetok.recipes.mixture import Mixture, Videos, read_media
 from timetok.recipes.records import Event, Record
-from timetok.recipes.tasks import TASKS
+from timetok.recipes.tasks import TASKS, Turn, pick_name
 from timetok.timegrid import Span
 
 RATES = {"activitynet": {"dvc": 5, "event_loc": 5}, "youcook2": {"dvc": 1, "event_loc": 1}, "rtl": {"rtl": 6}}
@@ -28,11 +28,12 @@ class Blind:
     def __init__(self, name: str, width: int) -> None:
         self.name, self.width = name, width
 
-    def __call__(self, rng):
+    def __call__(self, rng, rates, tasks):
         event = Event(f"{self.name} {rng.integers(10**6)}", Span(1.0, 2.0))
         why = Event("why?", Span(1.0, 2.0), f"<1.00> <2.00> {event.text}")
         record = Record(self.name, self.name, None, 10.0, (event, why), "")
-        return record, lambda: {"video_features": torch.zeros(self.width, 3)}
+        turns = tasks[pick_name(rng, rates)](record, rng)
+        return turns, 10.0, lambda: {"video_features": torch.zeros(self.width, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +110,19 @@ def test_sources_that_are_not_there_are_named(mixture):
         Mixture(**{**vars(mixture), "rates": {"nosuch": {"dvc": 1}}})
 
 
+def test_a_task_of_ones_own_is_a_function(processor):
+    def how_many(record, rng):
+        return [Turn("How many events are there?", str(len(record.events)))]
+
+    event = Event("He falls.", Span(1.0, 2.0))
+    records = [Record("v", "v", Path("v.mp4"), 10.0, (event,) * 4, ""), Record("w", "w", Path("w.mp4"), 9.0, (), "")]
+    rates, tasks = {"dvc": 0, "how_many": 1}, {**TASKS, "how_many": how_many}
+    drawn = [Videos(records, processor)(np.random.default_rng(k), rates, tasks) for k in range(40)]
+    assert {(turn.answer, seconds) for (turn,), seconds, _ in drawn} == {("4", 10.0), ("0", 9.0)}
+
+
 def test_records_that_hold_nothing_to_ask_do_not_hang(mixture):
-    empty = {"rtl": lambda rng: (Record("v", "v", None, 1.0, (), ""), dict)}
+    empty = {"rtl": lambda rng, rates, tasks: ([], 1.0, dict)}
     with pytest.raises(DataError, match="a thousand records"):
         Mixture(**{**vars(mixture), "sources": empty, "rates": {"rtl": {"rtl": 1}}})[0]
 

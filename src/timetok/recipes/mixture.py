@@ -15,27 +15,30 @@ from timetok.errors import DataError
 from timetok.lita import LitaProcessor
 from timetok.recipes.cache import FeatureCache
 from timetok.recipes.records import Record
-from timetok.recipes.tasks import Task, draw_turns, pick
+from timetok.recipes.tasks import Task, Turn, pick, pick_name
 from timetok.video import Frames, read_frames
 
 Shown: TypeAlias = Mapping[str, Any]
-Source: TypeAlias = Callable[[Generator], tuple[Record, Callable[[], Shown]]]
-"""Draws a record; the function it gives beside it looks at the video: ``video_features`` or ``pixel_values_videos``."""
+Drawn: TypeAlias = tuple[Sequence[Turn], float | None, Callable[[], Shown]]
+Source: TypeAlias = Callable[[Generator, Mapping[str, float], Mapping[str, Task]], Drawn]
+"""Draws a conversation about a video, by rates of tasks: its turns, if anything can be asked, the seconds of the video,
+and what looks at it: ``video_features`` or ``pixel_values_videos``."""
 Sources: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Source]]  # of a stage, by their names in its rates
 
 
 @dataclass(frozen=True)
 class Videos:
-    """A random record of some that have media, all equally likely; it is looked at in a cache, or else decoded."""
+    """One task about one of the records, which have media and are equally likely; looks into a cache, or decodes."""
 
     records: Sequence[Record]
     processor: LitaProcessor
     cache: FeatureCache | None = None
 
-    def __call__(self, rng: Generator) -> tuple[Record, Callable[[], Shown]]:
-        """A record, and what shows its video."""
+    def __call__(self, rng: Generator, rates: Mapping[str, float], tasks: Mapping[str, Task]) -> Drawn:
+        """What the task finds to ask; nothing is looked at yet."""
         record = pick(rng, self.records)
-        return record, partial(self._show, record.media)
+        turns = tasks[pick_name(rng, rates)](record, rng)
+        return turns, record.duration_seconds, partial(self._show, record.media)
 
     def _show(self, media: Path) -> Shown:
         if self.cache is not None:
@@ -52,7 +55,7 @@ def read_media(path: Path, processor: LitaProcessor) -> Frames:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Dataset[dict[str, Any]]):
-    """Sample i is one conversation of at least ``turns`` questions, drawn from (seed, i) alone.
+    """Sample i is one conversation, drawn from (seed, i) alone.
 
     So any run can resume anywhere, and workers and ranks share the samples as they share their numbers. ``rates`` are,
     by source and task, how often it is drawn relative to all others: ``{"activitynet": {"dvc": 5, "event_loc": 5},
@@ -65,7 +68,6 @@ class Mixture(Dataset[dict[str, Any]]):
     processor: LitaProcessor
     num_samples: int
     seed: int
-    turns: int = 1
     max_length: int = 2048
 
     def __post_init__(self) -> None:
@@ -86,14 +88,14 @@ class Mixture(Dataset[dict[str, Any]]):
 
     def _draw(self, index: int) -> tuple[dict[str, Any], Callable[[], Shown]]:
         rng = np.random.default_rng([self.seed, index])
-        names, weights = list(self.rates), np.array([sum(rates.values()) for rates in self.rates.values()])
+        sums = {name: sum(rates.values()) for name, rates in self.rates.items()}
         for _ in range(1000):  # a record may hold nothing that can be asked about
-            name = names[rng.choice(len(names), p=weights / weights.sum())]
-            record, show = self.sources[name](rng)
-            if turns := draw_turns(record, rng, self.turns, self.rates[name], self.tasks):
-                asked, duration = [(turn.question, turn.answer) for turn in turns], record.duration_seconds
-                return {"duration_seconds": duration, "turns": self.processor.conversation(asked, duration)}, show
-        raise DataError(f"rates: a thousand records of {names} held nothing to be asked by {dict(self.rates)}")
+            name = pick_name(rng, sums)
+            turns, duration, show = self.sources[name](rng, self.rates[name], self.tasks)
+            if turns:
+                asked = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
+                return {"duration_seconds": duration, "turns": asked}, show
+        raise DataError(f"rates: a thousand records of {[*sums]} held nothing to be asked by {dict(self.rates)}")
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Samples → a batch, cut at ``max_length`` ids and padded on the right: a causal model then needs no mask."""

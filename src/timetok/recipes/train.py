@@ -108,7 +108,7 @@ def train_stages(
 def _mixture(preset: Preset, number: int, sources: Mapping[str, Source], processor: LitaProcessor) -> Mixture:
     """The samples of a stage."""
     stage, seed = preset["stages"][number], preset["data"]["seed"] + number
-    told = {key: stage[key] for key in ("num_samples", "turns", "rates", "max_length") if key in stage}
+    told = {key: stage[key] for key in ("num_samples", "rates", "max_length") if key in stage}
     return Mixture(sources=sources, tasks=load_recipe(preset).TASKS, processor=processor, seed=seed, **told)
 
 
