@@ -161,7 +161,15 @@ def test_media_that_are_missing_are_told_and_left_out(
 
 
 @pytest.mark.parametrize(
-    "rates", ["{ anet = 1 }", '{ anet = { dvc = "1" } }', "{ anet = { dvc = 0 } }", "{ anet = {} }"]
+    "rates",
+    [
+        "{ anet = 1 }",
+        '{ anet = { dvc = "1" } }',
+        "{ anet = { dvc = 0 } }",
+        "{ anet = {} }",
+        "{ anet = { dvc = 2, event_loc = -1 } }",
+        "{ anet = { dvc = 1, event_loc = nan } }",
+    ],
 )
 def test_rates_that_are_no_numbers_by_set_and_task_are_refused(folder: Path, tmp_path: Path, rates: str) -> None:
     with pytest.raises(DataError, match="rates: "):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import tiny_lita
 import tiny_videos
 from timetok.errors import DataError, VideoError
-from timetok.recipes.mixture import Mixture, Videos, read_media
+from timetok.recipes.mixture import Mixture, Videos, pixels_of
 from timetok.recipes.records import Event, Record
 from timetok.recipes.tasks import TASKS, Turn, pick_name
 from timetok.timegrid import Span
@@ -136,11 +136,11 @@ def test_media_are_videos_folders_of_pictures_and_images(tmp_path: Path, process
         Image.fromarray(rng.integers(0, 255, (8, 10, 3), dtype=np.uint8)).save(folder / f"{k}.png")
     image = folder / "2.png"
     num = processor.num_frames
-    assert torch.equal(read_media(video, processor).data, processor.read(video).data)
-    frames = read_media(folder, processor).data
-    assert len(frames) == num and torch.equal(frames[-1], read_media(image, processor).data[0])
-    still = read_media(image, processor).data
+    assert torch.equal(pixels_of(video, processor), processor.frame_transform(processor.read(video).data))
+    frames = pixels_of(folder, processor)
+    assert len(frames) == num and torch.equal(frames[-1], pixels_of(image, processor)[0])
+    still = pixels_of(image, processor)
     assert len(still) == num and torch.equal(still, still[:1].expand_as(still))
     image.write_bytes(b"no picture")
     with pytest.raises(VideoError, match=r"2\.png is no picture"):
-        read_media(image, processor)
+        pixels_of(image, processor)

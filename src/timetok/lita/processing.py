@@ -80,14 +80,15 @@ class LitaProcessor(ProcessorMixin):
         begin = self.prompt(first[0], duration_seconds=duration_seconds), f" {first[1]}"
         return [begin, *((f"USER: {question} ASSISTANT:", f" {answer}") for question, answer in later)]
 
-    def read(self, video: Video) -> Frames:
+    def read(self, video: Video, *, fps: float | None = None) -> Frames:
         """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few.
 
-        Those of a file are scaled as they are decoded, uncropped, unless that would squash them.
+        Those of a file are scaled as they are decoded, uncropped, unless that would squash them. ``fps`` is as in
+        `read_frames`: for a picture or a folder of some, which have no times of their own.
         """
         if not isinstance(video, Frames):
             scale = self.frame_transform.scale if self.frame_transform.crop == "center" else None
-            return read_frames(video, self.num_frames, size=scale)
+            return read_frames(video, self.num_frames, fps=fps, size=scale)
         picked = spread(len(video), self.num_frames)
         return Frames(video.data[picked], video.times_seconds[picked], video.duration_seconds)
 

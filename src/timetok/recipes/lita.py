@@ -23,7 +23,7 @@ from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import find_folder, load_weights
 from timetok.lita.convert import VICUNA, read_eyes, read_projector
 from timetok.recipes.cache import FeatureCache, weights_digest
-from timetok.recipes.mixture import Sources, Videos, read_media
+from timetok.recipes.mixture import Sources, Videos, pixels_of
 from timetok.recipes.records import Annotations, read_records
 from timetok.recipes.tasks import TASKS as TASKS
 
@@ -114,6 +114,6 @@ def open_sources(
 def pooled(model: LitaForConditionalGeneration, processor: LitaProcessor, media: Path, *, bf16: bool = False) -> Tensor:
     """Pooled features ``[n e]`` of a video or an image, with the bits that training on its pixels gives."""
     inner = model.model
-    pixels = processor.frame_transform(read_media(media, processor).data).unsqueeze(0)
+    pixels = pixels_of(media, processor).unsqueeze(0)
     with torch.autocast(next(inner.vision.parameters()).device.type, torch.bfloat16, enabled=bf16):
         return cast(Tensor, inner.pooler(inner.features(pixels))[0])

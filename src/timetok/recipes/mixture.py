@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.random import Generator
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from timetok.errors import DataError
@@ -16,7 +17,6 @@ from timetok.lita import LitaProcessor
 from timetok.recipes.cache import FeatureCache
 from timetok.recipes.records import Record
 from timetok.recipes.tasks import Task, Turn, pick, pick_name
-from timetok.video import Frames, read_frames
 
 Shown: TypeAlias = Mapping[str, Any]
 Drawn: TypeAlias = tuple[Sequence[Turn], float | None, Callable[[], Shown]]
@@ -43,14 +43,13 @@ class Videos:
     def _show(self, media: Path) -> Shown:
         if self.cache is not None:
             return {"video_features": self.cache[media]}
-        return {"pixel_values_videos": self.processor.frame_transform(read_media(media, self.processor).data)}
+        return {"pixel_values_videos": pixels_of(media, self.processor)}
 
 
-def read_media(path: Path, processor: LitaProcessor) -> Frames:
-    """The frames a model is shown of a video, of a picture or of a folder of some, which are repeated if too few."""
-    if path.is_dir() or path.suffix.lower() in (".jpg", ".jpeg", ".png"):
-        return read_frames(path, processor.num_frames, fps=5.0, size=processor.frame_transform.scale)  # LITA's
-    return processor.read(path)
+def pixels_of(media: Path, processor: LitaProcessor) -> Tensor:
+    """What an encoder reads, ``[t c s s]``, of a video, of a picture or of a folder of some, repeated if too few."""
+    are_pictures = media.is_dir() or media.suffix.lower() in (".jpg", ".jpeg", ".png")
+    return processor.frame_transform(processor.read(media, fps=5.0 if are_pictures else None).data)  # LITA's rate
 
 
 @dataclass(frozen=True, kw_only=True)

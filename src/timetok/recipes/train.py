@@ -8,7 +8,7 @@ import csv
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,10 +64,12 @@ def train(preset: Preset, out: Path) -> Path:
     settings = {**preset, "data": {**data, "folder": ""}, "wordings": WORDINGS}  # where it is, is no setting
     stage_arguments(preset, out)  # refused now, not after an hour
     tables = [rates for stage in preset["stages"] for rates in stage["rates"].values()]
-    with raised_as(DataError, "rates: expected numbers by set and task, one above 0", TypeError, AttributeError):
-        asked = {task for rates in tables for task, rate in rates.items() if rate >= 0 < sum(rates.values())}
-    if not asked or (unknown := asked - recipe.TASKS.keys()):
-        raise DataError(f"rates: there is no task {sorted(unknown) if asked else 'at all'}, only {[*recipe.TASKS]}")
+    with raised_as(DataError, "rates: expected numbers by set and task, from 0", TypeError, AttributeError, ValueError):
+        numbers = [rate for rates in tables for rate in rates.values()]
+        if min(numbers) < 0 or not 0 < sum(numbers) < inf:
+            raise ValueError(f"they are {numbers}")
+    if unknown := {task for rates in tables for task in rates} - recipe.TASKS.keys():
+        raise DataError(f"rates: there is no task {sorted(unknown)}, only {[*recipe.TASKS]}")
     model, processor = build_model(preset)
     if (out / "preset.json").exists():
         claim(out / "preset.json", settings)
