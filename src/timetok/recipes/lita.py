@@ -32,34 +32,29 @@ CARD = Path(__file__).with_name("card.md")  # what is told of a trained model, f
 
 
 def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
-    """A LITA that goes on from another, or from a language model, CLIP's tower and perhaps a projector.
+    """A LITA put together of a language model, CLIP's tower and perhaps a projector.
 
     Without ``weights`` the language model is on the meta device, as large as it will be.
     """
     start, offline = preset["start"], dict[str, Any](local_files_only=True)
-    if start["lita"]:
-        folder = find_folder(start["lita"])
-        model = load_weights(LitaForConditionalGeneration, folder, dtype=start["dtype"])
-        processor = LitaProcessor.from_pretrained(folder, **offline)
+    folder, eyes = find_folder(start["lm"]), start["clip"]
+    encoder, transform = read_eyes(eyes if timm.is_model(eyes) else find_folder(eyes))
+    told: Any = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
+    told |= {"transform": asdict(transform), "grid": encoder.grid, "system": VICUNA}
+    processor = LitaProcessor(AutoTokenizer.from_pretrained(folder, **offline), **told)
+    ids = list(processor.tt.time_token_ids)
+    if weights:
+        lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"], use_safetensors=None)  # or pickles
+        embeddings.resize(lm, ids)
+        embeddings.init_rows(lm, ids)
     else:
-        folder, eyes = find_folder(start["lm"]), start["clip"]
-        encoder, transform = read_eyes(eyes if timm.is_model(eyes) else find_folder(eyes))
-        told: Any = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
-        told |= {"transform": asdict(transform), "grid": encoder.grid, "system": VICUNA}
-        processor = LitaProcessor(AutoTokenizer.from_pretrained(folder, **offline), **told)
-        ids = list(processor.tt.time_token_ids)
-        if weights:
-            lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"], use_safetensors=None)  # or pickles
-            embeddings.resize(lm, ids)
-            embeddings.init_rows(lm, ids)
-        else:
-            text = AutoConfig.from_pretrained(folder, **offline)
-            text.vocab_size = max(text.vocab_size, max(ids, default=0) + 1)
-            with torch.device("meta"):
-                lm = AutoModelForCausalLM.from_config(text, dtype=start["dtype"])
-        told = {"time_token_ids": ids, "video_token_id": processor.video_token_id, **preset["model"]}
-        config = LitaConfig(text_config=lm.config, vision=encoder.arguments, **told)
-        model = LitaForConditionalGeneration.of(config, lm, encoder)
+        text = AutoConfig.from_pretrained(folder, **offline)
+        text.vocab_size = max(text.vocab_size, max(ids, default=0) + 1)
+        with torch.device("meta"):
+            lm = AutoModelForCausalLM.from_config(text, dtype=start["dtype"])
+    told = {"time_token_ids": ids, "video_token_id": processor.video_token_id, **preset["model"]}
+    config = LitaConfig(text_config=lm.config, vision=encoder.arguments, **told)
+    model = LitaForConditionalGeneration.of(config, lm, encoder)
     if start["projector"]:
         model.model.projector.load_state_dict(read_projector(start["projector"]))
     if lora := start["lora"]:

@@ -27,7 +27,7 @@ from timetok.lita import LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.cache import claim
 from timetok.recipes.lita import Preset
-from timetok.recipes.mixture import Mixture, Source, Sources, Videos
+from timetok.recipes.mixture import Mixture, Source, Sources
 from timetok.recipes.preset import load_recipe
 from timetok.recipes.tasks import WORDINGS
 
@@ -132,7 +132,7 @@ def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -
 
 
 def dry_run(preset: Preset) -> str:
-    """A report on a preset with a ``start``: its data, its model, tokens a sample, memory and time. Writes nothing.
+    """A report on a preset with a ``start``: model, tokens a sample, memory, time. Prints the census, writes nothing.
 
     Memory is weights, gradients and both moments of AdamW in the dtype of the weights, on one device, and one layer's
     activations with gradient checkpointing; time is that of 8 ``tokens x parameters`` operations a sample, 125e12 in a
@@ -140,15 +140,14 @@ def dry_run(preset: Preset) -> str:
     """
     if "start" not in preset:
         raise DataError("--dry-run: expected a preset with a [start], whose data are there before it runs")
-    sets = load_recipe(preset).read_sets(preset)
-    lines = [f"[{name}]\n{found}\n" for name, found in sets.items()]
     model, processor = build_model(preset, weights=False)
+    uncached = {**preset, "data": {**preset["data"], "cached": False}}
+    sources = load_recipe(preset).open_sources(uncached, model, processor, Path())
     weights, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
-    lines += [f"parameters        {weights:,}, {trained:,} of them trained"]
+    lines = [f"parameters        {weights:,}, {trained:,} of them trained"]
     size, config = model.model.lm.dtype.itemsize, model.config.text_config
-    sources = {name: Videos([each for each in found.records if each.media], processor) for name, found in sets.items()}
     for number, arguments in enumerate(stage_arguments(preset, Path())):
-        mixture = _mixture(preset, number, sources, processor)
+        mixture = _mixture(preset, number, sources(preset["stages"][number]), processor)
         lengths = [min(mixture.num_tokens(k), mixture.max_length) for k in range(64)]
         batch = arguments.per_device_train_batch_size
         samples = arguments.max_steps * batch * arguments.gradient_accumulation_steps
