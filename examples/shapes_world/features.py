@@ -12,9 +12,9 @@ from shapes_world.painting import Scene
 from shapes_world.scenes import cut
 from shapes_world.tasks import draw_turns
 from timetok.recipes.cache import FeatureCache, weights_digest
-from timetok.recipes.mixture import Drawn
+from timetok.recipes.mixture import Row
 from timetok.recipes.records import Event, Record
-from timetok.recipes.tasks import Task
+from timetok.recipes.tasks import Task, Turn
 from timetok.video import read_frames, spread
 from timetok.vision import FrameEncoder, FrameTransform
 
@@ -79,8 +79,8 @@ class Cuts:
     num_frames: int
     num_turns: int
 
-    def __call__(self, rng: Generator, rates: Mapping[str, float], tasks: Mapping[str, Task]) -> Drawn:
-        """The questions, the seconds of the cut, and what shows its features."""
+    def __call__(self, rng: Generator, rates: Mapping[str, float], tasks: Mapping[str, Task]) -> tuple[list[Turn], Row]:
+        """The questions, and what is shown of the cut."""
         features, duration, events = draw_cut(self.clips[int(rng.integers(len(self.clips)))], rng, self.num_frames)
         turns = draw_turns(Record("", "", None, duration, events, ""), rng, self.num_turns, rates, tasks)
-        return turns, duration, lambda: {"video_features": features.float()}
+        return turns, {"duration_seconds": duration, "video_features": features.float()}

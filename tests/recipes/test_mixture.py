@@ -33,7 +33,7 @@ class Blind:
         why = Event("why?", Span(1.0, 2.0), f"<1.00> <2.00> {event.text}")
         record = Record(self.name, self.name, None, 10.0, (event, why), "")
         turns = tasks[pick_name(rng, rates)](record, rng)
-        return turns, 10.0, lambda: {"video_features": torch.zeros(self.width, 3)}
+        return turns, {"duration_seconds": 10.0, "video_features": torch.zeros(self.width, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +117,16 @@ def test_a_task_of_ones_own_is_a_function(processor):
     event = Event("He falls.", Span(1.0, 2.0))
     records = [Record("v", "v", Path("v.mp4"), 10.0, (event,) * 4, ""), Record("w", "w", Path("w.mp4"), 9.0, (), "")]
     rates, tasks = {"dvc": 0, "how_many": 1}, {**TASKS, "how_many": how_many}
-    drawn = [Videos(records, processor)(np.random.default_rng(k), rates, tasks) for k in range(40)]
-    assert {(turn.answer, seconds) for (turn,), seconds, _ in drawn} == {("4", 10.0), ("0", 9.0)}
+    seen = {record.media: torch.zeros(2, 3) for record in records}
+    drawn = [Videos(records, processor, seen)(np.random.default_rng(k), rates, tasks) for k in range(40)]
+    assert {(turn.answer, row["duration_seconds"]) for (turn,), row in drawn} == {("4", 10.0), ("0", 9.0)}
+    assert all(
+        row["video_features"] is seen[Path("v.mp4" if turn.answer == "4" else "w.mp4")] for (turn,), row in drawn
+    )
 
 
 def test_records_that_hold_nothing_to_ask_do_not_hang(mixture):
-    empty = {"rtl": lambda rng, rates, tasks: ([], 1.0, dict)}
+    empty = {"rtl": lambda rng, rates, tasks: ([], {})}
     with pytest.raises(DataError, match="a thousand records"):
         Mixture(**{**vars(mixture), "sources": empty, "rates": {"rtl": {"rtl": 1}}})[0]
 

@@ -62,7 +62,8 @@ def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditi
 
         rows = embeddings.peft_kwargs(model.model.lm, processor.tt.time_token_ids)
         model.model.lm = get_peft_model(model.model.lm, LoraConfig(task_type="CAUSAL_LM", **rows, **lora))
-        model.register_state_dict_post_hook(store_once)  # peft unties its copies in the state alone
+        # peft unties its copies in the state alone
+        model.register_state_dict_post_hook(store_once)  # type: ignore[no-untyped-call]
     return model, processor
 
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -18,11 +16,10 @@ from timetok.recipes.cache import FeatureCache
 from timetok.recipes.records import Record
 from timetok.recipes.tasks import Task, Turn, pick, pick_name
 
-Shown: TypeAlias = Mapping[str, Any]
-Drawn: TypeAlias = tuple[Sequence[Turn], float | None, Callable[[], Shown]]
-Source: TypeAlias = Callable[[Generator, Mapping[str, float], Mapping[str, Task]], Drawn]
-"""Draws a conversation about a video, by rates of tasks: its turns, if anything can be asked, the seconds of the video,
-and what looks at it: ``video_features`` or ``pixel_values_videos``."""
+Row: TypeAlias = Mapping[str, Any]
+Source: TypeAlias = Callable[[Generator, Mapping[str, float], Mapping[str, Task]], tuple[Sequence[Turn], Row]]
+"""Draws a conversation about a video, by rates of tasks: its turns, none where nothing can be asked, and what else a
+row for ``VideoPrompts.collate`` has: ``duration_seconds``, and ``video_features`` or ``pixel_values_videos``."""
 Sources: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Source]]  # of a stage, by their names in its rates
 
 
@@ -32,18 +29,19 @@ class Videos:
 
     records: Sequence[Record]
     processor: LitaProcessor
-    cache: FeatureCache | None = None
+    cache: FeatureCache | Mapping[Path, Tensor] | None = None
 
-    def __call__(self, rng: Generator, rates: Mapping[str, float], tasks: Mapping[str, Task]) -> Drawn:
-        """What the task finds to ask; nothing is looked at yet."""
+    def __call__(
+        self, rng: Generator, rates: Mapping[str, float], tasks: Mapping[str, Task]
+    ) -> tuple[Sequence[Turn], Row]:
+        """What the task finds to ask; the video is looked at where that is anything."""
         record = pick(rng, self.records)
-        turns = tasks[pick_name(rng, rates)](record, rng)
-        return turns, record.duration_seconds, partial(self._show, record.media)
-
-    def _show(self, media: Path) -> Shown:
-        if self.cache is not None:
-            return {"video_features": self.cache[media]}
-        return {"pixel_values_videos": pixels_of(media, self.processor)}
+        if not (turns := tasks[pick_name(rng, rates)](record, rng)):
+            return [], {}
+        told = {"duration_seconds": record.duration_seconds}
+        if self.cache is None:
+            return turns, {**told, "pixel_values_videos": pixels_of(record.media, self.processor)}
+        return turns, {**told, "video_features": self.cache[record.media]}
 
 
 def pixels_of(media: Path, processor: LitaProcessor) -> Tensor:
@@ -77,23 +75,14 @@ class Mixture(Dataset[dict[str, Any]]):
         return self.num_samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row, show = self._draw(index)
-        return {**row, **show()}
-
-    def num_tokens(self, index: int) -> int:
-        """How many ids a sample has, before it is cut off; its video is not looked at."""
-        row = {**self._draw(index)[0], "video_features": torch.empty(self.processor.num_video_tokens, 0)}
-        return int(self.processor.prompts.collate([row])["labels"].numel())
-
-    def _draw(self, index: int) -> tuple[dict[str, Any], Callable[[], Shown]]:
         rng = np.random.default_rng([self.seed, index])
         sums = {name: sum(rates.values()) for name, rates in self.rates.items()}
         for _ in range(1000):  # a record may hold nothing that can be asked about
             name = pick_name(rng, sums)
-            turns, duration, show = self.sources[name](rng, self.rates[name], self.tasks)
+            turns, row = self.sources[name](rng, self.rates[name], self.tasks)
             if turns:
-                asked = self.processor.conversation([(turn.question, turn.answer) for turn in turns], duration)
-                return {"duration_seconds": duration, "turns": asked}, show
+                asked = [(turn.question, turn.answer) for turn in turns]
+                return {**row, "turns": self.processor.conversation(asked, row["duration_seconds"])}
         raise DataError(f"rates: a thousand records of {[*sums]} held nothing to be asked by {dict(self.rates)}")
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

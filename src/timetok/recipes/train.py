@@ -4,9 +4,10 @@ Each step leaves its result in the output folder and is skipped where that exist
 checkpoints: a run that was interrupted ends at the weights of one that was not.
 """
 
-import csv
 import platform
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from math import inf, nan
 from pathlib import Path
@@ -143,12 +144,14 @@ def dry_run(preset: Preset) -> str:
     model, processor = build_model(preset, weights=False)
     uncached = {**preset, "data": {**preset["data"], "cached": False}}
     sources = load_recipe(preset).open_sources(uncached, model, processor, Path())
+    unseen: Any = defaultdict(lambda: torch.empty(processor.num_video_tokens, 0))  # for features: none is decoded
     weights, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
     lines = [f"parameters        {weights:,}, {trained:,} of them trained"]
     size, config = model.model.lm.dtype.itemsize, model.config.text_config
     for number, arguments in enumerate(stage_arguments(preset, Path())):
-        mixture = _mixture(preset, number, sources(preset["stages"][number]), processor)
-        lengths = [min(mixture.num_tokens(k), mixture.max_length) for k in range(64)]
+        blind = {name: replace(each, cache=unseen) for name, each in sources(preset["stages"][number]).items()}
+        mixture = _mixture(preset, number, blind, processor)
+        lengths = [mixture.collate([mixture[k]])["labels"].shape[1] for k in range(64)]
         batch = arguments.per_device_train_batch_size
         samples = arguments.max_steps * batch * arguments.gradient_accumulation_steps
         a_token = config.hidden_size * (config.num_hidden_layers + 16) * size + 4 * config.vocab_size
@@ -172,8 +175,8 @@ def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[
     facts["minutes"] = round(sum(entry.get("train_runtime", 0.0) for entry in log) / 60, 1)
     facts["device"] = f"{model.device} ({torch.get_num_threads()} CPU threads)"
     write_json(folder / "training.json", {**facts, "curve": points})
-    with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("step", "loss"), *points])
+    curve = [("step", "loss"), *points]
+    (folder / "curve.csv").write_text("".join(f"{step},{loss}\n" for step, loss in curve), encoding="utf-8")
     plots.save(plots.curves(steps, {"loss": losses}, xlabel="step", ylabel="training loss"), folder / "curve.png")
     text = card.read_text(encoding="utf-8").format(**facts, first=losses[0], last=losses[-1])
     (folder / "README.md").write_text(text, encoding="utf-8")
