@@ -9,9 +9,8 @@ names::
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.random import Generator
@@ -20,8 +19,7 @@ from timetok.recipes.records import Record
 from timetok.timegrid import Span
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """A question without times, its answer with moments for `TimeTokenizer.to_tokens`, and the spans asked for."""
 
     question: str

@@ -67,7 +67,7 @@ def train(preset: Preset, out: Path) -> Path:
     tables = [rates for stage in preset["stages"] for rates in stage["rates"].values()]
     with raised_as(DataError, "rates: expected numbers by set and task, from 0", TypeError, AttributeError, ValueError):
         numbers = [rate for rates in tables for rate in rates.values()]
-        if min(numbers) < 0 or not 0 < sum(numbers) < inf:
+        if min(numbers, default=-1) < 0 or not 0 < sum(numbers) < inf:
             raise ValueError(f"they are {numbers}")
     if unknown := {task for rates in tables for task in rates} - recipe.TASKS.keys():
         raise DataError(f"rates: there is no task {sorted(unknown)}, only {[*recipe.TASKS]}")
