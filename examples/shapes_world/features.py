@@ -1,6 +1,6 @@
 """What a language model of shapes is trained on: a frozen encoder's features of every clip, and cuts of clips."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from shapes_world.painting import Scene
 from shapes_world.scenes import cut
+from shapes_world.tasks import draw_turns
 from timetok.recipes.cache import FeatureCache, weights_digest
-from timetok.recipes.mixture import Shown
+from timetok.recipes.mixture import Row
 from timetok.recipes.records import Event, Record
+from timetok.recipes.tasks import Task, Turn
 from timetok.video import read_frames, spread
 from timetok.vision import FrameEncoder, FrameTransform
 
@@ -71,12 +73,14 @@ def draw_cut(clip: CachedClip, rng: Generator, num_frames: int) -> tuple[Tensor,
 
 @dataclass(frozen=True)
 class Cuts:
-    """Source of a `Mixture`: ``num_frames`` of a random cut of a random clip."""
+    """Source of a `Mixture`: ``num_turns`` questions about ``num_frames`` of a random cut of a random clip."""
 
     clips: Sequence[CachedClip]
     num_frames: int
+    num_turns: int
 
-    def __call__(self, rng: Generator) -> tuple[Record, Callable[[], Shown]]:
-        """A record of the cut, and what shows its features."""
+    def __call__(self, rng: Generator, rates: Mapping[str, float], tasks: Mapping[str, Task]) -> tuple[list[Turn], Row]:
+        """The questions, and what is shown of the cut."""
         features, duration, events = draw_cut(self.clips[int(rng.integers(len(self.clips)))], rng, self.num_frames)
-        return Record("", "", None, duration, events, ""), lambda: {"video_features": features.float()}
+        turns = draw_turns(Record("", "", None, duration, events, ""), rng, self.num_turns, rates, tasks)
+        return turns, {"duration_seconds": duration, "video_features": features.float()}

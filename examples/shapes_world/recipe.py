@@ -58,7 +58,7 @@ def open_sources(preset, model, processor, folder):
     encoder, transform = model.model.vision, processor.frame_transform
     clips = cache_features(scenes, encoder, transform, folder / "features", frames_per_clip=frames)
     whiten(model.model.projector, clips)
-    return lambda stage: {"shapes": Cuts(clips, stage["num_frames"])}
+    return lambda stage: {"shapes": Cuts(clips, stage["num_frames"], stage["turns"])}
 
 
 @torch.no_grad()

@@ -12,12 +12,11 @@ import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from shapes_world.painting import RGB, Scene, Track, draw_background, draw_distractor, draw_motion, render_frames
-from shapes_world.tasks import HELD_OUT, SEEN_PAIRS, SHAPES, TASKS, name_of, pair_of, shown
+from shapes_world.tasks import HELD_OUT, SEEN_PAIRS, SHAPES, TASKS, draw_turns, name_of, pair_of, shown
 from timetok.atomic import replacing, write_json
 from timetok.errors import ArgumentError
 from timetok.recipes.cache import claim
 from timetok.recipes.records import Event, Record
-from timetok.recipes.tasks import draw_turns
 from timetok.timegrid import Span
 
 Split: TypeAlias = Literal["train", "test", "shifted"]
@@ -171,6 +170,6 @@ def _annotations(scenes: dict[Path, Scene], split_number: int) -> dict[str, Any]
             for turn in TASKS[task](Record(vid, vid, path, seconds, asked, ""), rng):
                 entry = {"vid": vid, "question": turn.question, "answer": turn.answer, "task": task}
                 files[f"{task}.json"].append(entry | {"duration": seconds, "question_id": f"{vid}_{task}"})
-        turns = draw_turns(Record(vid, vid, path, seconds, events, ""), rng, 3, {"vidqa": 1.0}, TASKS)
+        turns = draw_turns(Record(vid, vid, path, seconds, events, ""), rng, 3, {"vidqa": 1.0})
         files["vidqa.json"].append({"video": vid, "QA": [{"q": t.question, "a": t.answer} for t in turns]})
     return files

@@ -3,14 +3,14 @@
 Their records are clips, whose events say ``A red circle is visible.``
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise, product
 
 from numpy.random import Generator
 
 from timetok.recipes.records import Event, Record
-from timetok.recipes.tasks import Task, Turn, dvc, pick, times
+from timetok.recipes.tasks import Task, Turn, dvc, pick, pick_name, times
 from timetok.timegrid import Span
 
 COLOUR_NAMES = ("red", "green", "blue", "yellow", "purple", "white")
@@ -124,6 +124,29 @@ TASKS: dict[str, Task] = {
     "vidqa": vidqa,
     "listing": listing,
 }
+
+
+def draw_turns(
+    record: Record, rng: Generator, num_turns: int, rates: Mapping[str, float], tasks: Mapping[str, Task] = TASKS
+) -> list[Turn]:
+    """At least `num_turns` turns about one record, for one conversation; the same state of ``rng`` gives the same.
+
+    No question is asked twice and no two turns ask for the same spans; what asks for several comes last, so that no
+    answer can be copied from an earlier one. A poor record may give fewer turns. ``rates`` say how often a task is
+    drawn, relative to the others.
+    """
+    turns: list[Turn] = []
+    for _ in range(8 * num_turns):
+        if len(turns) >= num_turns:
+            break
+        found = tasks[pick_name(rng, rates)](record, rng)
+        turns += [turn for turn in found if not any(_repeats(turn, earlier) for earlier in turns)]
+    return sorted(turns, key=lambda turn: len(turn.spans) > 1)
+
+
+def _repeats(turn: Turn, earlier: Turn) -> bool:
+    same_question = turn.question.partition("?")[0] == earlier.question.partition("?")[0]  # whatever the hint
+    return same_question or (turn.spans != () and set(turn.spans) == set(earlier.spans))
 
 
 def _relations(events: Sequence[Event]) -> dict[str, list[tuple[str, Event, str]]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import chain, pairwise
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
@@ -34,16 +34,6 @@ class HubLocalizer:
         self.tt = TimeTokenizer.wrap(processor.tokenizer, codec=SecondsCodec(span="{} - {} seconds"))
         stops = model.generation_config.eos_token_id
         self._constraint = SpanConstraint(self.tt, stop_ids=[stops] if isinstance(stops, int) else stops)
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, device: str | None = None, num_frames: int = 64) -> Self:
-        """Load a folder, or ModelFolderError; in its own dtype, on the GPU if ``device`` is None and there is one."""
-        with telling_which(folder):
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            _prompt(processor, "When?", [0.0], 1.0)  # refused before the weights are loaded, which may be many
-            model = load_weights(AutoModelForImageTextToText, folder, dtype="auto", trust_remote_code=False)
-            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            return cls(model, processor, num_frames=num_frames)
 
     def read(self, video: Video) -> Frames:
         """``num_frames`` frames of a file, the first and the last included; ``Frames`` are shown as they are."""
@@ -126,14 +116,18 @@ def load_localizer(
     Args:
         model: A folder with a LITA or a video language model of transformers, or the name of one that was downloaded
             (``hf download NAME``), else ModelFolderError is raised; None for the bundled model of shapes.
-        device: As torch names it; if None, a LITA stays on the CPU and others go to the GPU if there is one.
+        device: As torch names it; if None, a LITA stays on the CPU, others go to the GPU if there is one, in their own
+            dtype.
         num_frames: Frames a model is shown, 64 if None; a LITA has its own number, so ArgumentError is raised.
     """
     folder = find_folder(model)
     with telling_which(folder):
-        kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
-    if kind != LitaConfig.model_type:
-        return HubLocalizer.load(folder, device=device, num_frames=num_frames or 64)
+        if PreTrainedConfig.get_config_dict(folder)[0].get("model_type") != LitaConfig.model_type:
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            _prompt(processor, "When?", [0.0], 1.0)  # refused before the weights are loaded, which may be many
+            found = load_weights(AutoModelForImageTextToText, folder, dtype="auto", trust_remote_code=False)
+            found.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            return HubLocalizer(found, processor, num_frames=num_frames or 64)
     if num_frames is not None:
         raise ArgumentError(f"num_frames: a LITA has its own number of frames, got {num_frames}; leave it out")
     return Localizer.load(folder, device=device or "cpu")

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 import tiny_lita
 import tiny_videos
 from timetok.errors import DataError, VideoError
-from timetok.recipes.mixture import Mixture, read_media
+from timetok.recipes.mixture import Mixture, Videos, pixels_of
 from timetok.recipes.records import Event, Record
-from timetok.recipes.tasks import TASKS
+from timetok.recipes.tasks import TASKS, Turn, pick_name
 from timetok.timegrid import Span
 
 RATES = {"activitynet": {"dvc": 5, "event_loc": 5}, "youcook2": {"dvc": 1, "event_loc": 1}, "rtl": {"rtl": 6}}
@@ -28,11 +28,12 @@ class Blind:
     def __init__(self, name: str, width: int) -> None:
         self.name, self.width = name, width
 
-    def __call__(self, rng):
+    def __call__(self, rng, rates, tasks):
         event = Event(f"{self.name} {rng.integers(10**6)}", Span(1.0, 2.0))
         why = Event("why?", Span(1.0, 2.0), f"<1.00> <2.00> {event.text}")
         record = Record(self.name, self.name, None, 10.0, (event, why), "")
-        return record, lambda: {"video_features": torch.zeros(self.width, 3)}
+        turns = tasks[pick_name(rng, rates)](record, rng)
+        return turns, {"duration_seconds": 10.0, "video_features": torch.zeros(self.width, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +110,23 @@ def test_sources_that_are_not_there_are_named(mixture):
         Mixture(**{**vars(mixture), "rates": {"nosuch": {"dvc": 1}}})
 
 
+def test_a_task_of_ones_own_is_a_function(processor):
+    def how_many(record, rng):
+        return [Turn("How many events are there?", str(len(record.events)))]
+
+    event = Event("He falls.", Span(1.0, 2.0))
+    records = [Record("v", "v", Path("v.mp4"), 10.0, (event,) * 4, ""), Record("w", "w", Path("w.mp4"), 9.0, (), "")]
+    rates, tasks = {"dvc": 0, "how_many": 1}, {**TASKS, "how_many": how_many}
+    seen = {record.media: torch.zeros(2, 3) for record in records}
+    drawn = [Videos(records, processor, seen)(np.random.default_rng(k), rates, tasks) for k in range(40)]
+    assert {(turn.answer, row["duration_seconds"]) for (turn,), row in drawn} == {("4", 10.0), ("0", 9.0)}
+    assert all(
+        row["video_features"] is seen[Path("v.mp4" if turn.answer == "4" else "w.mp4")] for (turn,), row in drawn
+    )
+
+
 def test_records_that_hold_nothing_to_ask_do_not_hang(mixture):
-    empty = {"rtl": lambda rng: (Record("v", "v", None, 1.0, (), ""), dict)}
+    empty = {"rtl": lambda rng, rates, tasks: ([], {})}
     with pytest.raises(DataError, match="a thousand records"):
         Mixture(**{**vars(mixture), "sources": empty, "rates": {"rtl": {"rtl": 1}}})[0]
 
@@ -124,11 +140,11 @@ def test_media_are_videos_folders_of_pictures_and_images(tmp_path: Path, process
         Image.fromarray(rng.integers(0, 255, (8, 10, 3), dtype=np.uint8)).save(folder / f"{k}.png")
     image = folder / "2.png"
     num = processor.num_frames
-    assert torch.equal(read_media(video, processor).data, processor.read(video).data)
-    frames = read_media(folder, processor).data
-    assert len(frames) == num and torch.equal(frames[-1], read_media(image, processor).data[0])
-    still = read_media(image, processor).data
+    assert torch.equal(pixels_of(video, processor), processor.frame_transform(processor.read(video).data))
+    frames = pixels_of(folder, processor)
+    assert len(frames) == num and torch.equal(frames[-1], pixels_of(image, processor)[0])
+    still = pixels_of(image, processor)
     assert len(still) == num and torch.equal(still, still[:1].expand_as(still))
     image.write_bytes(b"no picture")
     with pytest.raises(VideoError, match=r"2\.png is no picture"):
-        read_media(image, processor)
+        pixels_of(image, processor)

@@ -1,14 +1,13 @@
 """LITA's tasks on annotated records, and the conversations drawn from them."""
 
-import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from timetok.errors import ArgumentError
 from timetok.recipes.records import Event, Record
-from timetok.recipes.tasks import TASKS, WORDINGS, Turn, draw_turns
+from timetok.recipes.tasks import TASKS, WORDINGS, Turn, pick_name
 from timetok.timegrid import Span
 
 EVENTS = (
@@ -66,23 +65,7 @@ def test_a_poor_record_is_not_asked_about(task):
     assert drawn(task, 1, events=(), turns=()) == [[]]
 
 
-def test_turns_are_those_of_one_draw_at_least():
-    rates = {"vidqa": 1.0, "event_loc": 0.0}
-    assert len(draw_turns(record(), np.random.default_rng(0), 1, rates)) == 2
-
-
-def test_what_asks_for_several_spans_comes_last():
-    for seed in range(50):
-        turns = draw_turns(record(), np.random.default_rng(seed), 3, {"dvc": 1, "event_loc": 1, "rtl": 1})
-        counts = [len(re.findall("<", turn.answer)) // 2 > 1 for turn in turns]
-        assert counts == sorted(counts) and len({turn.question for turn in turns}) == len(turns)
-
-
-def test_a_task_of_ones_own_is_a_function():
-    def how_many(record, rng):
-        return [Turn("How many events are there?", str(len(record.events)))]
-
-    turns = draw_turns(record(), np.random.default_rng(0), 1, {"how_many": 1}, {**TASKS, "how_many": how_many})
-    assert turns == [Turn("How many events are there?", "4")]
-    with pytest.raises(ArgumentError, match="rates: expected numbers"):
-        draw_turns(record(), np.random.default_rng(0), 1, {"how_many": 1})
+def test_names_come_at_their_rates():
+    rng, rates = np.random.default_rng(0), {"a": 3, "b": 0, "c": 1.0}
+    drawn = Counter(pick_name(rng, rates) for _ in range(4000))
+    assert drawn.keys() == {"a", "c"} and abs(drawn["a"] - 3000) < 4 * np.sqrt(4000 * 0.75 * 0.25)

@@ -80,14 +80,15 @@ class LitaProcessor(ProcessorMixin):
         begin = self.prompt(first[0], duration_seconds=duration_seconds), f" {first[1]}"
         return [begin, *((f"USER: {question} ASSISTANT:", f" {answer}") for question, answer in later)]
 
-    def read(self, video: Video) -> Frames:
+    def read(self, video: Video, *, fps: float | None = None) -> Frames:
         """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few.
 
-        Those of a file are scaled as they are decoded, uncropped, unless that would squash them.
+        Those of a file are scaled as they are decoded, uncropped, unless that would squash them. ``fps`` is as in
+        `read_frames`: for a picture or a folder of some, which have no times of their own.
         """
         if not isinstance(video, Frames):
             scale = self.frame_transform.scale if self.frame_transform.crop == "center" else None
-            return read_frames(video, self.num_frames, size=scale)
+            return read_frames(video, self.num_frames, fps=fps, size=scale)
         picked = spread(len(video), self.num_frames)
         return Frames(video.data[picked], video.times_seconds[picked], video.duration_seconds)
 
@@ -116,20 +117,20 @@ class LitaProcessor(ProcessorMixin):
         prompts = as_prompts(text, len(videos))
         if twice := [row for row, prompt in enumerate(prompts) if prompt.count(VIDEO_TOKEN) > 1]:
             raise PromptError(f"text: rows {twice} hold {VIDEO_TOKEN} more than once, expected one video a question")
-        clips = [(told, *self._pixels(video)) for video, told in with_durations(videos, durations)]
-        seconds = iter([own if told is None else told for told, _, own in clips])
+        clips = [self._pixels(*pair) for pair in with_durations(videos, durations)]
+        seconds = iter([duration for _, duration in clips])
         by_row = [next(seconds) if VIDEO_TOKEN in prompt else None for prompt in prompts]
-        pixels = [pixels for _, pixels, _ in clips]
+        pixels = [each for each, _ in clips]
         return BatchFeature(dict(self.prompts(prompts, pixels=pixels, durations=by_row, trusted=trusted)))
 
-    def _pixels(self, video: Video | Array) -> tuple[torch.Tensor, float | None]:
-        """What the encoder reads, ``[t c s s]``, and the video's own duration, which bare arrays do not know."""
+    def _pixels(self, video: Video | Array, duration: float | None) -> tuple[torch.Tensor, float | None]:
+        """What the encoder reads, ``[t c s s]``, and the duration, the video's own if None; bare arrays know none."""
         if not isinstance(video, torch.Tensor | np.ndarray):
             frames = self.read(video)
-            return self.frame_transform(frames.data), frames.duration_seconds
+            return self.frame_transform(frames.data), frames.duration_seconds if duration is None else duration
         if 0 in video.shape or video.ndim != 4:
             raise ArgumentError(f"videos: expected uint8 [t 3 h w], none of them 0, got {list(video.shape)}")
-        return self.frame_transform(torch.as_tensor(video[spread(len(video), self.num_frames)])), None
+        return self.frame_transform(torch.as_tensor(video[spread(len(video), self.num_frames)])), duration
 
     def post_process_spans(self, ids: Any, durations: Sequence[float], *, prompt_length: int = 0) -> list[list[Span]]:
         """Generated ids ``[b s]`` → the spans of each row, in seconds; ``durations`` in seconds are one a row.

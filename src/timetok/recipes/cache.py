@@ -2,10 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -20,7 +18,6 @@ from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import DataError, raised_as
 
 _END = 2**16  # bytes of either end of a file that its fingerprint covers
-_PER_SHARD = 64
 
 
 def claim(path: Path, settings: Mapping[str, Any]) -> None:
@@ -52,7 +49,7 @@ def weights_digest(module: nn.Module) -> str:
 
 
 class FeatureCache:
-    """Tensors by the video they were computed of, in safetensors shards of one folder.
+    """Tensors by the video they were computed of, each in a safetensors shard of one folder.
 
     A video is known by its `fingerprint`: one that has changed is computed anew. ``settings`` are what else its
     features depend on, such as `weights_digest` of the encoder, frames and pooling; the folder keeps them, and
@@ -66,51 +63,36 @@ class FeatureCache:
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         claim(self.folder / "cache.json", settings)
-        self._keys: dict[Path, str] = {}
-        self._shards: dict[str, Path] = {}
+        self._shards: dict[Path, Path] = {}
 
     def fill(
         self, media: Iterable[Path], encode: Callable[[Path], Tensor], *, process: int = 0, num_processes: int = 1
     ) -> None:
-        """Compute what is missing, shard by shard, each of which appears whole; a call goes on where one was stopped.
+        """Compute what is missing, each shard of which appears whole; a call goes on where one was stopped.
 
-        Which video is in which shard follows from all of them, so that any number of interruptions and processes, of
-        which this is number ``process``, ends at the same files. Call again, after all are done, to find their shards.
+        Of several processes, all called with the same videos, this is number ``process``; what they share is there
+        when all are done.
         """
-        self._keys |= {path: fingerprint(path) for path in media}
-        for file in sorted(self.folder.glob("*.safetensors")):
-            with self._opened(file) as shard:
-                self._shards |= dict.fromkeys(shard.keys(), file)
-        paths = {key: path for path, key in self._keys.items()}
-        num_shards = len(paths) // _PER_SHARD + 1
-        shards = groupby(sorted(paths.keys() - self._shards.keys()), lambda key: int(key[:8], 16) * num_shards >> 32)
-        mine = [list(keys) for number, keys in shards if number % num_processes == process]
-        with tqdm(total=sum(map(len, mine)), desc="features", unit="videos", disable=not mine) as progress:
-            for keys in mine:
-                tensors, file = {}, self.folder / f"{sha256(''.join(keys).encode()).hexdigest()[:16]}.safetensors"
-                for key in keys:
-                    tensors[key] = encode(paths[key]).detach().cpu().contiguous()
-                    progress.update()
-                sums = {key: crc32(each.view(torch.uint8).numpy().data) for key, each in tensors.items()}
-                with replacing(file) as partial:
-                    partial.write_bytes(
-                        save(tensors, metadata={"crc32": json.dumps(sums)})
-                    )  # save_file's are the owner's alone
-                self._shards |= dict.fromkeys(keys, file)
+        self._shards |= {path: self.folder / f"{fingerprint(path)}.safetensors" for path in media}
+        paths = {shard: path for path, shard in self._shards.items()}
+        missing = [shard for shard in sorted(paths)[process::num_processes] if not shard.exists()]
+        for shard in tqdm(missing, desc="features", unit="videos", disable=not missing):
+            features = encode(paths[shard]).detach().cpu().contiguous()
+            data = save({"features": features}, metadata={"crc32": str(_checksum(features))})
+            with replacing(shard) as partial:
+                partial.write_bytes(data)  # save_file's are the owner's alone
 
     def __getitem__(self, path: Path) -> Tensor:
         """What ``encode`` gave for a video that `fill` was called with; DataError where it is missing or damaged."""
-        key = self._keys.get(path, "")
-        if key not in self._shards:
+        if path not in self._shards:
             raise DataError(f"media: the features of {str(path)!r} are not in {str(self.folder)!r}; call fill() again")
-        with self._opened(self._shards[key]) as shard:
-            tensor: Tensor = shard.get_tensor(key)
-            if crc32(tensor.view(torch.uint8).numpy().data) != json.loads(shard.metadata()["crc32"])[key]:
-                raise SafetensorError(f"{path.name} has changed since it was written")
-        return tensor
+        told = f"{self._shards[path]}: missing or damaged; remove it, and fill() computes its features again"
+        with raised_as(DataError, told, OSError, SafetensorError), safe_open(self._shards[path], "pt") as shard:
+            features: Tensor = shard.get_tensor("features")
+            if str(_checksum(features)) != shard.metadata()["crc32"]:
+                raise SafetensorError("it has changed since it was written")
+        return features
 
-    @contextmanager
-    def _opened(self, file: Path) -> Iterator[Any]:
-        told = f"{file}: damaged; remove it, and its features are computed again"
-        with raised_as(DataError, told, OSError, SafetensorError), safe_open(file, "pt") as shard:
-            yield shard
+
+def _checksum(features: Tensor) -> int:
+    return crc32(features.view(torch.uint8).numpy().data)

@@ -23,8 +23,8 @@ from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import find_folder, load_weights
 from timetok.lita.convert import VICUNA, read_eyes, read_projector
 from timetok.recipes.cache import FeatureCache, weights_digest
-from timetok.recipes.mixture import Sources, Videos, read_media
-from timetok.recipes.records import Annotations, read_records
+from timetok.recipes.mixture import Sources, Videos, pixels_of
+from timetok.recipes.records import Record, read_records
 from timetok.recipes.tasks import TASKS as TASKS
 
 Preset: TypeAlias = Mapping[str, Any]
@@ -32,34 +32,29 @@ CARD = Path(__file__).with_name("card.md")  # what is told of a trained model, f
 
 
 def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
-    """A LITA that goes on from another, or from a language model, CLIP's tower and perhaps a projector.
+    """A LITA put together of a language model, CLIP's tower and perhaps a projector.
 
     Without ``weights`` the language model is on the meta device, as large as it will be.
     """
-    start, offline = preset["start"], dict[str, Any](local_files_only=True)
-    if start["lita"]:
-        folder = find_folder(start["lita"])
-        model = load_weights(LitaForConditionalGeneration, folder, dtype=start["dtype"])
-        processor = LitaProcessor.from_pretrained(folder, **offline)
+    start = preset["start"]
+    folder, eyes = find_folder(start["lm"]), start["clip"]
+    encoder, transform = read_eyes(eyes if timm.is_model(eyes) else find_folder(eyes))
+    told: Any = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
+    told |= {"transform": asdict(transform), "grid": encoder.grid, "system": VICUNA}
+    processor = LitaProcessor(AutoTokenizer.from_pretrained(folder, local_files_only=True), **told)
+    ids = list(processor.tt.time_token_ids)
+    if weights:
+        lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"], use_safetensors=None)  # or pickles
+        embeddings.resize(lm, ids)
+        embeddings.init_rows(lm, ids)
     else:
-        folder, eyes = find_folder(start["lm"]), start["clip"]
-        encoder, transform = read_eyes(eyes if timm.is_model(eyes) else find_folder(eyes))
-        told: Any = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
-        told |= {"transform": asdict(transform), "grid": encoder.grid, "system": VICUNA}
-        processor = LitaProcessor(AutoTokenizer.from_pretrained(folder, **offline), **told)
-        ids = list(processor.tt.time_token_ids)
-        if weights:
-            lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"], use_safetensors=None)  # or pickles
-            embeddings.resize(lm, ids)
-            embeddings.init_rows(lm, ids)
-        else:
-            text = AutoConfig.from_pretrained(folder, **offline)
-            text.vocab_size = max(text.vocab_size, max(ids, default=0) + 1)
-            with torch.device("meta"):
-                lm = AutoModelForCausalLM.from_config(text, dtype=start["dtype"])
-        told = {"time_token_ids": ids, "video_token_id": processor.video_token_id, **preset["model"]}
-        config = LitaConfig(text_config=lm.config, vision=encoder.arguments, **told)
-        model = LitaForConditionalGeneration.of(config, lm, encoder)
+        text = AutoConfig.from_pretrained(folder, local_files_only=True)
+        text.vocab_size = max(text.vocab_size, max(ids, default=0) + 1)
+        with torch.device("meta"):
+            lm = AutoModelForCausalLM.from_config(text, dtype=start["dtype"])
+    told = {"time_token_ids": ids, "video_token_id": processor.video_token_id, **preset["model"]}
+    config = LitaConfig(text_config=lm.config, vision=encoder.arguments, **told)
+    model = LitaForConditionalGeneration.of(config, lm, encoder)
     if start["projector"]:
         model.model.projector.load_state_dict(read_projector(start["projector"]))
     if lora := start["lora"]:
@@ -67,21 +62,9 @@ def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditi
 
         rows = embeddings.peft_kwargs(model.model.lm, processor.tt.time_token_ids)
         model.model.lm = get_peft_model(model.model.lm, LoraConfig(task_type="CAUSAL_LM", **rows, **lora))
-        model.register_state_dict_post_hook(store_once)  # peft unties its copies in the state alone
+        # peft unties its copies in the state alone
+        model.register_state_dict_post_hook(store_once)  # type: ignore[no-untyped-call]
     return model, processor
-
-
-def read_sets(preset: Preset) -> dict[str, Annotations]:
-    """The annotations of every data set of the preset; DataError where one cannot be read, or rates name another."""
-    sets: dict[str, Annotations] = {}
-    for name, arguments in preset["data"]["sets"].items():
-        with raised_as(DataError, f"data.sets.{name}", TypeError):
-            sets[name] = read_records(**arguments)
-    if unknown := {name for stage in preset["stages"] for name in stage["rates"]} - sets.keys():
-        raise DataError(f"rates: {sorted(unknown)} are none of the sets, which are {[*sets]}")
-    if lost := [name for name, found in sets.items() if not any(record.media for record in found.records)]:
-        raise DataError(f"data.sets: no record of {lost} has its media; see their media and bad")
-    return sets
 
 
 def open_sources(
@@ -89,25 +72,34 @@ def open_sources(
 ) -> Sources:
     """A source for each data set, the same in all stages, from a feature cache where ``data.cached``.
 
-    The cache is filled by all processes together, in ``folder``; DataError where the model cannot be trained from it.
+    The census of each set is printed; the cache is filled by all processes together, in ``folder``. DataError where a
+    set cannot be read or none of its media is there, rates name another, or the model cannot be trained from a cache.
     """
-    cached, inner = preset["data"]["cached"], model.model
+    cached, inner, state = preset["data"]["cached"], model.model, PartialState()
     if cached and (inner.order != "pool-first" or inner.time_markers or inner.pooler.separators):
         raise DataError("data.cached: expected false for a model that projects first, or with markers or separators")
-    sets, cache, state = read_sets(preset), None, PartialState()
-    state.print(*(f"[{name}]\n{found}\n" for name, found in sets.items()))  # what is wrong with them, too
+    records: dict[str, list[Record]] = {}
+    for name, arguments in preset["data"]["sets"].items():
+        with raised_as(DataError, f"data.sets.{name}", TypeError):
+            found = read_records(**arguments)
+        state.print(f"[{name}]\n{found}\n")  # what is wrong with it, too
+        records[name] = [record for record in found.records if record.media]
+    if unknown := {name for stage in preset["stages"] for name in stage["rates"]} - records.keys():
+        raise DataError(f"rates: {sorted(unknown)} are none of the sets, which are {[*records]}")
+    if lost := [name for name, kept in records.items() if not kept]:
+        raise DataError(f"data.sets: no record of {lost} has its media; see their media and bad")
+    cache = None
     if cached:
         bf16 = bool(preset["stages"][0]["trainer"].get("bf16"))
         encoder = inner.vision.to(state.device)
         settings = {"encoder": weights_digest(encoder), "arguments": encoder.arguments, "autocast": bf16}
         settings |= {name: getattr(processor, name) for name in ("transform", "pooler", "num_frames")}
         cache = FeatureCache(folder / "features", settings)
-        media = sorted({record.media for found in sets.values() for record in found.records if record.media})
+        media = {record.media for kept in records.values() for record in kept if record.media}
         encode = partial(pooled, model, processor, bf16=bf16)
         cache.fill(media, encode, process=state.process_index, num_processes=state.num_processes)
         state.wait_for_everyone()
-        cache.fill(media, encode)  # which finds what the others wrote
-    sources = {name: Videos([r for r in each.records if r.media], processor, cache) for name, each in sets.items()}
+    sources = {name: Videos(kept, processor, cache) for name, kept in records.items()}
     return lambda stage: sources
 
 
@@ -115,6 +107,6 @@ def open_sources(
 def pooled(model: LitaForConditionalGeneration, processor: LitaProcessor, media: Path, *, bf16: bool = False) -> Tensor:
     """Pooled features ``[n e]`` of a video or an image, with the bits that training on its pixels gives."""
     inner = model.model
-    pixels = processor.frame_transform(read_media(media, processor).data).unsqueeze(0)
+    pixels = pixels_of(media, processor).unsqueeze(0)
     with torch.autocast(next(inner.vision.parameters()).device.type, torch.bfloat16, enabled=bf16):
         return cast(Tensor, inner.pooler(inner.features(pixels))[0])

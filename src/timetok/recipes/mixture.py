@@ -2,57 +2,57 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.random import Generator
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from timetok.errors import DataError
 from timetok.lita import LitaProcessor
 from timetok.recipes.cache import FeatureCache
 from timetok.recipes.records import Record
-from timetok.recipes.tasks import Task, draw_turns, pick
-from timetok.video import Frames, read_frames
+from timetok.recipes.tasks import Task, Turn, pick, pick_name
 
-Shown: TypeAlias = Mapping[str, Any]
-Source: TypeAlias = Callable[[Generator], tuple[Record, Callable[[], Shown]]]
-"""Draws a record; the function it gives beside it looks at the video: ``video_features`` or ``pixel_values_videos``."""
+Row: TypeAlias = Mapping[str, Any]
+Source: TypeAlias = Callable[[Generator, Mapping[str, float], Mapping[str, Task]], tuple[Sequence[Turn], Row]]
+"""Draws a conversation about a video, by rates of tasks: its turns, none where nothing can be asked, and what else a
+row for ``VideoPrompts.collate`` has: ``duration_seconds``, and ``video_features`` or ``pixel_values_videos``."""
 Sources: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Source]]  # of a stage, by their names in its rates
 
 
 @dataclass(frozen=True)
 class Videos:
-    """A random record of some that have media, all equally likely; it is looked at in a cache, or else decoded."""
+    """One task about one of the records, which have media and are equally likely; looks into a cache, or decodes."""
 
     records: Sequence[Record]
     processor: LitaProcessor
-    cache: FeatureCache | None = None
+    cache: FeatureCache | Mapping[Path, Tensor] | None = None
 
-    def __call__(self, rng: Generator) -> tuple[Record, Callable[[], Shown]]:
-        """A record, and what shows its video."""
+    def __call__(
+        self, rng: Generator, rates: Mapping[str, float], tasks: Mapping[str, Task]
+    ) -> tuple[Sequence[Turn], Row]:
+        """What the task finds to ask; the video is looked at where that is anything."""
         record = pick(rng, self.records)
-        return record, partial(self._show, record.media)
+        if not (turns := tasks[pick_name(rng, rates)](record, rng)):
+            return [], {}
+        told = {"duration_seconds": record.duration_seconds}
+        if self.cache is None:
+            return turns, {**told, "pixel_values_videos": pixels_of(record.media, self.processor)}
+        return turns, {**told, "video_features": self.cache[record.media]}
 
-    def _show(self, media: Path) -> Shown:
-        if self.cache is not None:
-            return {"video_features": self.cache[media]}
-        return {"pixel_values_videos": self.processor.frame_transform(read_media(media, self.processor).data)}
 
-
-def read_media(path: Path, processor: LitaProcessor) -> Frames:
-    """The frames a model is shown of a video, of a picture or of a folder of some, which are repeated if too few."""
-    if path.is_dir() or path.suffix.lower() in (".jpg", ".jpeg", ".png"):
-        return read_frames(path, processor.num_frames, fps=5.0, size=processor.frame_transform.scale)  # LITA's
-    return processor.read(path)
+def pixels_of(media: Path, processor: LitaProcessor) -> Tensor:
+    """What an encoder reads, ``[t c s s]``, of a video, of a picture or of a folder of some, repeated if too few."""
+    are_pictures = media.is_dir() or media.suffix.lower() in (".jpg", ".jpeg", ".png")
+    return processor.frame_transform(processor.read(media, fps=5.0 if are_pictures else None).data)  # LITA's rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Dataset[dict[str, Any]]):
-    """Sample i is one conversation of at least ``turns`` questions, drawn from (seed, i) alone.
+    """Sample i is one conversation, drawn from (seed, i) alone.
 
     So any run can resume anywhere, and workers and ranks share the samples as they share their numbers. ``rates`` are,
     by source and task, how often it is drawn relative to all others: ``{"activitynet": {"dvc": 5, "event_loc": 5},
@@ -65,7 +65,6 @@ class Mixture(Dataset[dict[str, Any]]):
     processor: LitaProcessor
     num_samples: int
     seed: int
-    turns: int = 1
     max_length: int = 2048
 
     def __post_init__(self) -> None:
@@ -76,24 +75,15 @@ class Mixture(Dataset[dict[str, Any]]):
         return self.num_samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row, show = self._draw(index)
-        return {**row, **show()}
-
-    def num_tokens(self, index: int) -> int:
-        """How many ids a sample has, before it is cut off; its video is not looked at."""
-        row = {**self._draw(index)[0], "video_features": torch.empty(self.processor.num_video_tokens, 0)}
-        return int(self.processor.prompts.collate([row])["labels"].numel())
-
-    def _draw(self, index: int) -> tuple[dict[str, Any], Callable[[], Shown]]:
         rng = np.random.default_rng([self.seed, index])
-        names, weights = list(self.rates), np.array([sum(rates.values()) for rates in self.rates.values()])
+        sums = {name: sum(rates.values()) for name, rates in self.rates.items()}
         for _ in range(1000):  # a record may hold nothing that can be asked about
-            name = names[rng.choice(len(names), p=weights / weights.sum())]
-            record, show = self.sources[name](rng)
-            if turns := draw_turns(record, rng, self.turns, self.rates[name], self.tasks):
-                asked, duration = [(turn.question, turn.answer) for turn in turns], record.duration_seconds
-                return {"duration_seconds": duration, "turns": self.processor.conversation(asked, duration)}, show
-        raise DataError(f"rates: a thousand records of {names} held nothing to be asked by {dict(self.rates)}")
+            name = pick_name(rng, sums)
+            turns, row = self.sources[name](rng, self.rates[name], self.tasks)
+            if turns:
+                asked = [(turn.question, turn.answer) for turn in turns]
+                return {**row, "turns": self.processor.conversation(asked, row["duration_seconds"])}
+        raise DataError(f"rates: a thousand records of {[*sums]} held nothing to be asked by {dict(self.rates)}")
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Samples → a batch, cut at ``max_length`` ids and padded on the right: a causal model then needs no mask."""

@@ -12,8 +12,7 @@ from typing import Any
 from timetok.errors import DataError, raised_as
 from timetok.recipes import lita
 
-_PRESETS = Path(__file__).parent / "presets"
-_EXAMPLES = Path(__file__).parents[3] / "examples"  # of a checkout
+_FOLDERS = Path(__file__).parent / "presets", Path(__file__).parents[3] / "examples"  # these, of a checkout
 _ARGUMENTS = {"vision", "transform", "trainer", "pooler", "lm", "lora", "sets", "rates"}
 
 
@@ -47,11 +46,9 @@ def load_recipe(preset: Mapping[str, Any]) -> Any:
 
 def _read(name: str, *derived: Path) -> dict[str, Any]:
     """A preset by its name or path, with those of which it is the base, nearest last."""
-    path = Path(name) if name.endswith(".toml") else _PRESETS / f"{name}.toml"
-    if not path.exists() and (example := _EXAMPLES / path.name).exists():
-        path = example
-    names = sorted(path.stem for folder in (_PRESETS, _EXAMPLES) for path in folder.glob("*.toml"))
-    with raised_as(DataError, f"preset: expected one of {names} or a TOML file, got {name!r}", OSError, ValueError):
+    shipped = {path.stem: path for folder in _FOLDERS for path in sorted(folder.glob("*.toml"))}
+    path, told = shipped.get(name, Path(name)), f"preset: expected one of {[*shipped]} or a TOML file, got {name!r}"
+    with raised_as(DataError, told, OSError, ValueError):
         preset = tomllib.loads(path.read_text(encoding="utf-8"))
     if path in derived:
         raise DataError(f"base: expected a preset that does not lead back to itself, got {name!r}")

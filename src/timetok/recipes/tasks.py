@@ -9,20 +9,17 @@ names::
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.random import Generator
 
-from timetok.errors import ArgumentError
 from timetok.recipes.records import Record
 from timetok.timegrid import Span
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """A question without times, its answer with moments for `TimeTokenizer.to_tokens`, and the spans asked for."""
 
     question: str
@@ -73,27 +70,6 @@ TASKS: dict[str, Task] = {"event_loc": event_loc, "dvc": dvc, "vidqa": vidqa, "i
 """LITA's five, by the names of arXiv 2403.19046."""
 
 
-def draw_turns(
-    record: Record, rng: Generator, num_turns: int, rates: Mapping[str, float], tasks: Mapping[str, Task] = TASKS
-) -> list[Turn]:
-    """At least `num_turns` turns about one record, for one conversation; the same state of ``rng`` gives the same.
-
-    No question is asked twice and no two turns ask for the same spans; what asks for several comes last, so that no
-    answer can be copied from an earlier one. A poor record may give fewer turns. ``rates`` say how often a task is
-    drawn, relative to the others; ArgumentError if one is unknown, or they are negative or sum to zero.
-    """
-    names, weights = list(rates), np.array(list(rates.values()), dtype=np.float64)
-    if not tasks.keys() >= rates.keys() or (weights < 0).any() or not 0 < weights.sum() < np.inf:
-        raise ArgumentError(f"rates: expected numbers from 0, one above it, for some of {[*tasks]}, got {dict(rates)}")
-    turns: list[Turn] = []
-    for _ in range(8 * num_turns):
-        if len(turns) >= num_turns:
-            break
-        found = tasks[names[rng.choice(len(names), p=weights / weights.sum())]](record, rng)
-        turns += [turn for turn in found if not any(_repeats(turn, earlier) for earlier in turns)]
-    return sorted(turns, key=lambda turn: len(turn.spans) > 1)
-
-
 def times(span: Span) -> str:
     """A span in trusted text: ``<1.00> <2.50>``."""
     return f"<{span.start:.2f}> <{span.end:.2f}>"
@@ -104,11 +80,12 @@ def pick(rng: Generator, choices: Sequence[Any]) -> Any:
     return choices[int(rng.integers(len(choices)))]
 
 
+def pick_name(rng: Generator, rates: Mapping[str, float]) -> str:
+    """One of several names, each as likely as its rate is large beside the others."""
+    weights = np.array(list(rates.values()), dtype=np.float64)
+    return list(rates)[rng.choice(len(weights), p=weights / weights.sum())]
+
+
 def _captions(record: Record) -> list[tuple[str, Span]]:
     """What happens or is asked for, and when."""
     return [(event.text, event.span) for event in record.events if event.span and not event.answer]
-
-
-def _repeats(turn: Turn, earlier: Turn) -> bool:
-    same_question = turn.question.partition("?")[0] == earlier.question.partition("?")[0]  # whatever the hint
-    return same_question or (turn.spans != () and set(turn.spans) == set(earlier.spans))

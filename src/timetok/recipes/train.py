@@ -4,11 +4,12 @@ Each step leaves its result in the output folder and is skipped where that exist
 checkpoints: a run that was interrupted ends at the weights of one that was not.
 """
 
-import csv
 import platform
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +28,7 @@ from timetok.lita import LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.cache import claim
 from timetok.recipes.lita import Preset
-from timetok.recipes.mixture import Mixture, Source, Sources, Videos
+from timetok.recipes.mixture import Mixture, Source, Sources
 from timetok.recipes.preset import load_recipe
 from timetok.recipes.tasks import WORDINGS
 
@@ -64,10 +65,12 @@ def train(preset: Preset, out: Path) -> Path:
     settings = {**preset, "data": {**data, "folder": ""}, "wordings": WORDINGS}  # where it is, is no setting
     stage_arguments(preset, out)  # refused now, not after an hour
     tables = [rates for stage in preset["stages"] for rates in stage["rates"].values()]
-    with raised_as(DataError, "rates: expected numbers by set and task, one above 0", TypeError, AttributeError):
-        asked = {task for rates in tables for task, rate in rates.items() if rate >= 0 < sum(rates.values())}
-    if not asked or (unknown := asked - recipe.TASKS.keys()):
-        raise DataError(f"rates: there is no task {sorted(unknown) if asked else 'at all'}, only {[*recipe.TASKS]}")
+    with raised_as(DataError, "rates: expected numbers by set and task, from 0", TypeError, AttributeError, ValueError):
+        numbers = [rate for rates in tables for rate in rates.values()]
+        if min(numbers, default=-1) < 0 or not 0 < sum(numbers) < inf:
+            raise ValueError(f"they are {numbers}")
+    if unknown := {task for rates in tables for task in rates} - recipe.TASKS.keys():
+        raise DataError(f"rates: there is no task {sorted(unknown)}, only {[*recipe.TASKS]}")
     model, processor = build_model(preset)
     if (out / "preset.json").exists():
         claim(out / "preset.json", settings)
@@ -108,7 +111,7 @@ def train_stages(
 def _mixture(preset: Preset, number: int, sources: Mapping[str, Source], processor: LitaProcessor) -> Mixture:
     """The samples of a stage."""
     stage, seed = preset["stages"][number], preset["data"]["seed"] + number
-    told = {key: stage[key] for key in ("num_samples", "turns", "rates", "max_length") if key in stage}
+    told = {key: stage[key] for key in ("num_samples", "rates", "max_length") if key in stage}
     return Mixture(sources=sources, tasks=load_recipe(preset).TASKS, processor=processor, seed=seed, **told)
 
 
@@ -130,7 +133,7 @@ def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -
 
 
 def dry_run(preset: Preset) -> str:
-    """A report on a preset with a ``start``: its data, its model, tokens a sample, memory and time. Writes nothing.
+    """A report on a preset with a ``start``: model, tokens a sample, memory, time. Prints the census, writes nothing.
 
     Memory is weights, gradients and both moments of AdamW in the dtype of the weights, on one device, and one layer's
     activations with gradient checkpointing; time is that of 8 ``tokens x parameters`` operations a sample, 125e12 in a
@@ -138,16 +141,17 @@ def dry_run(preset: Preset) -> str:
     """
     if "start" not in preset:
         raise DataError("--dry-run: expected a preset with a [start], whose data are there before it runs")
-    sets = load_recipe(preset).read_sets(preset)
-    lines = [f"[{name}]\n{found}\n" for name, found in sets.items()]
     model, processor = build_model(preset, weights=False)
+    uncached = {**preset, "data": {**preset["data"], "cached": False}}
+    sources = load_recipe(preset).open_sources(uncached, model, processor, Path())
+    unseen: Any = defaultdict(lambda: torch.empty(processor.num_video_tokens, 0))  # for features: none is decoded
     weights, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
-    lines += [f"parameters        {weights:,}, {trained:,} of them trained"]
+    lines = [f"parameters        {weights:,}, {trained:,} of them trained"]
     size, config = model.model.lm.dtype.itemsize, model.config.text_config
-    sources = {name: Videos([each for each in found.records if each.media], processor) for name, found in sets.items()}
     for number, arguments in enumerate(stage_arguments(preset, Path())):
-        mixture = _mixture(preset, number, sources, processor)
-        lengths = [min(mixture.num_tokens(k), mixture.max_length) for k in range(64)]
+        blind = {name: replace(each, cache=unseen) for name, each in sources(preset["stages"][number]).items()}
+        mixture = _mixture(preset, number, blind, processor)
+        lengths = [mixture.collate([mixture[k]])["labels"].shape[1] for k in range(64)]
         batch = arguments.per_device_train_batch_size
         samples = arguments.max_steps * batch * arguments.gradient_accumulation_steps
         a_token = config.hidden_size * (config.num_hidden_layers + 16) * size + 4 * config.vocab_size
@@ -171,8 +175,8 @@ def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[
     facts["minutes"] = round(sum(entry.get("train_runtime", 0.0) for entry in log) / 60, 1)
     facts["device"] = f"{model.device} ({torch.get_num_threads()} CPU threads)"
     write_json(folder / "training.json", {**facts, "curve": points})
-    with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("step", "loss"), *points])
+    curve = [("step", "loss"), *points]
+    (folder / "curve.csv").write_text("".join(f"{step},{loss}\n" for step, loss in curve), encoding="utf-8")
     plots.save(plots.curves(steps, {"loss": losses}, xlabel="step", ylabel="training loss"), folder / "curve.png")
     text = card.read_text(encoding="utf-8").format(**facts, first=losses[0], last=losses[-1])
     (folder / "README.md").write_text(text, encoding="utf-8")
