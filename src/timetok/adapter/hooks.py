@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import PreTrainedModel, SuppressTokensLogitsProcessor
+from transformers import PreTrainedModel
 
 from timetok.attention import FrameMask, frame_mask, temporal_position_ids
 from timetok.errors import ArgumentError, PromptError, SpliceError
@@ -36,8 +36,11 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
     which hold no placeholder, pass through. SpliceError is raised where placeholders and visual tokens differ in
     number, or these were never used, because the embedding was not called or saw no placeholder.
     """
+    if not any(len(row) for row in rows):
+        yield
+        return
     masks: list[Tensor] = []
-    filled = not any(len(row) for row in rows)
+    filled = False
     turned = lm.config.model_type in _SEQUENCE_FIRST
     embedding = lm.get_input_embeddings()
 
@@ -110,9 +113,7 @@ def check(lm: Any, rope: Any, kind: FrameMask, length: int = 0) -> None:
 
 
 @contextmanager
-def placed(
-    model: Any, ids: Tensor, mask: Tensor | None, features: Any, pixels: Any, given: Container[str]
-) -> Iterator[None]:
+def placed(model: Any, ids: Tensor, mask: Tensor | None, videos: Any, given: Container[str]) -> Iterator[None]:
     """While the context lasts, the LM of an adapter has its positions and mask for ``ids`` ``[b s]`` and the answer.
 
     ArgumentError is raised as by `check`, and where further arguments, ``given``, contradict.
@@ -124,7 +125,7 @@ def placed(
     check(lm, rope, kind, length)
     if "position_ids" in given or "past_key_values" in given:
         raise ArgumentError("position_ids, past_key_values: not with temporal_rope or attention, which make their own")
-    frames, valid = _frame_index(model, ids, features, pixels), torch.ones_like(ids) if mask is None else mask
+    frames, valid = _frame_index(model, ids, videos), torch.ones_like(ids) if mask is None else mask
 
     def place(_: nn.Module, args: Any, call: dict[str, Any]) -> Any:
         cache, repeats = call.get("past_key_values"), len(call["input_ids"]) // len(ids)  # beams repeat rows
@@ -152,22 +153,18 @@ def placed(
         yield
 
 
-def _frame_index(model: Any, ids: Tensor, features: Any, pixels: Any) -> Tensor:
+def _frame_index(model: Any, ids: Tensor, videos: Any) -> Tensor:
     """Frame of each token ``[b s]``; the first one where a token pools several."""
     index, total, visual = [], 0, ids == model.video_token_id
-    for video in (() if pixels is None else pixels) if features is None else features:
+    for video in videos:
         if not isinstance(video, Tensor) or video.ndim < 3:
             raise ArgumentError("video_features: temporal_rope and attention need features, not an encoded video")
-        grid = model.vision.grid if features is None else tuple(as_grid(video.unsqueeze(0)).shape[2:4])
-        index += [total + token.frames[0] for token in model.pooler.plan.tokens(len(video), grid)]
+        height, width = as_grid(video.unsqueeze(0)).shape[2:4]
+        index += [total + token.frames[0] for token in model.pooler.plan.tokens(len(video), (height, width))]
         total += len(video)
     frames = ids.masked_scatter(visual, torch.tensor(index, dtype=ids.dtype, device=ids.device))
     first = frames.masked_fill(~visual, total).amin(1, keepdim=True)  # of the row
     return (frames - first).masked_fill(~visual, -1)
-
-
-class Never(SuppressTokensLogitsProcessor):
-    """Beside one that ``suppress_tokens`` makes, which a processor of the same class would replace."""
 
 
 def _shared(model: nn.Module) -> dict[str, str]:

@@ -6,7 +6,7 @@ n visual tokens, s sequence.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,11 +16,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LogitsProcessorList, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from timetok import __version__
 from timetok.adapter.encoded import EncodedVideo, generate_about, remember
-from timetok.adapter.hooks import Never, by_row, check, placed, share_again, splice, store_once
+from timetok.adapter.hooks import by_row, check, placed, share_again, splice, store_once
 from timetok.adapter.prompts import TokenIds, VideoPrompts
 from timetok.atomic import read_json, write_json
 from timetok.attention import FrameMask
@@ -203,33 +203,23 @@ class VideoAdapter(nn.Module):
         return remember(self, tokens[0], prefix)
 
     @contextmanager
-    def spliced(
-        self, input_ids: Tensor, video_features: Videos | None = None, pixel_values_videos: Pixels | None = None
+    def _reading(
+        self, ids: Tensor, mask: Any, video_features: Any = None, pixel_values_videos: Any = None, given: Any = ()
     ) -> Iterator[None]:
-        """A context in which the LM, called on ``input_ids``, sees the videos.
-
-        Args:
-            input_ids: ``[b s]`` with one placeholder per visual token; PromptError is raised where those of a row do
-                not fit whole videos, SpliceError where the LM is called in a way in which the videos do not reach it.
-            video_features: ``[m t p e]`` in the order of the placeholders, a list of ``[t p e]`` where
-                videos differ in length or of what ``encode_video`` gave, pooled ones ``[n e]``, or None for text alone.
-            pixel_values_videos: In place of features what ``vision`` reads, ``[m t c h w]`` or a list of
-                ``[t c h w]``; ArgumentError is raised where both are given.
-        """
+        """A context in which the LM sees videos, as in `forward`, when called on ``ids`` and with what is ``given``."""
         if pixel_values_videos is not None and len(pixel_values_videos):
             if video_features is not None:
                 raise ArgumentError("pixel_values_videos, video_features: pass one of the two, got both")
-            video_features = [self.features(pixels.unsqueeze(0))[0] for pixels in pixel_values_videos]
-        counts = (input_ids == self.video_token_id).sum(1).tolist()
-        if isinstance(video_features, Tensor) and video_features.ndim > 3:
-            videos = list(self.visual_tokens(video_features.to(input_ids.device)))
+            video_features = [self.features(clip.unsqueeze(0))[0] for clip in pixel_values_videos]
+        features: Videos = () if video_features is None else video_features
+        if isinstance(features, Tensor) and features.ndim > 3:
+            videos = list(self.visual_tokens(features.to(ids.device)))
         else:  # BatchEncoding.to leaves a list of tensors where it was
-            video_features = [] if video_features is None else list(video_features)
-            found = [each.tokens if isinstance(each, EncodedVideo) else each[None] for each in video_features]
-            given = [video.to(input_ids.device) for video in found]  # one by one, pooled ones have the bits of frames
-            videos = [video if video.ndim == 2 else self.visual_tokens(video)[0] for video in given]
-        rows = by_row(videos, counts)
-        with splice(self.lm, rows, self.video_token_id) if videos else nullcontext():
+            found = (each.tokens if isinstance(each, EncodedVideo) else each[None] for each in features)
+            there = (video.to(ids.device) for video in found)  # one by one, pooled ones have the bits of frames
+            videos = [video if video.ndim == 2 else self.visual_tokens(video)[0] for video in there]
+        rows = by_row(videos, (ids == self.video_token_id).sum(1).tolist())
+        with splice(self.lm, rows, self.video_token_id), placed(self, ids, mask, features, given):
             yield
 
     def forward(
@@ -242,17 +232,23 @@ class VideoAdapter(nn.Module):
         labels: Tensor | None = None,
         **lm_kwargs: Any,
     ) -> Any:
-        """The LM's own forward, which is handed ``lm_kwargs``, with the videos in place as in ``spliced``.
+        """The LM's own forward, with the videos in place.
 
-        Ids, mask and labels are ``[b s]``; labels at placeholders and padding become -100. The loss is next-token cross
-        entropy in float32, which not every LM computes, and the LM's auxiliary loss. Its sum is divided by
-        ``num_items_in_batch``, which the HF Trainer passes, or else by the number of targets.
+        Args:
+            input_ids: ``[b s]`` with one placeholder per visual token; PromptError is raised where those of a row do
+                not fit whole videos, SpliceError where the LM is called in a way in which the videos do not reach it.
+            attention_mask: ``[b s]``, as the LM has it.
+            video_features: ``[m t p e]`` in the order of the placeholders, a list of ``[t p e]`` where
+                videos differ in length or of what ``encode_video`` gave, pooled ones ``[n e]``, or None for text alone.
+            pixel_values_videos: In place of features what ``vision`` reads, ``[m t c h w]`` or a list of
+                ``[t c h w]``; ArgumentError is raised where both are given.
+            labels: ``[b s]``; those at placeholders and padding become -100. The loss is next-token cross entropy in
+                float32, which not every LM computes, and the LM's auxiliary loss.
+            **lm_kwargs: The LM's, and ``num_items_in_batch``, by which the HF Trainer wants the sum of the loss
+                divided, and not by the number of targets.
         """
         num_items = lm_kwargs.pop("num_items_in_batch", None)
-        if labels is not None:
-            lm_kwargs["return_dict"] = True  # the loss takes its place in front
-        placement = placed(self, input_ids, attention_mask, video_features, pixel_values_videos, lm_kwargs)
-        with self.spliced(input_ids, video_features, pixel_values_videos), placement:
+        with self._reading(input_ids, attention_mask, video_features, pixel_values_videos, lm_kwargs):
             outputs = self.lm(input_ids=input_ids, attention_mask=attention_mask, **lm_kwargs)
         if labels is None:
             return outputs
@@ -279,7 +275,7 @@ class VideoAdapter(nn.Module):
     ) -> Any:
         """The LM's own ``generate``, which is handed ``generate_kwargs``: prompt and new ids, ``[b s+new]``.
 
-        ``input_ids`` and ``attention_mask`` ``[b s]`` are padded on the left, the videos as in ``spliced``.
+        ``input_ids`` and ``attention_mask`` ``[b s]`` are padded on the left, the videos as in ``forward``.
         ArgumentError is raised where a repetition penalty is asked for, and the LM has no score for the placeholder.
         """
         if attention_mask is None:
@@ -295,21 +291,19 @@ class VideoAdapter(nn.Module):
             remedy = f"call timetok.embeddings.resize(lm, [{placeholder}]) first"
             raise ArgumentError(f"repetition_penalty: {penalty} {why}; {remedy}")
         # no answer holds the placeholder, for which no video would be left
-        never = Never([placeholder], device=str(self.lm.device))
-        processors = LogitsProcessorList([never, *(generate_kwargs.get("logits_processor") or ())])
-        options = generate_kwargs | {"logits_processor": processors}
-        placement = placed(self, input_ids, attention_mask, video_features, pixel_values_videos, options)
-        with self.spliced(input_ids, video_features, pixel_values_videos), placement:
-            return self.lm.generate(input_ids=input_ids, attention_mask=attention_mask, **options)
+        suppressed = [*(generate_kwargs.get("suppress_tokens", config.suppress_tokens) or ()), placeholder]
+        options = generate_kwargs | {"attention_mask": attention_mask, "suppress_tokens": suppressed}
+        with self._reading(input_ids, attention_mask, video_features, pixel_values_videos, options):
+            return self.lm.generate(input_ids=input_ids, **options)
 
     @torch.no_grad()
     def prompt_embeds(self, input_ids: Tensor, *, attention_mask: Tensor | None = None, **videos: Any) -> list[Tensor]:
         """What a server that has the LM alone takes in place of prompts: ``[s d]`` for each row, without its padding.
 
-        Such as vLLM's ``prompt_embeds``. Arguments as in ``spliced``; an LM that needs the ids elsewhere, too, such
+        Such as vLLM's ``prompt_embeds``. Arguments as in ``forward``; an LM that needs the ids elsewhere, too, such
         as Gemma's per-layer embeddings, cannot be served so.
         """
-        with self.spliced(input_ids, **videos):
+        with self._reading(input_ids, None, **videos):
             embeds = self.lm.get_input_embeddings()(input_ids)
         keep = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return [row[mask.bool()] for row, mask in zip(embeds, keep, strict=True)]
