@@ -83,12 +83,6 @@ def test_missing_placeholders_are_an_error_by_row():
         prompts()(["<video>", "a"], videos=[tiny_lm.video()] * 3)
 
 
-@pytest.mark.parametrize(("text", "rows"), [("", r"\[0\] of 1"), (["a", " \n"], r"\[1\] of 2"), ([], r"\[\] of 0")])
-def test_empty_prompts_are_an_error(text, rows):
-    with pytest.raises(PromptError, match=f"text: expected prompts, rows {rows} are empty"):
-        prompts()(text)
-
-
 @pytest.mark.parametrize("durations", [[], [1.0], [1.0, 2.0, 3.0]])
 def test_durations_go_with_prompts(durations):
     with pytest.raises(
@@ -229,8 +223,6 @@ def test_collated_rows_whose_placeholders_do_not_match_are_named(changes, held):
 def test_incomplete_rows_are_named():
     with pytest.raises(ArgumentError, match=r"rows: row 1 lacks \['answer'\], it has \['prompt', 'reply'\]"):
         prompts().collator()([row(0), {"prompt": "a", "reply": "b"}])
-    with pytest.raises(ArgumentError, match="rows: expected at least one, got none"):
-        prompts().collator()([])
 
 
 def test_a_tokenizer_without_an_end_cannot_train():

@@ -58,13 +58,11 @@ def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Ten
     """
     config = options.get("generation_config") or model.lm.generation_config
     copies = max(options.get(name) or getattr(config, name) or 1 for name in ("num_beams", "num_return_sequences"))
-    # a penalty looks at the ids of the prefix, which are not there to be looked at when its cache is
-    penalised = (options.get("repetition_penalty") or config.repetition_penalty or 1.0) != 1.0
-    known, (count, width) = 0 if penalised else len(video.prefix_ids), input_ids.shape
+    known, (count, width) = len(video.prefix_ids), input_ids.shape
     begins, lengths = [], mask.sum(1).tolist()
     for row, length in zip(input_ids, lengths, strict=True):
         start, rest = row[width - length :].tensor_split([known])
-        same = 0 < known < length and torch.equal(start, video.prefix_ids)
+        same = known < length and torch.equal(start, video.prefix_ids)
         begins.append(same and not (rest == model.video_token_id).any())
     together = all(begins) and (len({*lengths}) == 1 or _skips_holes(model.lm, video.cache))
     afresh = [EncodedVideo(video.tokens, video.prefix_ids[:0])]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
@@ -280,16 +279,17 @@ class VideoAdapter(nn.Module):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        first = video_features[0] if video_features is not None and len(video_features) == len(input_ids) else None
-        alike = isinstance(first, EncodedVideo) and all(video is first for video in video_features or ())
-        if isinstance(first, EncodedVideo) and alike and len(first.prefix_ids):
-            return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
         config = generate_kwargs.get("generation_config") or self.lm.generation_config
         penalty, placeholder = generate_kwargs.get("repetition_penalty", config.repetition_penalty), self.video_token_id
-        if penalty not in (None, 1.0) and placeholder >= len(tables(self.lm)[0]):
-            why = f"scales the score of every prompt id, and the placeholder, id {placeholder}, has none"
-            remedy = f"call timetok.embeddings.resize(lm, [{placeholder}]) first"
-            raise ArgumentError(f"repetition_penalty: {penalty} {why}; {remedy}")
+        if penalty not in (None, 1.0):  # it looks at the ids of a prefix, too, which are not there where its cache is
+            if placeholder >= len(tables(self.lm)[0]):
+                why = f"scales the score of every prompt id, and the placeholder, id {placeholder}, has none"
+                remedy = f"call timetok.embeddings.resize(lm, [{placeholder}]) first"
+                raise ArgumentError(f"repetition_penalty: {penalty} {why}; {remedy}")
+        elif isinstance(video_features, Sequence) and len(video_features) == len(input_ids):
+            first = video_features[0]
+            if isinstance(first, EncodedVideo) and len(first.prefix_ids) and all(v is first for v in video_features):
+                return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
         # no answer holds the placeholder, for which no video would be left
         suppressed = [*(generate_kwargs.get("suppress_tokens", config.suppress_tokens) or ()), placeholder]
         options = generate_kwargs | {"attention_mask": attention_mask, "suppress_tokens": suppressed}
@@ -311,8 +311,8 @@ class VideoAdapter(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str], *, adapter_only: bool = True) -> None:
         """Write the adapter: projector, learned separators, time rows (safetensors), settings, tokenizer, a card.
 
-        Files take their names only when all are complete, the settings last; a card that is there is kept. The encoder
-        of ``vision`` is frozen and not written. ``adapter_only=False`` writes the language model too, into
+        What is there is replaced, but for a card; a folder whose settings, the last file, are missing is not complete.
+        The encoder of ``vision`` is frozen and not written. ``adapter_only=False`` writes the language model too, into
         ``folder/lm``, or raises ArgumentError where peft has changed its layers; so does True where one lies there.
         """
         if hasattr(self, "peft_config") or (not adapter_only and hasattr(self.lm, "peft_config")):
@@ -323,23 +323,17 @@ class VideoAdapter(nn.Module):
         if adapter_only and (path / "lm").exists():
             raise ArgumentError(f"folder: '{path}' holds an earlier language model in lm/; remove it or choose another")
         path.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path, prefix=".part-") as name:
-            part = Path(name)
-            self.processor.tt.save_pretrained(part)
-            if not adapter_only:
-                self.lm.save_pretrained(part / "lm")
-            rows = rows_of(self.lm, self.time_token_ids)
-            tensors = self.projector.state_dict(prefix="projector.") | self.pooler.state_dict(prefix="pooler.") | rows
-            data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-            (part / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
-            write_json(part / _SETTINGS, self._settings)
-            if not (path / _CARD).exists():
-                (part / _CARD).write_text(self._card(adapter_only), encoding="utf-8")
-            files = (file for file in part.rglob("*") if file.is_file())
-            for file in sorted(files, key=lambda file: file.name == _SETTINGS):  # the settings last
-                target = path / file.relative_to(part)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, target)
+        (path / _SETTINGS).unlink(missing_ok=True)  # without them, what is written from here on is no adapter
+        self.processor.tt.save_pretrained(path)
+        if not adapter_only:
+            self.lm.save_pretrained(path / "lm")
+        rows = rows_of(self.lm, self.time_token_ids)
+        tensors = self.projector.state_dict(prefix="projector.") | self.pooler.state_dict(prefix="pooler.") | rows
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        (path / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
+        if not (path / _CARD).exists():
+            (path / _CARD).write_text(self._card(adapter_only), encoding="utf-8")
+        write_json(path / _SETTINGS, self._settings)
 
     def _card(self, adapter_only: bool) -> str:
         base = self.lm.config.name_or_path or type(self.lm).__name__
@@ -356,14 +350,11 @@ class VideoAdapter(nn.Module):
         projector: nn.Module | None = None,
         vision: nn.Module | None = None,
     ) -> Self:
-        """Read back what ``save_pretrained`` wrote.
+        """Read back what ``save_pretrained`` wrote; ModelFolderError where a file is missing or not readable.
 
-        Args:
-            folder: Where it is; ModelFolderError is raised where a file is missing or not readable.
-            lm: The language model, whose time rows are overwritten; None reads ``folder/lm``. ArgumentError is raised
-                where it has no rows for the time tokens or does not fit the saved ones.
-            projector: Needed where the saved adapter had a projector of its own class.
-            vision: As in the class.
+        The time rows of ``lm``, which is ``folder/lm`` if None, are overwritten; ArgumentError is raised where it has
+        none or does not fit. ``projector`` is needed where the saved adapter had one of its own class, and ``vision``
+        is as in the class.
         """
         path = Path(folder)
         if lm is None and not (path / "lm").is_dir():
@@ -372,12 +363,11 @@ class VideoAdapter(nn.Module):
         with raised_as(ModelFolderError, told, *causes, SafetensorError):
             settings: dict[str, Any] = read_json(path / _SETTINGS, dict, "the settings of an adapter")
             tensors = load_file(path / _WEIGHTS)
-            saved, pooler = settings.pop("projector"), SlowFastPooler(**settings.pop("pooler"))
-        kind = saved if projector is None else projector
-        if kind is None:
-            raise ArgumentError("projector: the saved adapter had a projector of its own class; pass one of that class")
+            settings["pooler"] = SlowFastPooler(**settings["pooler"])
+        if projector is not None:
+            settings["projector"] = projector
         lm = lm or AutoModelForCausalLM.from_pretrained(path / "lm")
-        adapter = cls(lm, TimeTokenizer.from_pretrained(path), projector=kind, pooler=pooler, vision=vision, **settings)
+        adapter = cls(lm, TimeTokenizer.from_pretrained(path), vision=vision, **settings)
         parts = nn.ModuleDict({"projector": adapter.projector, "pooler": adapter.pooler})
         parts.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in ROWS}, assign=True)
         load_rows(lm, adapter.time_token_ids, tensors)
