@@ -1,6 +1,5 @@
 """Losses that know that time is ordered. Shapes: b batch, s sequence, v vocabulary, T time tokens."""
 
-import reprlib
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any
@@ -36,7 +35,7 @@ class SoftTimeLoss:
         if not (sigma >= 0 and isfinite(sigma)):
             raise ArgumentError(f"sigma: expected a finite number of at least 0, got {sigma}")
         if ids and ids != list(range(ids[0], ids[0] + len(ids))):
-            raise ArgumentError(f"time_token_ids: expected contiguous ids in ascending order, got {reprlib.repr(ids)}")
+            raise ArgumentError(f"time_token_ids: expected contiguous ids in ascending order, got {ids[:8]} …")
         self.start, self.num, self.sigma = (ids[0] if ids else 0), len(ids), sigma
 
     def __call__(

@@ -4,13 +4,11 @@ import pickle
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
 
 import tiny_lm
 from timetok.adapter import VIDEO_TOKEN, VideoPrompts, video_token_id
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import plan_of
-from timetok.tokenizer import TimeTokenizer
 
 PLAN = plan_of(num_slow_frames=2)
 
@@ -120,17 +118,6 @@ def test_a_tokenizer_that_has_the_placeholder_keeps_its_id():
     tok = tiny_lm.tokenizer()
     tok.add_tokens([VIDEO_TOKEN, "more"])
     assert video_token_id(tok) == len(tok) - 2
-
-
-def test_a_tokenizer_that_takes_no_tokens_is_refused(monkeypatch):
-    tok = tiny_lm.tokenizer()
-
-    def refuse(*args, **kwargs):
-        raise NotImplementedError
-
-    monkeypatch.setattr(PreTrainedTokenizerBase, "add_special_tokens", refuse)  # as MistralCommonBackend
-    with pytest.raises(ArgumentError, match="takes no new tokens, so it cannot hold <video>"):
-        VideoPrompts(TimeTokenizer.wrap(tok, codec="seconds"), PLAN)
 
 
 def test_padding_without_a_padding_token_uses_the_end_token():

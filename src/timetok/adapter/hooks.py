@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from inspect import signature
 from itertools import accumulate, zip_longest
-from math import isfinite
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,9 +93,6 @@ def _parameters(forward: Callable[..., Any]) -> list[str]:
 def check(lm: Any, rope: Any, kind: FrameMask, length: int = 0) -> None:
     """Raise an ArgumentError, with the reason, where the LM cannot be told such positions or such a mask."""
     config, rotary = lm.config.get_text_config(), any("Rotary" in type(module).__name__ for module in lm.modules())
-    if kind not in get_args(FrameMask) or not (rope is None or (len(rope) == 2 and all(map(isfinite, rope)))):
-        wanted = f"two finite numbers or None, and one of {', '.join(get_args(FrameMask))}"
-        raise ArgumentError(f"temporal_rope, attention: expected {wanted}, got {rope} and {kind!r}")
     if rope is not None and not rotary:
         raise ArgumentError(f"temporal_rope: {type(lm).__name__} has no RoPE that is told positions; pass None")
     backend, in_order = config._attn_implementation, _IN_ORDER & set(getattr(config, "layer_types", None) or ())
@@ -137,7 +133,8 @@ def placed(model: Any, ids: Tensor, mask: Tensor | None, videos: Any, given: Con
         if call.get("attention_mask") is None:
             call["attention_mask"] = counted[:, :stop]
         if rope is not None:
-            call["position_ids"] = temporal_position_ids(index, counted, a=rope[0], b=rope[1])[:, start:stop]
+            a, b = rope
+            call["position_ids"] = temporal_position_ids(index, counted, a=a, b=b)[:, start:stop]
         if kind != "causal" and start < length:
             layers = getattr(cache, "layers", None) or [None]
             width = getattr(layers[0], "max_cache_len", stop)  # where the cache is static; no chunk ends amid videos

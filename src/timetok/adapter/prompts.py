@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.adapter.encoded import EncodedVideo
-from timetok.errors import ArgumentError, PromptError, raised_as
+from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import PoolingPlan, as_grid
 from timetok.tokenizer import TimeTokenizer
 from timetok.tokenizer.ids import with_durations
@@ -32,8 +32,7 @@ class TokenIds(NamedTuple):
 class VideoPrompts:
     """Prompts and features, or pixels → a batch: time tokenizer and the pooler's plan, no weights, picklable.
 
-    ``grid`` is the patch grid that an encoder makes of pixels. ``video_token_id`` is the id of the placeholder;
-    ArgumentError is raised where the tokenizer cannot hold it.
+    ``grid`` is the patch grid that an encoder makes of pixels, ``video_token_id`` the id of the placeholder.
     """
 
     def __init__(self, tt: TimeTokenizer, plan: PoolingPlan, *, grid: tuple[int, int] | None = None) -> None:
@@ -166,10 +165,8 @@ def _expand(prompt: str, counts: Iterator[int]) -> str:
 
 
 def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the placeholder, which is added as a special token where the tokenizer lacks it, or an ArgumentError."""
-    found = f"{type(tokenizer).__name__} takes no new tokens, so it cannot hold {VIDEO_TOKEN}"
-    with raised_as(ArgumentError, f"tokenizer: {found}; load the same files with another class", NotImplementedError):
-        tokenizer.add_special_tokens({"extra_special_tokens": [VIDEO_TOKEN]}, replace_extra_special_tokens=False)
+    """Id of the placeholder, which is added as a special token where the tokenizer lacks it."""
+    tokenizer.add_special_tokens({"extra_special_tokens": [VIDEO_TOKEN]}, replace_extra_special_tokens=False)
     return int(tokenizer.get_vocab()[VIDEO_TOKEN])
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -69,7 +68,6 @@ class VideoAdapter(nn.Module):
 
     Source: arXiv 2403.19046 §3.3; markers: LLaVA-ST (arXiv 2501.08282); the last two: TC-LLaVA (arXiv 2409.03206).
 
-    >>> tt = TimeTokenizer.wrap(tokenizer, T=100)                           # doctest: +SKIP
     >>> embeddings.resize(lm, tt.time_token_ids)                            # doctest: +SKIP
     >>> adapter = VideoAdapter(lm, tt, vision_dim=1024)                     # doctest: +SKIP
     >>> batch = adapter.prepare(["USER: <video>\nWhen? ASSISTANT:"], videos=[features])  # doctest: +SKIP
@@ -327,8 +325,8 @@ class VideoAdapter(nn.Module):
         self.processor.tt.save_pretrained(path)
         if not adapter_only:
             self.lm.save_pretrained(path / "lm")
-        rows = rows_of(self.lm, self.time_token_ids)
-        tensors = self.projector.state_dict(prefix="projector.") | self.pooler.state_dict(prefix="pooler.") | rows
+        tensors = self.projector.state_dict(prefix="projector.") | self.pooler.state_dict(prefix="pooler.")
+        tensors |= rows_of(self.lm, self.time_token_ids)
         data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
         (path / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
         if not (path / _CARD).exists():
@@ -359,8 +357,7 @@ class VideoAdapter(nn.Module):
         path = Path(folder)
         if lm is None and not (path / "lm").is_dir():
             raise ModelFolderError(f"folder: {str(path)!r} lacks lm/, a saved language model; pass lm=")
-        told, causes = f"folder: {str(path)!r} holds no readable adapter", (OSError, ValueError, KeyError, TypeError)
-        with raised_as(ModelFolderError, told, *causes, SafetensorError):
+        with raised_as(ModelFolderError, f"folder: {str(path)!r} holds no readable adapter", Exception):
             settings: dict[str, Any] = read_json(path / _SETTINGS, dict, "the settings of an adapter")
             tensors = load_file(path / _WEIGHTS)
             settings["pooler"] = SlowFastPooler(**settings["pooler"])
