@@ -64,31 +64,26 @@ def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Ten
         start, rest = row[width - length :].tensor_split([known])
         same = known < length and torch.equal(start, video.prefix_ids)
         begins.append(same and not (rest == model.video_token_id).any())
-    together = all(begins) and (len({*lengths}) == 1 or _skips_holes(model.lm, video.cache))
-    afresh = [EncodedVideo(video.tokens, video.prefix_ids[:0])]
+    together = all(begins) and (min(lengths) == width or _skips_holes(model.lm, video.cache))
     if not any(begins) or (options.get("return_dict_in_generate") and not together):  # which is of one batch
-        return model.generate(input_ids, attention_mask=mask, video_features=afresh * count, **options)
-    new: list[Tensor] = []
-    for rows in [slice(0, count)] if together else [slice(k, k + 1) for k in range(count)]:
-        longest = max(lengths[rows])
-        ids, seen = input_ids[rows, width - longest :], mask[rows, width - longest :]
-        more: dict[str, Any] = {"video_features": afresh}
-        if begins[rows.start]:
-            cache = copy.deepcopy(video.cache)
-            cache.reorder_cache(ids.new_zeros(len(ids) * copies))
-            hole = (longest - seen.sum(1, keepdim=True)) + known
-            place = torch.arange(longest, device=ids.device)
-            seen = ((place < known) | (place >= hole)).to(mask)
-            ids, more = ids.masked_fill(place < hole, 0), {"past_key_values": cache}  # 0: in the cache, or unseen
-        output = model.generate(ids, attention_mask=seen, **more, **options)
-        found = output if isinstance(output, Tensor) else output.sequences
-        new += found[:, longest:]
-    pad = options.get("pad_token_id", config.pad_token_id) or 0
-    repeated = input_ids.repeat_interleave(len(new) // len(input_ids), 0)
-    whole = torch.cat([repeated, pad_sequence(new, batch_first=True, padding_value=pad)], 1)
-    if isinstance(output, Tensor):
-        return whole
-    output.sequences = whole
+        afresh = [EncodedVideo(video.tokens, video.prefix_ids[:0])] * count
+        return model.generate(input_ids, attention_mask=mask, video_features=afresh, **options)
+    if not together:
+        new: list[Tensor] = []
+        for row, length in zip(input_ids, lengths, strict=True):
+            new += model.generate(row[None, width - length :], video_features=[video], **options)[:, length:]
+        pad = options.get("pad_token_id", config.pad_token_id) or 0
+        repeated = input_ids.repeat_interleave(len(new) // count, 0)
+        return torch.cat([repeated, pad_sequence(new, batch_first=True, padding_value=pad)], 1)
+    cache = copy.deepcopy(video.cache)
+    cache.reorder_cache(input_ids.new_zeros(count * copies))
+    hole = (width - mask.sum(1, keepdim=True)) + known
+    place = torch.arange(width, device=mask.device)
+    seen = ((place < known) | (place >= hole)).to(mask)
+    ids = input_ids.masked_fill(place < hole, 0)  # in the cache, or unseen
+    output = model.generate(ids, attention_mask=seen, past_key_values=cache, **options)
+    found = output if isinstance(output, Tensor) else output.sequences
+    found[:, :width] = input_ids.repeat_interleave(len(found) // count, 0)
     return output
 
 

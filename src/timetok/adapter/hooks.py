@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from inspect import signature
-from itertools import accumulate, zip_longest
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from timetok.attention import FrameMask, frame_mask, temporal_position_ids
-from timetok.errors import ArgumentError, PromptError, SpliceError
+from timetok.errors import ArgumentError, SpliceError
 from timetok.pooling import as_grid
 
 _SEQUENCE_FIRST = {"xlnet"}  # model types that turn their ids round, to [s b], before they embed them
@@ -182,12 +182,3 @@ def share_again(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
     for name, earlier in _shared(model).items():
         if prefix + earlier in state:
             state.setdefault(prefix + name, state[prefix + earlier])
-
-
-def by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> Sequence[Tensor]:
-    """Deal videos out to prompts so that each prompt's placeholders are used up exactly, or raise a PromptError."""
-    sizes = [len(video) for video in videos]
-    if sum(counts) != sum(sizes) or not {*accumulate(counts)} <= {0, *accumulate(sizes)}:
-        held = f"placeholders by row are {list(counts)}, visual tokens by video are {sizes}"
-        raise PromptError(f"input_ids, video_features: {held}; expected whole videos in each row, and all of them")
-    return torch.cat(list(videos)).split(list(counts)) if videos else ()

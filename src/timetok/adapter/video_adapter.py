@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
@@ -18,12 +19,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from timetok import __version__
 from timetok.adapter.encoded import EncodedVideo, generate_about, remember
-from timetok.adapter.hooks import by_row, check, placed, share_again, splice, store_once
+from timetok.adapter.hooks import check, placed, share_again, splice, store_once
 from timetok.adapter.prompts import TokenIds, VideoPrompts
 from timetok.atomic import read_json, write_json
 from timetok.attention import FrameMask
 from timetok.embeddings import ROWS, load_rows, rows_of, tables
-from timetok.errors import ArgumentError, ModelFolderError, raised_as
+from timetok.errors import ArgumentError, ModelFolderError, PromptError, raised_as
 from timetok.losses import SoftTimeLoss
 from timetok.pooling import SlowFastPooler
 from timetok.timegrid import TimeGrid
@@ -215,7 +216,11 @@ class VideoAdapter(nn.Module):
             found = (each.tokens if isinstance(each, EncodedVideo) else each[None] for each in features)
             there = (video.to(ids.device) for video in found)  # one by one, pooled ones have the bits of frames
             videos = [video if video.ndim == 2 else self.visual_tokens(video)[0] for video in there]
-        rows = by_row(videos, (ids == self.video_token_id).sum(1).tolist())
+        counts, sizes = (ids == self.video_token_id).sum(1).tolist(), [len(video) for video in videos]
+        if sum(counts) != sum(sizes) or not {*accumulate(counts)} <= {0, *accumulate(sizes)}:
+            held = f"placeholders by row are {counts}, visual tokens by video are {sizes}"
+            raise PromptError(f"input_ids, video_features: {held}; expected whole videos in each row, and all of them")
+        rows = torch.cat(videos).split(counts) if videos else ()
         with splice(self.lm, rows, self.video_token_id), placed(self, ids, mask, features, given):
             yield
 
@@ -330,14 +335,11 @@ class VideoAdapter(nn.Module):
         data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
         (path / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
         if not (path / _CARD).exists():
-            (path / _CARD).write_text(self._card(adapter_only), encoding="utf-8")
+            base, num = self.lm.config.name_or_path or type(self.lm).__name__, len(self.time_token_ids)
+            told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "num_time_tokens": num}
+            text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+            (path / _CARD).write_text(text.format(**self._settings, **told, version=__version__), encoding="utf-8")
         write_json(path / _SETTINGS, self._settings)
-
-    def _card(self, adapter_only: bool) -> str:
-        base = self.lm.config.name_or_path or type(self.lm).__name__
-        told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "version": __version__}
-        text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
-        return text.format(**self._settings, **told, num_time_tokens=len(self.time_token_ids))
 
     @classmethod
     def from_pretrained(

@@ -27,10 +27,7 @@ from timetok.tokenizer import TimeTokenizer
 from timetok.vision import FrameEncoder, FrameTransform
 
 _PUBLISHED = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
-VICUNA: str = _PUBLISHED["system"]
-"""What stands in front of every conversation."""
-
-_OTHERS = {"mm_vision_select_layer": -2, "num_time_tokens": None, "time_token_ids": None, "num_frames": 100}
+VICUNA: str = _PUBLISHED["system"]  # what stands in front of every conversation
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _TABLES = ("model.lm.model.embed_tokens.weight", "model.lm.lm_head.weight")
 _PROJECTOR = re.compile(r"^(?:model\.)?mm_projector\.|^layers\.")  # "layers" is VILA's
@@ -85,7 +82,10 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
         for number, path in enumerate(tqdm([None, *files], "converting", unit="file"), start=1):  # None: its eyes
             found = encoder.state_dict(prefix="model.vision.") if path is None else _tensors(path)
             left_out = _TABLES if path == delta else tied
-            part = {name: _grown(each, rows.get(name), ids) for name, each in found.items() if name not in left_out}
+            part = {name: each.contiguous() for name, each in found.items() if name not in left_out}
+            for name in part.keys() & rows.keys():
+                table = part[name]
+                part[name] = torch.cat([table[: ids[0]], rows[name].to(table), table[ids[-1] + 1 :]])
             if twice := held.keys() & part.keys():
                 raise ModelFolderError(f"model: {str(path)!r} holds {min(twice)}, as an earlier file does")
             file = f"model-{number:05d}-of-{len(files) + 1:05d}.safetensors"
@@ -118,7 +118,7 @@ def read_projector(file: Folder) -> dict[str, Tensor]:
 
 def _find(folder: Path, base: Path | None) -> tuple[_Json, _Json, list[Path], Path | None]:
     """Settings, those of the language model, and files of weights, one of which may be a delta."""
-    settings, delta = _OTHERS | _read(folder / "config.json"), None
+    settings, delta = _PUBLISHED["otherwise"] | _read(folder / "config.json"), None
     lm = folder / "llm" if (folder / "llm").is_dir() else base or folder
     text, files = _read(lm / "config.json"), _weight_files(lm)
     if lm == folder:
@@ -193,7 +193,7 @@ def _describe(
     settings: _Json, text: _Json, tokenizer: PreTrainedTokenizerFast, encoder: FrameEncoder, transform: FrameTransform
 ) -> tuple[LitaProcessor, LitaConfig]:
     """What stands beside the weights; time tokens have the ids that the settings name."""
-    num, projector = settings["num_time_tokens"], settings["mm_projector_type"]
+    num, projector = settings.get("num_time_tokens"), settings["mm_projector_type"]
     if num:
         if not 1 < num < len(tokenizer):  # adding a billion would never end
             raise ModelFolderError(f"num_time_tokens: expected 2 to {len(tokenizer) - 1}, got {num}")
@@ -207,18 +207,11 @@ def _describe(
     ours: _Json = {"codec": "index" if num else "seconds", "lita_spacing": bool(num), "system": VICUNA, **shared}
     processor = LitaProcessor(tokenizer, transform=asdict(transform) | crop, grid=encoder.grid, **ours)
     ids = list(processor.tt.time_token_ids)
-    if settings["time_token_ids"] not in (None, [], ids):
+    if settings.get("time_token_ids") not in (None, [], ids):
         raise ModelFolderError(f"time_token_ids: they are not the tokenizer's, which start with {ids[:1]}")
     shared |= {"projector": projector, "order": "pool-first" if projector == "linear" else "project-first"}
     shared |= {"time_token_ids": ids, "video_token_id": processor.video_token_id, "vision": encoder.arguments}
     return processor, LitaConfig(text_config=text, architectures=["LitaForConditionalGeneration"], **shared)
-
-
-def _grown(tensor: Tensor, rows: Tensor | None, ids: list[int]) -> Tensor:
-    """A table ``[v d]`` with the ``rows`` of time tokens in their places, if any; other tensors are given back."""
-    if rows is None:
-        return tensor.contiguous()
-    return torch.cat([tensor[: ids[0]], rows.to(tensor), tensor[ids[-1] + 1 :]])
 
 
 def _check(config: LitaConfig, held: dict[str, Tensor]) -> None:
