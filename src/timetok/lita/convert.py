@@ -57,7 +57,7 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
             It follows LLaVA's; no published LITA of this kind could be tried.
 
     Raises:
-        ModelFolderError: A file is missing, damaged, or not what can be converted; nothing was written.
+        ModelFolderError: A file is missing, damaged, or not what can be converted; nothing is left behind.
 
     >>> convert("lita-13b", vision="clip-vit-large-patch14", out="lita")  # doctest: +SKIP
     """
