@@ -155,19 +155,6 @@ def test_two_rotations_are_one_by_the_sum_of_their_angles():
     torch.testing.assert_close(rotated(rotated(pairs, 0.5 * n), 0.25 * t), rotated(pairs, both))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"frame_index": torch.zeros(3)}, r"\[b s\]"),
-        ({"frame_index": torch.zeros(1, 3), "attention_mask": torch.ones(1, 4)}, r"\(1, 3\) and \(1, 4\)"),
-    ],
-)
-def test_shapes_that_do_not_fit_are_named(arguments, words):
-    for function in (temporal_position_ids, frame_mask_mod):
-        with pytest.raises(ArgumentError, match=words):
-            function(**arguments)
-
-
 def test_values_that_cannot_be_used_are_named():
     with pytest.raises(ArgumentError, match="got nan and 1"):
         temporal_position_ids(torch.zeros(1, 3), a=float("nan"), b=1)

@@ -158,8 +158,3 @@ def test_gradient_of_both_kinds(sigma):
     places = (labels - IDS[0]).double() + 0.3
     SoftTimeLoss(IDS, sigma=sigma)(scores, (labels, places)).backward()
     assert scores.grad.isfinite().all() and scores.grad[labels.roll(-1, 1) != -100].abs().max() > 0
-
-
-def test_places_of_another_shape_are_refused():
-    with pytest.raises(ArgumentError, match=r"places \[2, 6\] and ids \[2, 7\]"):
-        SoftTimeLoss(IDS)(logits(), (torch.tensor(LABELS), torch.zeros(2, 6)))

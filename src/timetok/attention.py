@@ -24,7 +24,7 @@ def temporal_position_ids(
     n counts tokens. t counts text tokens and frames: the tokens of a frame share one, wherever they stand, and text
     after a video goes on one after its last frame. Rotations add up, so rotating by n and by t is one RoPE at these
     positions. A token generated next is ``a + b`` further on. Padding is not counted, and has position 0.
-    ArgumentError: shapes differ, or a or b is not finite.
+    ArgumentError: a or b is not finite.
 
     Source: TC-LLaVA (arXiv 2409.03206). Which of the two its gamma scales could not be verified, so both are arguments;
     1 and 1 are those of the public re-implementation.
@@ -32,7 +32,7 @@ def temporal_position_ids(
     >>> temporal_position_ids(torch.tensor([[-1, 0, 0, 1, 1, -1]])).tolist()  # text, two frames of two tokens, text
     [[0, 2, 3, 5, 6, 8]]
     """
-    valid = _valid(frame_index, attention_mask)
+    valid = torch.ones_like(frame_index).bool() if attention_mask is None else attention_mask.bool()
     if not (isfinite(a) and isfinite(b)):
         raise ArgumentError(f"a, b: expected finite numbers, got {a} and {b}")
     frame = frame_index.long().masked_fill(~valid, -1)
@@ -50,7 +50,7 @@ def frame_mask(frame_index: Tensor, attention_mask: Tensor | None = None, kind: 
     Everything sees the text before it, and text the visual tokens before it. Of visual tokens, visual tokens see those
     before (``"causal"``), all (``"full-visual"``), those of their own frame (``"frame-block"``), or these and those
     before, as TC-LLaVA proposes (``"frame-block-causal"``). Nothing sees padding but that itself: a row of no key at
-    all is NaN in some kernels. ArgumentError: shapes differ, or there is no such kind.
+    all is NaN in some kernels. ArgumentError: there is no such kind.
 
     Source: TC-LLaVA (arXiv 2409.03206) Fig. 3. That ``"frame-block"`` hides earlier frames too could not be verified.
 
@@ -72,7 +72,7 @@ def frame_mask_mod(
     >>> bool(sees(zero, zero, zero, one)), bool(sees(zero, zero, zero, two))
     (True, False)
     """
-    valid = _valid(frame_index, attention_mask)
+    valid = torch.ones_like(frame_index).bool() if attention_mask is None else attention_mask.bool()
     if kind not in get_args(FrameMask):
         raise ArgumentError(f"kind: expected one of {', '.join(get_args(FrameMask))}, got {kind!r}")
 
@@ -87,12 +87,3 @@ def frame_mask_mod(
         return (seen & valid[batch, key]) | (query == key)
 
     return sees
-
-
-def _valid(frame_index: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Where there is no padding, bool ``[b s]``."""
-    valid = torch.ones_like(frame_index) if attention_mask is None else attention_mask
-    if frame_index.ndim != 2 or valid.shape != frame_index.shape:
-        shapes = f"{tuple(frame_index.shape)} and {tuple(valid.shape)}"
-        raise ArgumentError(f"frame_index, attention_mask: expected both of shape [b s], got {shapes}")
-    return valid.bool()

@@ -297,9 +297,6 @@ REFUSED = {
     "hybrid": (lambda: causal_lms.tiny_lm("qwen3_5_text"), {"attention": "full-visual"}, "read token after token"),
     "its own mask": (lambda: causal_lms.tiny_lm("gpt_neo"), {"attention": "full-visual"}, "it makes its own"),
     "flash": (flash, {"attention": "frame-block-causal"}, "'flash_attention_2', not 'eager' or 'sdpa'"),
-    "no such mask": (language_model, {"attention": "block"}, "frame-block-causal, got None and 'block'"),
-    "one number": (language_model, {"temporal_rope": (1,)}, r"two finite numbers.* got \(1,\)"),
-    "no number": (language_model, {"temporal_rope": (1, float("inf"))}, "two finite numbers.* inf"),
 }
 
 
@@ -309,6 +306,18 @@ def test_what_a_model_cannot_do_is_refused_with_the_reason(case):
     lm = make()
     with pytest.raises(ArgumentError, match=words):
         model_of(lm, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"attention": "block"}, "kind: expected one of .*, got 'block'"),
+        ({"temporal_rope": (1, float("inf"))}, "expected finite numbers, got 1 and inf"),
+    ],
+)
+def test_what_is_no_position_or_mask_is_refused_when_it_is_made(options, words):
+    with pytest.raises(ArgumentError, match=words):
+        model_of(**options)(**batch_of())
 
 
 def test_a_window_shorter_than_the_prompt_is_refused():

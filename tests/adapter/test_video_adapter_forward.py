@@ -548,13 +548,6 @@ def test_half_precision_takes_features_as_they_come():
     assert adapter(**batch).logits.isfinite().all()
 
 
-def test_labels_without_a_dict_still_give_the_loss_first():
-    adapter = tiny_lm.adapter()
-    batch = adapter.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video()])
-    outputs = adapter(**batch, labels=batch["input_ids"], return_dict=False)
-    assert torch.equal(outputs[0], adapter(**batch, labels=batch["input_ids"]).loss)
-
-
 @pytest.mark.parametrize(("kind", "tied"), tiny_lm.MODELS)
 def test_the_lm_alone_fed_the_prompts_embeddings_says_the_same(kind, tied):
     adapter = tiny_lm.adapter(kind, tied=tied)

@@ -1,8 +1,4 @@
-"""The pieces on a causal LM: pooled frames, projected, put where the prompt has placeholders.
-
-The LM stays itself: a hook on its *current* input embedding swaps the rows at placeholder ids for visual
-tokens while a call lasts. Nothing is subclassed, and masks, caches and generation are the LM's own.
-"""
+"""The pieces on a causal LM, which stays itself: nothing is subclassed; masks, caches and generation are its own."""
 
 from timetok.adapter.encoded import EncodedVideo, remember
 from timetok.adapter.hooks import splice

@@ -4,7 +4,6 @@ Shapes: b batch, d language width, n visual tokens, s sequence.
 """
 
 import copy
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -54,45 +53,37 @@ def remember(model: Any, tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVi
 def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Tensor, options: Any) -> Any:
     """Prompts ``[b s]`` about one video, continued by a `VideoAdapter`: prompt and new ids, filled up on the right.
 
-    Rows that begin as the encoded prefix go on from a copy of its cache: together, the padding moved behind the prefix,
-    or, in models that do not leave a hole out of account exactly, those of one length together.
+    Rows that begin as the encoded prefix go on from a copy of its cache: all together, the padding moved behind the
+    prefix; one by one where some begin otherwise, or the model does not leave a hole out of account exactly.
     """
     config = options.get("generation_config") or model.lm.generation_config
     copies = max(options.get(name) or getattr(config, name) or 1 for name in ("num_beams", "num_return_sequences"))
-    # a penalty looks at the ids of the prefix, which are not there to be looked at when its cache is
-    penalised = (options.get("repetition_penalty") or config.repetition_penalty or 1.0) != 1.0
-    known, width = 0 if penalised else len(video.prefix_ids), input_ids.shape[1]
-    lengths, afresh = mask.sum(1).tolist(), EncodedVideo(video.tokens, video.prefix_ids[:0])
-    groups: dict[tuple[bool, int], list[int]] = defaultdict(list)
-    for k, (row, length) in enumerate(zip(input_ids, lengths, strict=True)):
+    known, (count, width) = len(video.prefix_ids), input_ids.shape
+    begins, lengths = [], mask.sum(1).tolist()
+    for row, length in zip(input_ids, lengths, strict=True):
         start, rest = row[width - length :].tensor_split([known])
-        begins = 0 < known < length and torch.equal(start, video.prefix_ids)
-        begins = begins and not (rest == model.video_token_id).any()
-        groups[begins, 0 if begins and _skips_holes(model.lm, video.cache) else length].append(k)
-    if options.get("return_dict_in_generate") and len(groups) > 1:  # which is of one batch
-        return model.generate(input_ids, attention_mask=mask, video_features=[afresh] * len(mask), **options)
-    answers: dict[int, Tensor] = {}
-    for (begins, _), members in groups.items():
-        longest = max(lengths[k] for k in members)
-        ids, seen = input_ids[members, width - longest :], mask[members, width - longest :]
-        more: dict[str, Any] = {"video_features": [afresh] * len(members)}
-        if begins:
-            cache = copy.deepcopy(video.cache)
-            cache.reorder_cache(ids.new_zeros(len(members) * copies))
-            hole = (longest - seen.sum(1, keepdim=True)) + known
-            place = torch.arange(longest, device=ids.device)
-            seen = ((place < known) | (place >= hole)).to(mask)
-            ids, more = ids.masked_fill(place < hole, 0), {"past_key_values": cache}  # 0: in the cache, or unseen
-        output = model.generate(ids, attention_mask=seen, **more, **options)
-        found = output if isinstance(output, Tensor) else output.sequences
-        answers |= dict(zip(members, found[:, longest:].unflatten(0, (len(members), -1)), strict=True))
-    new = [answer for k in range(len(input_ids)) for answer in answers[k]]
-    pad = options.get("pad_token_id", config.pad_token_id) or 0
-    repeated = input_ids.repeat_interleave(len(new) // len(input_ids), 0)
-    whole = torch.cat([repeated, pad_sequence(new, batch_first=True, padding_value=pad)], 1)
-    if isinstance(output, Tensor):
-        return whole
-    output.sequences = whole
+        same = known < length and torch.equal(start, video.prefix_ids)
+        begins.append(same and not (rest == model.video_token_id).any())
+    together = all(begins) and (min(lengths) == width or _skips_holes(model.lm, video.cache))
+    if not any(begins) or (options.get("return_dict_in_generate") and not together):  # which is of one batch
+        afresh = [EncodedVideo(video.tokens, video.prefix_ids[:0])] * count
+        return model.generate(input_ids, attention_mask=mask, video_features=afresh, **options)
+    if not together:
+        new: list[Tensor] = []
+        for row, length in zip(input_ids, lengths, strict=True):
+            new += model.generate(row[None, width - length :], video_features=[video], **options)[:, length:]
+        pad = options.get("pad_token_id", config.pad_token_id) or 0
+        repeated = input_ids.repeat_interleave(len(new) // count, 0)
+        return torch.cat([repeated, pad_sequence(new, batch_first=True, padding_value=pad)], 1)
+    cache = copy.deepcopy(video.cache)
+    cache.reorder_cache(input_ids.new_zeros(count * copies))
+    hole = (width - mask.sum(1, keepdim=True)) + known
+    place = torch.arange(width, device=mask.device)
+    seen = ((place < known) | (place >= hole)).to(mask)
+    ids = input_ids.masked_fill(place < hole, 0)  # in the cache, or unseen
+    output = model.generate(ids, attention_mask=seen, past_key_values=cache, **options)
+    found = output if isinstance(output, Tensor) else output.sequences
+    found[:, :width] = input_ids.repeat_interleave(len(found) // count, 0)
     return output
 
 

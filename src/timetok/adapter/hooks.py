@@ -7,17 +7,16 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from inspect import signature
-from itertools import accumulate, zip_longest
-from math import isfinite
-from typing import Any, get_args
+from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import PreTrainedModel, SuppressTokensLogitsProcessor
+from transformers import PreTrainedModel
 
 from timetok.attention import FrameMask, frame_mask, temporal_position_ids
-from timetok.errors import ArgumentError, PromptError, SpliceError
+from timetok.errors import ArgumentError, SpliceError
 from timetok.pooling import as_grid
 
 _SEQUENCE_FIRST = {"xlnet"}  # model types that turn their ids round, to [s b], before they embed them
@@ -36,8 +35,11 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
     which hold no placeholder, pass through. SpliceError is raised where placeholders and visual tokens differ in
     number, or these were never used, because the embedding was not called or saw no placeholder.
     """
+    if not any(len(row) for row in rows):
+        yield
+        return
     masks: list[Tensor] = []
-    filled = not any(len(row) for row in rows)
+    filled = False
     turned = lm.config.model_type in _SEQUENCE_FIRST
     embedding = lm.get_input_embeddings()
 
@@ -91,9 +93,6 @@ def _parameters(forward: Callable[..., Any]) -> list[str]:
 def check(lm: Any, rope: Any, kind: FrameMask, length: int = 0) -> None:
     """Raise an ArgumentError, with the reason, where the LM cannot be told such positions or such a mask."""
     config, rotary = lm.config.get_text_config(), any("Rotary" in type(module).__name__ for module in lm.modules())
-    if kind not in get_args(FrameMask) or not (rope is None or (len(rope) == 2 and all(map(isfinite, rope)))):
-        wanted = f"two finite numbers or None, and one of {', '.join(get_args(FrameMask))}"
-        raise ArgumentError(f"temporal_rope, attention: expected {wanted}, got {rope} and {kind!r}")
     if rope is not None and not rotary:
         raise ArgumentError(f"temporal_rope: {type(lm).__name__} has no RoPE that is told positions; pass None")
     backend, in_order = config._attn_implementation, _IN_ORDER & set(getattr(config, "layer_types", None) or ())
@@ -110,9 +109,7 @@ def check(lm: Any, rope: Any, kind: FrameMask, length: int = 0) -> None:
 
 
 @contextmanager
-def placed(
-    model: Any, ids: Tensor, mask: Tensor | None, features: Any, pixels: Any, given: Container[str]
-) -> Iterator[None]:
+def placed(model: Any, ids: Tensor, mask: Tensor | None, videos: Any, given: Container[str]) -> Iterator[None]:
     """While the context lasts, the LM of an adapter has its positions and mask for ``ids`` ``[b s]`` and the answer.
 
     ArgumentError is raised as by `check`, and where further arguments, ``given``, contradict.
@@ -124,7 +121,7 @@ def placed(
     check(lm, rope, kind, length)
     if "position_ids" in given or "past_key_values" in given:
         raise ArgumentError("position_ids, past_key_values: not with temporal_rope or attention, which make their own")
-    frames, valid = _frame_index(model, ids, features, pixels), torch.ones_like(ids) if mask is None else mask
+    frames, valid = _frame_index(model, ids, videos), torch.ones_like(ids) if mask is None else mask
 
     def place(_: nn.Module, args: Any, call: dict[str, Any]) -> Any:
         cache, repeats = call.get("past_key_values"), len(call["input_ids"]) // len(ids)  # beams repeat rows
@@ -136,7 +133,8 @@ def placed(
         if call.get("attention_mask") is None:
             call["attention_mask"] = counted[:, :stop]
         if rope is not None:
-            call["position_ids"] = temporal_position_ids(index, counted, a=rope[0], b=rope[1])[:, start:stop]
+            a, b = rope
+            call["position_ids"] = temporal_position_ids(index, counted, a=a, b=b)[:, start:stop]
         if kind != "causal" and start < length:
             layers = getattr(cache, "layers", None) or [None]
             width = getattr(layers[0], "max_cache_len", stop)  # where the cache is static; no chunk ends amid videos
@@ -152,22 +150,18 @@ def placed(
         yield
 
 
-def _frame_index(model: Any, ids: Tensor, features: Any, pixels: Any) -> Tensor:
+def _frame_index(model: Any, ids: Tensor, videos: Any) -> Tensor:
     """Frame of each token ``[b s]``; the first one where a token pools several."""
     index, total, visual = [], 0, ids == model.video_token_id
-    for video in (() if pixels is None else pixels) if features is None else features:
+    for video in videos:
         if not isinstance(video, Tensor) or video.ndim < 3:
             raise ArgumentError("video_features: temporal_rope and attention need features, not an encoded video")
-        grid = model.vision.grid if features is None else tuple(as_grid(video.unsqueeze(0)).shape[2:4])
-        index += [total + token.frames[0] for token in model.pooler.plan.tokens(len(video), grid)]
+        height, width = as_grid(video.unsqueeze(0)).shape[2:4]
+        index += [total + token.frames[0] for token in model.pooler.plan.tokens(len(video), (height, width))]
         total += len(video)
     frames = ids.masked_scatter(visual, torch.tensor(index, dtype=ids.dtype, device=ids.device))
     first = frames.masked_fill(~visual, total).amin(1, keepdim=True)  # of the row
     return (frames - first).masked_fill(~visual, -1)
-
-
-class Never(SuppressTokensLogitsProcessor):
-    """Beside one that ``suppress_tokens`` makes, which a processor of the same class would replace."""
 
 
 def _shared(model: nn.Module) -> dict[str, str]:
@@ -188,12 +182,3 @@ def share_again(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
     for name, earlier in _shared(model).items():
         if prefix + earlier in state:
             state.setdefault(prefix + name, state[prefix + earlier])
-
-
-def by_row(videos: Sequence[Tensor], counts: Sequence[int]) -> Sequence[Tensor]:
-    """Deal videos out to prompts so that each prompt's placeholders are used up exactly, or raise a PromptError."""
-    sizes = [len(video) for video in videos]
-    if sum(counts) != sum(sizes) or not {*accumulate(counts)} <= {0, *accumulate(sizes)}:
-        held = f"placeholders by row are {list(counts)}, visual tokens by video are {sizes}"
-        raise PromptError(f"input_ids, video_features: {held}; expected whole videos in each row, and all of them")
-    return torch.cat(list(videos)).split(list(counts)) if videos else ()

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.adapter.encoded import EncodedVideo
-from timetok.errors import ArgumentError, PromptError, raised_as
+from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import PoolingPlan, as_grid
 from timetok.tokenizer import TimeTokenizer
 from timetok.tokenizer.ids import with_durations
@@ -32,8 +32,7 @@ class TokenIds(NamedTuple):
 class VideoPrompts:
     """Prompts and features, or pixels → a batch: time tokenizer and the pooler's plan, no weights, picklable.
 
-    ``grid`` is the patch grid that an encoder makes of pixels. ``video_token_id`` is the id of the placeholder;
-    ArgumentError is raised where the tokenizer cannot hold it.
+    ``grid`` is the patch grid that an encoder makes of pixels, ``video_token_id`` the id of the placeholder.
     """
 
     def __init__(self, tt: TimeTokenizer, plan: PoolingPlan, *, grid: tuple[int, int] | None = None) -> None:
@@ -56,7 +55,7 @@ class VideoPrompts:
         ``pixel_values_videos`` ``[m t c h w]``, or a list of them.
 
         Args:
-            text: Prompts, not empty; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
+            text: Prompts; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
                 raised. A literal ``<video>`` in what a user typed counts too, so there it is an error.
             videos: Features, each ``[t p e]`` or ``[t h w e]``, pooled ones ``[n e]``, or what ``encode_video`` gave.
             pixels: In place of features what the encoder reads, each ``[t c h w]``; ArgumentError where there is none.
@@ -64,8 +63,7 @@ class VideoPrompts:
             durations: Seconds, one for all or one a prompt (else TimeRangeError), for ``<12.3>`` in prompts.
             trusted: False keeps a literal ``<t12>`` as plain characters.
         """
-        if counts is None:
-            counts = [*map(self._count, videos), *map(self._count_pixels, pixels)]
+        counts = [*map(self._count, videos), *map(self._count_pixels, pixels)] if counts is None else counts
         prompts, remaining = as_prompts(text, len(counts)), iter(counts)
         rows = with_durations(prompts, durations)
         ids = [self.tt(_expand(prompt, remaining), each, trusted=trusted)["input_ids"] for prompt, each in rows]
@@ -85,8 +83,6 @@ class VideoPrompts:
         PromptError), or, in all rows, ``pixel_values_videos``, ``[t c h w]`` or a list; and ``duration_seconds`` where
         text names seconds as ``<12.3>``. The batch has ``labels`` ``[b s]`` beside what a call gives.
         """
-        if not rows:
-            raise ArgumentError("rows: expected at least one, got none")
         ids, labels = zip(*(self._encode_row(index, row) for index, row in enumerate(rows)), strict=True)
         batch = self._padded(ids, "right")
         batch["labels"] = pad_sequence([torch.tensor(row) for row in labels], batch_first=True, padding_value=-100)
@@ -137,14 +133,11 @@ class VideoPrompts:
 
 
 def as_prompts(text: Sequence[str] | str, num_videos: int) -> list[str]:
-    """Prompts as a list; PromptError where one is empty, or they do not hold ``num_videos`` ``<video>`` in all."""
+    """Prompts as a list; PromptError where they do not hold ``num_videos`` ``<video>`` in all."""
     prompts = [text] if isinstance(text, str) else list(text)
     asked = [prompt.count(VIDEO_TOKEN) for prompt in prompts]
     if sum(asked) != num_videos:
         raise PromptError(f"text: expected {num_videos} {VIDEO_TOKEN}, one a video; by row there are {asked}")
-    empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
-    if empty or not prompts:
-        raise PromptError(f"text: expected prompts, rows {empty} of {len(prompts)} are empty; pass not empty ones")
     return prompts
 
 
@@ -172,10 +165,8 @@ def _expand(prompt: str, counts: Iterator[int]) -> str:
 
 
 def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the placeholder, which is added as a special token where the tokenizer lacks it, or an ArgumentError."""
-    found = f"{type(tokenizer).__name__} takes no new tokens, so it cannot hold {VIDEO_TOKEN}"
-    with raised_as(ArgumentError, f"tokenizer: {found}; load the same files with another class", NotImplementedError):
-        tokenizer.add_special_tokens({"extra_special_tokens": [VIDEO_TOKEN]}, replace_extra_special_tokens=False)
+    """Id of the placeholder, which is added as a special token where the tokenizer lacks it."""
+    tokenizer.add_special_tokens({"extra_special_tokens": [VIDEO_TOKEN]}, replace_extra_special_tokens=False)
     return int(tokenizer.get_vocab()[VIDEO_TOKEN])
 
 

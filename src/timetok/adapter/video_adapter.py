@@ -6,26 +6,25 @@ n visual tokens, s sequence.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LogitsProcessorList, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from timetok import __version__
 from timetok.adapter.encoded import EncodedVideo, generate_about, remember
-from timetok.adapter.hooks import Never, by_row, check, placed, share_again, splice, store_once
+from timetok.adapter.hooks import check, placed, share_again, splice, store_once
 from timetok.adapter.prompts import TokenIds, VideoPrompts
 from timetok.atomic import read_json, write_json
 from timetok.attention import FrameMask
 from timetok.embeddings import ROWS, load_rows, rows_of, tables
-from timetok.errors import ArgumentError, ModelFolderError, raised_as
+from timetok.errors import ArgumentError, ModelFolderError, PromptError, raised_as
 from timetok.losses import SoftTimeLoss
 from timetok.pooling import SlowFastPooler
 from timetok.timegrid import TimeGrid
@@ -70,7 +69,6 @@ class VideoAdapter(nn.Module):
 
     Source: arXiv 2403.19046 §3.3; markers: LLaVA-ST (arXiv 2501.08282); the last two: TC-LLaVA (arXiv 2409.03206).
 
-    >>> tt = TimeTokenizer.wrap(tokenizer, T=100)                           # doctest: +SKIP
     >>> embeddings.resize(lm, tt.time_token_ids)                            # doctest: +SKIP
     >>> adapter = VideoAdapter(lm, tt, vision_dim=1024)                     # doctest: +SKIP
     >>> batch = adapter.prepare(["USER: <video>\nWhen? ASSISTANT:"], videos=[features])  # doctest: +SKIP
@@ -203,33 +201,27 @@ class VideoAdapter(nn.Module):
         return remember(self, tokens[0], prefix)
 
     @contextmanager
-    def spliced(
-        self, input_ids: Tensor, video_features: Videos | None = None, pixel_values_videos: Pixels | None = None
+    def _reading(
+        self, ids: Tensor, mask: Any, video_features: Any = None, pixel_values_videos: Any = None, given: Any = ()
     ) -> Iterator[None]:
-        """A context in which the LM, called on ``input_ids``, sees the videos.
-
-        Args:
-            input_ids: ``[b s]`` with one placeholder per visual token; PromptError is raised where those of a row do
-                not fit whole videos, SpliceError where the LM is called in a way in which the videos do not reach it.
-            video_features: ``[m t p e]`` in the order of the placeholders, a list of ``[t p e]`` where
-                videos differ in length or of what ``encode_video`` gave, pooled ones ``[n e]``, or None for text alone.
-            pixel_values_videos: In place of features what ``vision`` reads, ``[m t c h w]`` or a list of
-                ``[t c h w]``; ArgumentError is raised where both are given.
-        """
+        """A context in which the LM sees videos, as in `forward`, when called on ``ids`` and with what is ``given``."""
         if pixel_values_videos is not None and len(pixel_values_videos):
             if video_features is not None:
                 raise ArgumentError("pixel_values_videos, video_features: pass one of the two, got both")
-            video_features = [self.features(pixels.unsqueeze(0))[0] for pixels in pixel_values_videos]
-        counts = (input_ids == self.video_token_id).sum(1).tolist()
-        if isinstance(video_features, Tensor) and video_features.ndim > 3:
-            videos = list(self.visual_tokens(video_features.to(input_ids.device)))
+            video_features = [self.features(clip.unsqueeze(0))[0] for clip in pixel_values_videos]
+        features: Videos = () if video_features is None else video_features
+        if isinstance(features, Tensor) and features.ndim > 3:
+            videos = list(self.visual_tokens(features.to(ids.device)))
         else:  # BatchEncoding.to leaves a list of tensors where it was
-            video_features = [] if video_features is None else list(video_features)
-            found = [each.tokens if isinstance(each, EncodedVideo) else each[None] for each in video_features]
-            given = [video.to(input_ids.device) for video in found]  # one by one, pooled ones have the bits of frames
-            videos = [video if video.ndim == 2 else self.visual_tokens(video)[0] for video in given]
-        rows = by_row(videos, counts)
-        with splice(self.lm, rows, self.video_token_id) if videos else nullcontext():
+            found = (each.tokens if isinstance(each, EncodedVideo) else each[None] for each in features)
+            there = (video.to(ids.device) for video in found)  # one by one, pooled ones have the bits of frames
+            videos = [video if video.ndim == 2 else self.visual_tokens(video)[0] for video in there]
+        counts, sizes = (ids == self.video_token_id).sum(1).tolist(), [len(video) for video in videos]
+        if sum(counts) != sum(sizes) or not {*accumulate(counts)} <= {0, *accumulate(sizes)}:
+            held = f"placeholders by row are {counts}, visual tokens by video are {sizes}"
+            raise PromptError(f"input_ids, video_features: {held}; expected whole videos in each row, and all of them")
+        rows = torch.cat(videos).split(counts) if videos else ()
+        with splice(self.lm, rows, self.video_token_id), placed(self, ids, mask, features, given):
             yield
 
     def forward(
@@ -242,17 +234,23 @@ class VideoAdapter(nn.Module):
         labels: Tensor | None = None,
         **lm_kwargs: Any,
     ) -> Any:
-        """The LM's own forward, which is handed ``lm_kwargs``, with the videos in place as in ``spliced``.
+        """The LM's own forward, with the videos in place.
 
-        Ids, mask and labels are ``[b s]``; labels at placeholders and padding become -100. The loss is next-token cross
-        entropy in float32, which not every LM computes, and the LM's auxiliary loss. Its sum is divided by
-        ``num_items_in_batch``, which the HF Trainer passes, or else by the number of targets.
+        Args:
+            input_ids: ``[b s]`` with one placeholder per visual token; PromptError is raised where those of a row do
+                not fit whole videos, SpliceError where the LM is called in a way in which the videos do not reach it.
+            attention_mask: ``[b s]``, as the LM has it.
+            video_features: ``[m t p e]`` in the order of the placeholders, a list of ``[t p e]`` where
+                videos differ in length or of what ``encode_video`` gave, pooled ones ``[n e]``, or None for text alone.
+            pixel_values_videos: In place of features what ``vision`` reads, ``[m t c h w]`` or a list of
+                ``[t c h w]``; ArgumentError is raised where both are given.
+            labels: ``[b s]``; those at placeholders and padding become -100. The loss is next-token cross entropy in
+                float32, which not every LM computes, and the LM's auxiliary loss.
+            **lm_kwargs: The LM's, and ``num_items_in_batch``, by which the HF Trainer wants the sum of the loss
+                divided, and not by the number of targets.
         """
         num_items = lm_kwargs.pop("num_items_in_batch", None)
-        if labels is not None:
-            lm_kwargs["return_dict"] = True  # the loss takes its place in front
-        placement = placed(self, input_ids, attention_mask, video_features, pixel_values_videos, lm_kwargs)
-        with self.spliced(input_ids, video_features, pixel_values_videos), placement:
+        with self._reading(input_ids, attention_mask, video_features, pixel_values_videos, lm_kwargs):
             outputs = self.lm(input_ids=input_ids, attention_mask=attention_mask, **lm_kwargs)
         if labels is None:
             return outputs
@@ -279,37 +277,36 @@ class VideoAdapter(nn.Module):
     ) -> Any:
         """The LM's own ``generate``, which is handed ``generate_kwargs``: prompt and new ids, ``[b s+new]``.
 
-        ``input_ids`` and ``attention_mask`` ``[b s]`` are padded on the left, the videos as in ``spliced``.
+        ``input_ids`` and ``attention_mask`` ``[b s]`` are padded on the left, the videos as in ``forward``.
         ArgumentError is raised where a repetition penalty is asked for, and the LM has no score for the placeholder.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        first = video_features[0] if video_features is not None and len(video_features) == len(input_ids) else None
-        alike = isinstance(first, EncodedVideo) and all(video is first for video in video_features or ())
-        if isinstance(first, EncodedVideo) and alike and len(first.prefix_ids):
-            return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
         config = generate_kwargs.get("generation_config") or self.lm.generation_config
         penalty, placeholder = generate_kwargs.get("repetition_penalty", config.repetition_penalty), self.video_token_id
-        if penalty not in (None, 1.0) and placeholder >= len(tables(self.lm)[0]):
-            why = f"scales the score of every prompt id, and the placeholder, id {placeholder}, has none"
-            remedy = f"call timetok.embeddings.resize(lm, [{placeholder}]) first"
-            raise ArgumentError(f"repetition_penalty: {penalty} {why}; {remedy}")
+        if penalty not in (None, 1.0):  # it looks at the ids of a prefix, too, which are not there where its cache is
+            if placeholder >= len(tables(self.lm)[0]):
+                why = f"scales the score of every prompt id, and the placeholder, id {placeholder}, has none"
+                remedy = f"call timetok.embeddings.resize(lm, [{placeholder}]) first"
+                raise ArgumentError(f"repetition_penalty: {penalty} {why}; {remedy}")
+        elif isinstance(video_features, Sequence) and len(video_features) == len(input_ids):
+            first = video_features[0]
+            if isinstance(first, EncodedVideo) and len(first.prefix_ids) and all(v is first for v in video_features):
+                return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
         # no answer holds the placeholder, for which no video would be left
-        never = Never([placeholder], device=str(self.lm.device))
-        processors = LogitsProcessorList([never, *(generate_kwargs.get("logits_processor") or ())])
-        options = generate_kwargs | {"logits_processor": processors}
-        placement = placed(self, input_ids, attention_mask, video_features, pixel_values_videos, options)
-        with self.spliced(input_ids, video_features, pixel_values_videos), placement:
-            return self.lm.generate(input_ids=input_ids, attention_mask=attention_mask, **options)
+        suppressed = [*(generate_kwargs.get("suppress_tokens", config.suppress_tokens) or ()), placeholder]
+        options = generate_kwargs | {"attention_mask": attention_mask, "suppress_tokens": suppressed}
+        with self._reading(input_ids, attention_mask, video_features, pixel_values_videos, options):
+            return self.lm.generate(input_ids=input_ids, **options)
 
     @torch.no_grad()
     def prompt_embeds(self, input_ids: Tensor, *, attention_mask: Tensor | None = None, **videos: Any) -> list[Tensor]:
         """What a server that has the LM alone takes in place of prompts: ``[s d]`` for each row, without its padding.
 
-        Such as vLLM's ``prompt_embeds``. Arguments as in ``spliced``; an LM that needs the ids elsewhere, too, such
+        Such as vLLM's ``prompt_embeds``. Arguments as in ``forward``; an LM that needs the ids elsewhere, too, such
         as Gemma's per-layer embeddings, cannot be served so.
         """
-        with self.spliced(input_ids, **videos):
+        with self._reading(input_ids, None, **videos):
             embeds = self.lm.get_input_embeddings()(input_ids)
         keep = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return [row[mask.bool()] for row, mask in zip(embeds, keep, strict=True)]
@@ -317,8 +314,8 @@ class VideoAdapter(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str], *, adapter_only: bool = True) -> None:
         """Write the adapter: projector, learned separators, time rows (safetensors), settings, tokenizer, a card.
 
-        Files take their names only when all are complete, the settings last; a card that is there is kept. The encoder
-        of ``vision`` is frozen and not written. ``adapter_only=False`` writes the language model too, into
+        What is there is replaced, but for a card; a folder whose settings, the last file, are missing is not complete.
+        The encoder of ``vision`` is frozen and not written. ``adapter_only=False`` writes the language model too, into
         ``folder/lm``, or raises ArgumentError where peft has changed its layers; so does True where one lies there.
         """
         if hasattr(self, "peft_config") or (not adapter_only and hasattr(self.lm, "peft_config")):
@@ -329,29 +326,20 @@ class VideoAdapter(nn.Module):
         if adapter_only and (path / "lm").exists():
             raise ArgumentError(f"folder: '{path}' holds an earlier language model in lm/; remove it or choose another")
         path.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path, prefix=".part-") as name:
-            part = Path(name)
-            self.processor.tt.save_pretrained(part)
-            if not adapter_only:
-                self.lm.save_pretrained(part / "lm")
-            rows = rows_of(self.lm, self.time_token_ids)
-            tensors = self.projector.state_dict(prefix="projector.") | self.pooler.state_dict(prefix="pooler.") | rows
-            data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-            (part / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
-            write_json(part / _SETTINGS, self._settings)
-            if not (path / _CARD).exists():
-                (part / _CARD).write_text(self._card(adapter_only), encoding="utf-8")
-            files = (file for file in part.rglob("*") if file.is_file())
-            for file in sorted(files, key=lambda file: file.name == _SETTINGS):  # the settings last
-                target = path / file.relative_to(part)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, target)
-
-    def _card(self, adapter_only: bool) -> str:
-        base = self.lm.config.name_or_path or type(self.lm).__name__
-        told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "version": __version__}
-        text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
-        return text.format(**self._settings, **told, num_time_tokens=len(self.time_token_ids))
+        (path / _SETTINGS).unlink(missing_ok=True)  # without them, what is written from here on is no adapter
+        self.processor.tt.save_pretrained(path)
+        if not adapter_only:
+            self.lm.save_pretrained(path / "lm")
+        tensors = self.projector.state_dict(prefix="projector.") | self.pooler.state_dict(prefix="pooler.")
+        tensors |= rows_of(self.lm, self.time_token_ids)
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        (path / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
+        if not (path / _CARD).exists():
+            base, num = self.lm.config.name_or_path or type(self.lm).__name__, len(self.time_token_ids)
+            told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "num_time_tokens": num}
+            text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+            (path / _CARD).write_text(text.format(**self._settings, **told, version=__version__), encoding="utf-8")
+        write_json(path / _SETTINGS, self._settings)
 
     @classmethod
     def from_pretrained(
@@ -362,28 +350,23 @@ class VideoAdapter(nn.Module):
         projector: nn.Module | None = None,
         vision: nn.Module | None = None,
     ) -> Self:
-        """Read back what ``save_pretrained`` wrote.
+        """Read back what ``save_pretrained`` wrote; ModelFolderError where a file is missing or not readable.
 
-        Args:
-            folder: Where it is; ModelFolderError is raised where a file is missing or not readable.
-            lm: The language model, whose time rows are overwritten; None reads ``folder/lm``. ArgumentError is raised
-                where it has no rows for the time tokens or does not fit the saved ones.
-            projector: Needed where the saved adapter had a projector of its own class.
-            vision: As in the class.
+        The time rows of ``lm``, which is ``folder/lm`` if None, are overwritten; ArgumentError is raised where it has
+        none or does not fit. ``projector`` is needed where the saved adapter had one of its own class, and ``vision``
+        is as in the class.
         """
         path = Path(folder)
         if lm is None and not (path / "lm").is_dir():
             raise ModelFolderError(f"folder: {str(path)!r} lacks lm/, a saved language model; pass lm=")
-        told, causes = f"folder: {str(path)!r} holds no readable adapter", (OSError, ValueError, KeyError, TypeError)
-        with raised_as(ModelFolderError, told, *causes, SafetensorError):
+        with raised_as(ModelFolderError, f"folder: {str(path)!r} holds no readable adapter", Exception):
             settings: dict[str, Any] = read_json(path / _SETTINGS, dict, "the settings of an adapter")
             tensors = load_file(path / _WEIGHTS)
-            saved, pooler = settings.pop("projector"), SlowFastPooler(**settings.pop("pooler"))
-        kind = saved if projector is None else projector
-        if kind is None:
-            raise ArgumentError("projector: the saved adapter had a projector of its own class; pass one of that class")
+            settings["pooler"] = SlowFastPooler(**settings["pooler"])
+        if projector is not None:
+            settings["projector"] = projector
         lm = lm or AutoModelForCausalLM.from_pretrained(path / "lm")
-        adapter = cls(lm, TimeTokenizer.from_pretrained(path), projector=kind, pooler=pooler, vision=vision, **settings)
+        adapter = cls(lm, TimeTokenizer.from_pretrained(path), vision=vision, **settings)
         parts = nn.ModuleDict({"projector": adapter.projector, "pooler": adapter.pooler})
         parts.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in ROWS}, assign=True)
         load_rows(lm, adapter.time_token_ids, tensors)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tomllib
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,22 +26,8 @@ from timetok.lita.processing import LitaProcessor
 from timetok.tokenizer import TimeTokenizer
 from timetok.vision import FrameEncoder, FrameTransform
 
-VICUNA = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-"""What stands in front of every conversation: Vicuna v1 of FastChat (Apache-2.0)."""
-
-# what settings may be, first what they are where a checkpoint does not say
-_CAN: dict[str, tuple[Any, ...]] = {
-    "model_type": ("lita", "llava", "llava_llama"),
-    "video_arch": ("temporal_spatial_pool", "temporal", "spatial", "temporal_spatial", "spatial_pool"),
-    "mm_projector_type": ("linear", "mlp2x_gelu"),
-    "mm_vision_select_feature": ("patch",),
-    "mm_use_im_start_end": (False,),
-    "input_type": ("video",),
-}
-_OTHERS = {"mm_vision_select_layer": -2, "num_time_tokens": None, "time_token_ids": None, "num_frames": 100}
+_PUBLISHED = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
+VICUNA: str = _PUBLISHED["system"]  # what stands in front of every conversation
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _TABLES = ("model.lm.model.embed_tokens.weight", "model.lm.lm_head.weight")
 _PROJECTOR = re.compile(r"^(?:model\.)?mm_projector\.|^layers\.")  # "layers" is VILA's
@@ -70,7 +57,7 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
             It follows LLaVA's; no published LITA of this kind could be tried.
 
     Raises:
-        ModelFolderError: A file is missing, damaged, or not what can be converted; nothing was written.
+        ModelFolderError: A file is missing, damaged, or not what can be converted; nothing is left behind.
 
     >>> convert("lita-13b", vision="clip-vit-large-patch14", out="lita")  # doctest: +SKIP
     """
@@ -87,26 +74,28 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
     tables = _tensors(delta) if delta and ids else {}
     rows = {name: tables[name] for name in _TABLES if name in tables}  # of time tokens, perhaps with all others
     rows = {name: each if len(each) == len(ids) else each[ids[0] : ids[-1] + 1] for name, each in rows.items()}
-    held: dict[str, tuple[Path, Tensor]] = {}
-    for path in files:
-        for name, tensor in _tensors(path, check=True).items():
-            if path == delta and name in _TABLES:
-                continue
-            if name in held:
-                raise ModelFolderError(f"model: {os.fspath(path)!r} holds {name}, as {held[name][0].name} does")
-            held[name] = path, _grown(tensor.to("meta"), rows.get(name), ids)
-    with telling_which(source):
-        places = _places(config, held)
+    tied = _TABLES[1:] if config.tie_word_embeddings else ()
+    held: dict[str, Tensor] = {}  # without their numbers
+    index: dict[str, str] = {}
     with replacing(out) as partial:
         partial.mkdir(parents=True)
-        index: dict[str, str] = {}
         for number, path in enumerate(tqdm([None, *files], "converting", unit="file"), start=1):  # None: its eyes
             found = encoder.state_dict(prefix="model.vision.") if path is None else _tensors(path)
-            part = {name: _grown(each, rows.get(name), ids) for name, each in found.items() if places.get(name) == path}
+            left_out = _TABLES if path == delta else tied
+            part = {name: each.contiguous() for name, each in found.items() if name not in left_out}
+            for name in part.keys() & rows.keys():
+                table = part[name]
+                part[name] = torch.cat([table[: ids[0]], rows[name].to(table), table[ids[-1] + 1 :]])
+            if twice := held.keys() & part.keys():
+                raise ModelFolderError(f"model: {str(path)!r} holds {min(twice)}, as an earlier file does")
             file = f"model-{number:05d}-of-{len(files) + 1:05d}.safetensors"
             save_file(part, partial / file, metadata={"format": "pt"})
+            held |= {name: each.to("meta") for name, each in part.items()}
             index |= dict.fromkeys(part, file)
+        with telling_which(source):
+            _check(config, held)
         write_json(partial / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
+        config.dtype = held[_TABLES[0]].dtype
         config.save_pretrained(partial)
         processor.save_pretrained(partial)
 
@@ -123,13 +112,13 @@ def read_eyes(vision: Folder, *, layer: int = -2) -> tuple[FrameEncoder, FrameTr
 
 def read_projector(file: Folder) -> dict[str, Tensor]:
     """A projector's weights from a file in LLaVA's or VILA's layout; ModelFolderError where it is not one."""
-    begin, found = "model.projector.", _tensors(Path(file), check=True)
+    begin, found = "model.projector.", _tensors(Path(file))
     return {name.removeprefix(begin): tensor for name, tensor in found.items() if name.startswith(begin)}
 
 
 def _find(folder: Path, base: Path | None) -> tuple[_Json, _Json, list[Path], Path | None]:
     """Settings, those of the language model, and files of weights, one of which may be a delta."""
-    settings, delta = _OTHERS | _read(folder / "config.json"), None
+    settings, delta = _PUBLISHED["otherwise"] | _read(folder / "config.json"), None
     lm = folder / "llm" if (folder / "llm").is_dir() else base or folder
     text, files = _read(lm / "config.json"), _weight_files(lm)
     if lm == folder:
@@ -144,7 +133,7 @@ def _find(folder: Path, base: Path | None) -> tuple[_Json, _Json, list[Path], Pa
         files += _weight_files(folder / "mm_projector")
     if not files:
         raise ModelFolderError("it holds no weights; of a folder with an mm_projector.bin alone, name the base, too")
-    for name, can in _CAN.items():
+    for name, can in _PUBLISHED["can"].items():
         settings[name] = can[0] if settings.get(name) is None else settings[name]
         if settings[name] not in can:
             raise ModelFolderError(f"config.json: {name}: expected one of {can}, got {settings[name]!r}")
@@ -157,14 +146,14 @@ def _weight_files(folder: Path) -> list[Path]:
     return next(filter(None, (sorted(folder.glob(pattern)) for pattern in _WEIGHTS)), [])
 
 
-def _tensors(path: Path, *, check: bool = False) -> dict[str, Tensor]:
-    """The tensors of a file under our names, mapped into memory; ``check`` reads all of a pickle for its sums."""
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file under our names, mapped into memory."""
     with telling_which(path):
         if path.suffix == ".safetensors":
             loaded = load_file(path)
         else:
             with ZipFile(path) as archive:  # torch checks no sums of what it maps
-                if check and (archive.testzip() or any(part.compress_type for part in archive.infolist())):
+                if archive.testzip() or any(part.compress_type for part in archive.infolist()):
                     raise ModelFolderError("it is damaged, or compressed")
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         named = {name: tensor for name, tensor in loaded.items() if not _UNUSED.match(name)}
@@ -204,7 +193,7 @@ def _describe(
     settings: _Json, text: _Json, tokenizer: PreTrainedTokenizerFast, encoder: FrameEncoder, transform: FrameTransform
 ) -> tuple[LitaProcessor, LitaConfig]:
     """What stands beside the weights; time tokens have the ids that the settings name."""
-    num, projector = settings["num_time_tokens"], settings["mm_projector_type"]
+    num, projector = settings.get("num_time_tokens"), settings["mm_projector_type"]
     if num:
         if not 1 < num < len(tokenizer):  # adding a billion would never end
             raise ModelFolderError(f"num_time_tokens: expected 2 to {len(tokenizer) - 1}, got {num}")
@@ -218,31 +207,22 @@ def _describe(
     ours: _Json = {"codec": "index" if num else "seconds", "lita_spacing": bool(num), "system": VICUNA, **shared}
     processor = LitaProcessor(tokenizer, transform=asdict(transform) | crop, grid=encoder.grid, **ours)
     ids = list(processor.tt.time_token_ids)
-    if settings["time_token_ids"] not in (None, [], ids):
+    if settings.get("time_token_ids") not in (None, [], ids):
         raise ModelFolderError(f"time_token_ids: they are not the tokenizer's, which start with {ids[:1]}")
     shared |= {"projector": projector, "order": "pool-first" if projector == "linear" else "project-first"}
     shared |= {"time_token_ids": ids, "video_token_id": processor.video_token_id, "vision": encoder.arguments}
     return processor, LitaConfig(text_config=text, architectures=["LitaForConditionalGeneration"], **shared)
 
 
-def _grown(tensor: Tensor, rows: Tensor | None, ids: list[int]) -> Tensor:
-    """A table ``[v d]`` with the ``rows`` of time tokens in their places, if any; other tensors are given back."""
-    if rows is None:
-        return tensor.contiguous()
-    return torch.cat([tensor[: ids[0]], rows.to(tensor), tensor[ids[-1] + 1 :]])
-
-
-def _places(config: LitaConfig, held: dict[str, tuple[Path, Tensor]]) -> dict[str, Path]:
-    """The file of each tensor that the model has, but for its eyes; refuse too many, too few, or of other sizes."""
+def _check(config: LitaConfig, held: dict[str, Tensor]) -> None:
+    """Refuse weights of a model that are too many, too few, or of other sizes."""
     if (layers := config.text_config.num_hidden_layers) > len(held):  # building a billion would never end
         raise ModelFolderError(f"num_hidden_layers: {layers} are more than there are weights")
     with torch.device("meta"):
         model = LitaForConditionalGeneration(config)
-    not_read: Any = {*model.all_tied_weights_keys, *model.model.vision.state_dict(prefix="model.vision.")}
-    wanted = {name: list(each.shape) for name, each in model.state_dict().items() if name not in not_read}
-    found = {name: list(each.shape) for name, (_, each) in held.items() if name not in not_read}
-    if wrong := [name for name in wanted | found if wanted.get(name) != found.get(name)]:
+    wanted = {name: list(each.shape) for name, each in model.state_dict().items()}
+    found = {name: list(each.shape) for name, each in held.items()}
+    either = (wanted | found).keys() - model.all_tied_weights_keys.keys()
+    if wrong := sorted(name for name in either if wanted.get(name) != found.get(name)):
         expected, got = wanted.get(wrong[0], "none"), found.get(wrong[0], "none")
         raise ModelFolderError(f"{len(wrong)} weights do not fit, such as {wrong[0]}: expected {expected}, got {got}")
-    config.dtype = held[_TABLES[0]][1].dtype
-    return {name: held[name][0] for name in wanted}
