@@ -5,17 +5,15 @@ Shapes: b batch, t frames, p patches, h w patch grid, e vision width, n visual t
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple, Self, TypeAlias, cast, get_args
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from timetok.errors import ArgumentError
 from timetok.pooling import reference
 from timetok.pooling.plan import PoolingPlan, plan_of
 
-Name: TypeAlias = Literal["triton", "torch"]
 Wanted: TypeAlias = Literal["auto", "triton", "torch"]
 _HAS_TRITON = find_spec("triton") is not None
 _LARGEST = 8  # side of a window in the kernels, which unroll it
@@ -68,7 +66,7 @@ class SlowFastPooler(nn.Module):
             wanted = f"the width of the language model, for {', '.join(names)}" if names else "None: none are learned"
             raise ArgumentError(f"dim: expected {wanted}, got {dim!r}")
         vectors = {name: torch.randn(dim or 0) * (dim or 1) ** -0.5 for name in names}
-        self.separators: Any = nn.ParameterDict(vectors) if names else None
+        self.separators: Any = nn.ParameterDict(vectors)
 
     @classmethod
     def preset(cls, name: str, *, dim: int | None = None) -> Self:
@@ -110,10 +108,10 @@ class SlowFastPooler(nn.Module):
                 that were kept; the first, the last and all of a video of ``max_kept`` frames are.
 
         Yields:
-            Tokens ``[n e]``, as soon as their place in the order comes; the rest is kept as tokens, no frame is.
+            Tokens ``[n e]``: where a token a frame leads, those at once; the rest, kept as tokens, at the end.
         """
         grids = (as_grid((chunk[None] if chunk.ndim == 2 else chunk)[None])[0] for chunk in chunks)
-        return reference.stream(grids, self.plan, self.separators or {}, num_frames, max_kept)
+        return reference.stream(grids, self.plan, self.separators, num_frames, max_kept)
 
 
 def as_grid(features: Tensor) -> Tensor:
@@ -127,7 +125,7 @@ def as_grid(features: Tensor) -> Tensor:
     side = round(shape[2] ** 0.5)
     if side * side != shape[2]:
         raise ArgumentError(f"features: {shape[2]} patches fill no square grid; pass [b t h w e], got {shape}")
-    return rearrange(features, "b t (h w) e -> b t h w e", h=side)
+    return features.view(*shape[:2], side, side, shape[3])
 
 
 class Backend(NamedTuple):
@@ -149,12 +147,11 @@ def pool(
     return BACKENDS[choose(plan, grid.device.type, backend)].run(grid, plan, separators or {})
 
 
-def choose(plan: PoolingPlan, device: str, backend: str = "auto") -> Name:
+def choose(plan: PoolingPlan, device: str, backend: str = "auto") -> str:
     """The backend that will carry out a plan on a kind of device; ArgumentError as in `pool`."""
-    if backend not in get_args(Wanted):
-        raise ArgumentError(f"backend: expected one of {', '.join(get_args(Wanted))}, got {backend!r}")
-    on_device: tuple[Name, ...] = get_args(Name) if device == "cuda" else ("torch",)
-    names = on_device if backend == "auto" else [name for name in BACKENDS if name == backend]
+    if backend not in ("auto", *BACKENDS):
+        raise ArgumentError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
+    names = [backend] if backend != "auto" else list(BACKENDS) if device == "cuda" else ["torch"]
     for name in names:
         if not (reason := BACKENDS[name].why_not(plan, device)):
             return name
@@ -162,13 +159,12 @@ def choose(plan: PoolingPlan, device: str, backend: str = "auto") -> Name:
 
 
 def _triton_refuses(plan: PoolingPlan, device: str) -> str:
-    if not plan.fast or not plan.paths[0].plain or len(plan.paths) > 2:
-        return "its kernels know plans of one token a frame, then at most one other path"
-    for path in plan.paths[1:]:
-        known = path.plain and path.frames in ("even", "floor") and path.window[0] == 1
-        if not known or not 0 < min(path.window[1:]) <= max(path.window[1:]) <= _LARGEST:
-            sizes = f"up to {_LARGEST} x {_LARGEST} patches"
-            return f"its kernels know means of {sizes} of frames 'even' or 'floor', which path {path.name!r} is not"
+    slow = plan.paths[1:]
+    are_means = all(path.plain and path.frames == "even" for path in slow)
+    are_unrolled = all(0 < min(path.window) <= max(path.window) <= _LARGEST for path in slow)
+    if not (plan.fast and len(slow) <= 1 and are_means and are_unrolled):
+        sizes = f"means of up to {_LARGEST} x {_LARGEST} patches of frames 'even'"
+        return f"its kernels know plans of one token a frame, then at most one path: {sizes}"
     if not _HAS_TRITON:
         return "triton is not installed"
     if device != "cuda":
@@ -183,11 +179,11 @@ def _run_triton(grid: Tensor, plan: PoolingPlan, _: Mapping[str, Tensor]) -> Ten
     from timetok.pooling import kernels
 
     slow = plan.paths[-1]
-    layout = (slow.num, slow.frames == "even", *slow.window[1:]) if len(plan.paths) > 1 else (0, True, 2, 2)
+    layout = (slow.num, *slow.window[1:]) if len(plan.paths) > 1 else (0, 2, 2)
     return cast(Tensor, kernels.slow_fast(grid, *layout))
 
 
-BACKENDS: dict[Name, Backend] = {
+BACKENDS: dict[str, Backend] = {
     "triton": Backend(_run_triton, _triton_refuses),
     "torch": Backend(reference.pool, lambda plan, device: ""),
 }
