@@ -261,14 +261,14 @@ def half(tmp_path: Path) -> tuple[Path, list[int]]:
 
 
 def test_cut_off_after_the_index_is_refused(half: tuple[Path, list[int]]) -> None:
-    path, kept = half
-    with pytest.raises(VideoError, match=f"33 of its 60 frames decode.*{kept[-1] / 8:.2f} seconds.*allow_truncated"):
+    path, _ = half
+    with pytest.raises(VideoError, match=r"cut off or damaged at \d\.\d\d seconds; pass allow_truncated"):
         read_frames(path, 4)
 
 
 def test_cut_off_after_the_index_is_used_when_allowed(half: tuple[Path, list[int]]) -> None:
     path, kept = half
-    with pytest.warns(UserWarning, match="33 of its 60 frames") as warned:
+    with pytest.warns(UserWarning, match=f"cut off or damaged at {kept[-1] / 8:.2f} seconds") as warned:
         frames = read_frames(path, 7, allow_truncated=True)
     assert warned[0].filename == __file__
     assert numbers(frames) == [kept[i] for i in expected_indices(33, 7)]
@@ -284,9 +284,9 @@ def test_damage_in_the_middle_is_refused(tmp_path: Path, capfd: pytest.CaptureFi
     for packet in packets[20:40]:
         content[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     path.write_bytes(content)
-    with pytest.raises(VideoError, match="40 of its 60 frames decode"):
+    with pytest.raises(VideoError, match="cut off or damaged at 2.38 seconds"):  # 19 / 8, the last frame before it
         read_frames(path, 60)
-    with pytest.warns(UserWarning, match="40 of its 60 frames"):
+    with pytest.warns(UserWarning, match="only what decodes was used"):
         frames = read_frames(path, 40, allow_truncated=True)
     assert numbers(frames) == [*range(20), *range(40, 60)]
     assert frames.duration_seconds == 60 / 8

@@ -10,13 +10,13 @@ import operator
 import os
 import re
 import threading
-import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from timetok.errors import ArgumentError, VideoError, VideoNotFoundError, raised_as
-from timetok.video.file import Shown, Walk, count_lost, decodable, demux, duration, opened
+from timetok.video.file import Shown, Walk, demux, duration, opened, played
 
 Source = str | os.PathLike[str]
 Array = torch.Tensor | NDArray[np.uint8]
@@ -109,9 +109,12 @@ def read_frames(
     path = _file(source)
     shown = demux(path)
     if not shown.num_lost:
-        with suppress(VideoError) if backend == "pyav" else nullcontext():  # what does not decode, decodable() finds
+        with suppress(VideoError) if backend == "pyav" else nullcontext():  # then only the frames that decode count
             return _decode(path, shown, num_frames, picture, backend)
-    return _decode(path, decodable(path, shown, allow_truncated=allow_truncated), num_frames, picture, backend)
+    ticks = np.unique([*map(itemgetter(0), played(path, allow_truncated=allow_truncated))])
+    last_ticks = shown.last_ticks if ticks[-1] == shown.ticks[-1] else 0
+    left = replace(shown, ticks=ticks, last_ticks=last_ticks, keyframes=())
+    return _decode(path, left, num_frames, picture, backend)
 
 
 def iter_frames(
@@ -133,24 +136,12 @@ def iter_frames(
     if not 0 <= every_seconds < math.inf:
         raise ArgumentError(f"every_seconds must be 0 or more, got {every_seconds!r}")
     step = Fraction(every_seconds).limit_denominator(10**6)  # 0.1 means 1/10: its double is more and would miss frames
-    picture, first, seconds, before = _Picture(size), None, Fraction(0), None
+    picture, before = _Picture(size), None
     given: Any = source if hasattr(source, "read") else _file(source)
-    with opened(given) as (container, stream):
-        walk = Walk(container, stream)
-        for tick, frame in walk.frames:
-            if walk.is_damaged and not allow_truncated:
-                break
-            first = tick if first is None else first
-            seconds = (tick - first) * Fraction(stream.time_base or 1)
-            if (interval := seconds // step if step else tick) != before:
-                before = interval
-                yield float(seconds), picture(frame)
-        is_damaged = walk.is_damaged or count_lost(given, container, stream, walk.num_whole) > 0
-    if is_damaged or first is None:
-        found = f"{source} is cut off or damaged at {float(seconds):.2f} seconds"
-        if not allow_truncated or first is None:
-            raise VideoError(f"{found}; pass allow_truncated=True to use what decodes")
-        warnings.warn(f"{found}; only what decodes was used", stacklevel=2)
+    for _, seconds, frame in played(given, allow_truncated=allow_truncated):
+        if (interval := seconds // step if step else seconds) != before:
+            before = interval
+            yield float(seconds), picture(frame)
 
 
 def _positive(name: str, value: object) -> int:

@@ -6,7 +6,7 @@ import warnings
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -163,19 +163,23 @@ class Walk:
         raise VideoError(f"{self.container.name} decodes differently each time it is read; re-encode it")
 
 
-def decodable(path: Path, shown: Shown, *, allow_truncated: bool) -> Shown:
-    """What is left of a file when only the frames that decode count, read from front to back."""
-    with opened(path) as (container, stream):
+def played(source: Path | BinaryIO, *, allow_truncated: bool) -> Iterator[tuple[int, Fraction, VideoFrame]]:
+    """Each frame that decodes, from front to back, with its tick and its seconds since the first.
+
+    A VideoError where damage is met; ``allow_truncated`` passes over it and warns whoever called the caller at the end.
+    """
+    first, seconds = None, Fraction(0)
+    with opened(source) as (container, stream):
         walk = Walk(container, stream)
-        ticks = np.unique([tick for tick, _ in walk.frames])
-    if len(ticks) == 0:
-        raise VideoError(f"{path} holds {len(shown.ticks)} frame(s), but not one of them decodes")
-    last_ticks = shown.last_ticks if ticks[-1] == shown.ticks[-1] else 0
-    left = replace(shown, ticks=ticks, last_ticks=last_ticks, keyframes=())
-    if walk.is_damaged or shown.num_lost:  # else the file is whole and merely holds packets that show nothing
-        found = f"{path} is cut off or damaged: {len(ticks)} of its {len(shown.ticks) + shown.num_lost} frames decode"
-        found += f", the last at {left.seconds()[-1]:.2f} seconds"
-        if not allow_truncated:
-            raise VideoError(f"{found}; pass allow_truncated=True to use those")
-        warnings.warn(f"{found}; only those are used", stacklevel=3)
-    return left
+        for tick, frame in walk.frames:
+            if walk.is_damaged and not allow_truncated:
+                break
+            first = tick if first is None else first
+            seconds = (tick - first) * Fraction(stream.time_base or 1)
+            yield tick, seconds, frame
+        is_damaged = walk.is_damaged or count_lost(source, container, stream, walk.num_whole) > 0
+    if is_damaged or first is None:
+        found = f"{source} is cut off or damaged at {float(seconds):.2f} seconds"
+        if not allow_truncated or first is None:
+            raise VideoError(f"{found}; pass allow_truncated=True to use what decodes")
+        warnings.warn(f"{found}; only what decodes was used", stacklevel=3)
