@@ -194,11 +194,7 @@ def test_a_matroska_file_that_ends_early_is_refused(tmp_path: Path, name: str) -
     path.write_bytes(content[: len(content) * 6 // 10])
     with pytest.raises(VideoError, match="cut off or damaged"):
         read_frames(path)
-    with pytest.warns(UserWarning, match="cut off or damaged"):
-        frames = read_frames(path, 10, allow_truncated=True)
-    left = [read_number(picture) for picture in decode_everything(path)[0]]
-    assert 10 < len(left) < NUM
-    assert numbers(frames) == [left[index] for index in expected_indices(len(left), 10)]
+    assert 10 < len(decode_everything(path)[0]) < NUM
     path.write_bytes(content)
     assert numbers(read_frames(path, NUM)) == list(range(NUM))
 

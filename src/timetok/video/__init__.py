@@ -16,7 +16,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -73,7 +72,6 @@ def read_frames(
     *,
     size: Size | None = None,
     fps: float | None = None,
-    allow_truncated: bool = False,
     backend: Backend = "pyav",
 ) -> Frames:
     """Read frames spread evenly over a video, the first and the last included: ``[t 3 h w]``, t = ``num_frames``.
@@ -84,9 +82,8 @@ def read_frames(
     in the natural order of their names: picture i is shown at i / fps and the video ends at n / fps. ``size`` is the
     ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
     ``FrameTransform.resize`` that each frame passes once decoded, in any thread, uint8 ``[1 3 h w]`` → ``[1 3 s s]``;
-    None keeps the video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples
-    the frames that still decode, as if the video ended with the last. ``backend="torchcodec"`` takes the pixels of a
-    file from there; it must be installed, with an FFmpeg, may overlook damage, and turns videos but mirrors none.
+    None keeps the video's own. ``backend="torchcodec"`` takes the pixels of a file from there; it must be installed,
+    with an FFmpeg, may overlook damage, and turns videos but mirrors none.
 
     Raises:
         VideoNotFoundError: There is nothing at ``source``.
@@ -108,23 +105,21 @@ def read_frames(
         return _stills(source, num_frames, picture, fps)
     path = _file(source)
     shown = demux(path)
-    if not shown.num_lost:
-        with suppress(VideoError) if backend == "pyav" else nullcontext():  # then only the frames that decode count
-            return _decode(path, shown, num_frames, picture, backend)
-    ticks = np.unique([*map(itemgetter(0), played(path, allow_truncated=allow_truncated))])
-    last_ticks = shown.last_ticks if ticks[-1] == shown.ticks[-1] else 0
-    left = replace(shown, ticks=ticks, last_ticks=last_ticks, keyframes=())
+    with suppress(VideoError) if backend == "pyav" else nullcontext():
+        return _decode(path, shown, num_frames, picture, backend)
+    # Either the file is damaged, which reading on will tell, or some of its packets show nothing.
+    left = replace(shown, ticks=np.unique([tick for tick, *_ in played(path)]), keyframes=())
     return _decode(path, left, num_frames, picture, backend)
 
 
 def iter_frames(
-    source: Source | BinaryIO, *, size: Size | None = None, every_seconds: float = 0, allow_truncated: bool = False
+    source: Source | BinaryIO, *, size: Size | None = None, every_seconds: float = 0
 ) -> Generator[tuple[float, torch.Tensor], None, None]:
     """Frames and their seconds since the first, uint8 ``[3 h w]``, as they are decoded; none is kept.
 
     ``source`` is a video file or a binary file object, which may be a pipe without end and stays open. Of each
-    ``every_seconds`` only the earliest frame is given; 0 gives them all. ``size`` is that of ``read_frames``. Damage
-    raises where it is met; ``allow_truncated`` passes over what does not decode and warns at the end.
+    ``every_seconds`` only the earliest frame is given; 0 gives them all. ``size`` is that of ``read_frames``. A
+    file that is cut off raises at once, other damage where it is met.
 
     Raises:
         VideoNotFoundError, VideoError, ArgumentError: As ``read_frames``, with the first frame or later.
@@ -138,7 +133,7 @@ def iter_frames(
     step = Fraction(every_seconds).limit_denominator(10**6)  # 0.1 means 1/10: its double is more and would miss frames
     picture, before = _Picture(size), None
     given: Any = source if hasattr(source, "read") else _file(source)
-    for _, seconds, frame in played(given, allow_truncated=allow_truncated):
+    for _, seconds, frame in played(given):
         if (interval := seconds // step if step else seconds) != before:
             before = interval
             yield float(seconds), picture(frame)
