@@ -266,7 +266,7 @@ def test_damage_in_the_middle(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     for packet in packets[20:40]:
         content[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     path.write_bytes(content)
-    with pytest.raises(VideoError, match="Invalid data .* damaged") as error:
+    with pytest.raises(VideoError, match=r"Invalid data .* damaged") as error:
         read_frames(path, 60)
     one_line(error, path)
     assert capfd.readouterr() == ("", "")

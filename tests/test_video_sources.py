@@ -277,7 +277,7 @@ def test_damage_raises_where_it_is_met(tmp_path: Path) -> None:
     content[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     path.write_bytes(content)
     frames, seen = iter_frames(path), []
-    with pytest.raises(VideoError, match="Invalid data .* damaged"):
+    with pytest.raises(VideoError, match=r"Invalid data .* damaged"):
         seen.extend(picture for _, picture in iter(lambda: next(frames), None))
     assert 10 < len(seen) <= 30
     assert all(torch.equal(seen[k], whole[k]) for k in range(len(seen)))
