@@ -180,7 +180,7 @@ def test_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("empty.mp4", b"", "empty file"),
+        ("empty.mp4", b"", "not a video"),
         ("text.mp4", b"when does it happen?\n" * 50, "not a video"),
         ("text.txt", b"when does it happen?\n" * 50, "is text, not a video"),
         ("noise.mkv", bytes(range(256)) * 8, "not a video"),

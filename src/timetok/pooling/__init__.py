@@ -101,22 +101,19 @@ class SlowFastPooler(nn.Module):
             return self.forward([video[:n] for video, n in zip(features, num_frames, strict=True)])
         return pool(as_grid(features), self.plan, self.separators, backend=self.backend)
 
-    def stream(
-        self, chunks: Iterable[Tensor], *, num_frames: int | None = None, max_kept: int = 256
-    ) -> Iterator[Tensor]:
+    def stream(self, chunks: Iterable[Tensor], *, num_frames: int | None = None) -> Iterator[Tensor]:
         """Pool a video that comes in pieces; ``torch.cat(list(...))`` is what ``forward`` gives of the whole.
 
         Args:
             chunks: Frames ``[p e]`` or runs of them, ``[t p e]`` or ``[t h w e]``, in order.
-            num_frames: Frames in all, at least 1, else ArgumentError is raised; None if nobody knows.
-            max_kept: Where nobody knows, frames spread over the whole video are chosen at its end from at most so many
-                that were kept; the first, the last and all of a video of ``max_kept`` frames are.
+            num_frames: Frames in all, at least 1, else ArgumentError is raised. None if nobody knows: frames spread
+                over the video are then chosen at its end, each from 64 that were kept; the first and the last are.
 
         Yields:
             Tokens ``[n e]``: where a token a frame leads, those at once; the rest, kept as tokens, at the end.
         """
         grids = (as_grid((chunk[None] if chunk.ndim == 2 else chunk)[None])[0] for chunk in chunks)
-        return reference.stream(grids, self.plan, self.separators, num_frames, max_kept)
+        return reference.stream(grids, self.plan, self.separators, num_frames)
 
 
 def as_grid(features: Tensor) -> Tensor:

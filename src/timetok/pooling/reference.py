@@ -18,6 +18,7 @@ from timetok.errors import ArgumentError
 from timetok.pooling.plan import Path, PoolingPlan
 
 _SMALL = 1 << 15  # numbers; below, calls cost more than memory
+_KEPT = 64  # frames to choose from for each that is spread over a video of unknown length
 
 
 def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> Tensor:
@@ -148,10 +149,10 @@ def _mean_of_rows(rows: Tensor) -> Tensor:
 
 
 def stream(
-    chunks: Iterable[Tensor], plan: PoolingPlan, separators: Mapping[str, Tensor], num_frames: int | None, max_kept: int
+    chunks: Iterable[Tensor], plan: PoolingPlan, separators: Mapping[str, Tensor], num_frames: int | None
 ) -> Iterator[Tensor]:
     """Tokens ``[n e]``, piece by piece, of chunks ``[t h w e]``: see ``SlowFastPooler.stream``."""
-    later = [_PathStream(path, num_frames, max_kept) for path in plan.paths[plan.fast :]]
+    later = [_PathStream(path, num_frames) for path in plan.paths[plan.fast :]]
     total = 0
     for chunk in chunks:
         if plan.fast:
@@ -170,12 +171,12 @@ def stream(
 class _PathStream:
     """Cells ``[1 1 r c e]`` of one path of a published plan, from the frames of a video in order."""
 
-    def __init__(self, path: Path, num_frames: int | None, max_kept: int) -> None:
+    def __init__(self, path: Path, num_frames: int | None) -> None:
         self.path, self._chooses = path, path.frames in ("even", "floor")
         self._wanted: Sequence[int] = range(sys.maxsize)  # every other is dropped when too many are kept
         if self._chooses and num_frames is not None:
-            self._wanted, max_kept = path.frame_indices(num_frames), sys.maxsize
-        self._max_kept, self._kept = max_kept, dict[int, Tensor]()  # sums of cells by the first of their frames
+            self._wanted = path.frame_indices(num_frames)
+        self._kept: dict[int, Tensor] = {}  # sums of cells by the first of their frames
 
     def take(self, number: int, frame: Tensor) -> None:
         """Add a frame ``[h w e]``, given its number, to its group."""
@@ -186,7 +187,7 @@ class _PathStream:
         if first in self._kept:
             cells = self._kept[first].to(torch.promote_types(cells.dtype, torch.float32)) + cells
         self._kept[first] = cells
-        if self._chooses and len(self._kept) > self._max_kept:
+        if self._chooses and len(self._kept) > _KEPT * self.path.num:
             self._wanted = self._wanted[::2]
             self._kept = {first: cells for first, cells in self._kept.items() if first in self._wanted}
 

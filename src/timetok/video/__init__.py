@@ -151,8 +151,8 @@ def _file(source: object) -> Path:
     path = Path(source)
     if not path.exists():
         raise VideoNotFoundError(f"{path} does not exist; give the path of a video file")
-    if not path.is_file() or not path.stat().st_size:
-        found = "a directory" if path.is_dir() else "an empty file" if path.is_file() else "not a regular file"
+    if not path.is_file():
+        found = "a directory" if path.is_dir() else "not a regular file"
         raise VideoError(f"{path} is {found}; give a video file, or fps as well for a folder of pictures")
     return path
 
@@ -250,7 +250,8 @@ def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture, backen
     starts = [part[0] for part in np.array_split(begins, min(num_threads, len(begins)))[1:]]
     decode, each = (_torchcodec if backend == "torchcodec" else _pyav), num_threads // (len(starts) + 1)
     data = picture.sample(indices, lambda part: decode(path, shown, part, each), starts)
-    return Frames(data, torch.from_numpy(shown.seconds()[indices]), duration(path, shown))
+    ticks, base = shown.ticks[indices] - shown.ticks[0], shown.time_base
+    return Frames(data, torch.from_numpy(ticks * base.numerator / base.denominator), duration(path, shown))
 
 
 def _pyav(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:

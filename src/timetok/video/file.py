@@ -1,6 +1,5 @@
 """A video file as FFmpeg presents it: which frames it shows, when, and how to reach them."""
 
-import math
 import re
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
@@ -35,10 +34,6 @@ class Shown:
     keyframes: tuple[int, ...]
     time_base: Fraction
     rate: Fraction | None
-
-    def seconds(self) -> NDArray[np.float64]:
-        """When each is shown, the first at 0."""
-        return np.asarray((self.ticks - self.ticks[0]) * self.time_base.numerator / self.time_base.denominator)
 
 
 @contextmanager
@@ -118,7 +113,7 @@ class Walk:
         is_reordered = container.format.name == "avi" and stream.codec_context.has_b_frames
         self.queue: list[int] | None = [] if is_reordered else None
         self.keyframes, self.position = keyframes, min(keyframes, default=0)  # the latest tick given to the decoder
-        self.wanted: float = -math.inf
+        self.wanted = 0
         self.frames = self._forward()
 
     def _forward(self) -> Iterator[tuple[int, VideoFrame]]:
