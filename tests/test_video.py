@@ -149,10 +149,8 @@ def test_without_places_to_seek_to_nothing_is_decoded_twice(
 
 
 def test_the_last_frame_without_a_duration_lasts_the_median_gap() -> None:
-    shown = video_file.Shown(np.array([0, 10, 20, 35, 45]), 0, (), Fraction(1, 100), None)
+    shown = video_file.Shown(np.array([0, 10, 20, 35, 45]), 0, (), Fraction(1, 100))
     assert video_file.duration(Path("a.mp4"), shown) == 0.55
-    alone = video_file.Shown(np.array([7]), 0, (), Fraction(1, 100), Fraction(4))
-    assert video_file.duration(Path("a.mp4"), alone) == 0.25
 
 
 # ------------------------------------------------------------------------------------------------------ bad input
@@ -232,7 +230,7 @@ def test_no_frame(tmp_path: Path) -> None:
 
 
 def test_no_duration() -> None:
-    still = video_file.Shown(np.array([5]), 0, (), Fraction(1, 8), None)
+    still = video_file.Shown(np.array([5]), 0, (), Fraction(1, 8))
     with pytest.raises(VideoError, match="duration of 0 seconds"):
         video_file.duration(Path("a.mp4"), still)
 

@@ -33,7 +33,6 @@ class Shown:
     last_ticks: int
     keyframes: tuple[int, ...]
     time_base: Fraction
-    rate: Fraction | None
 
 
 @contextmanager
@@ -84,19 +83,18 @@ def demux(path: Path) -> Shown:
                 keyframes.add(packet.pts)
             if not packet.is_discard:
                 found[packet.pts] = packet.duration or 0
-        time_base, rate = stream.time_base, stream.average_rate
+        time_base = stream.time_base
     if not found or time_base is None:
         raise VideoError(f"{path} has a video stream, but not one frame with a time")
     ticks = np.array(sorted(found), dtype=np.int64)
-    return Shown(ticks, found[int(ticks[-1])], tuple(sorted(keyframes)), time_base, rate)
+    return Shown(ticks, found[int(ticks[-1])], tuple(sorted(keyframes)), time_base)
 
 
 def duration(path: Path, shown: Shown) -> float:
     """Seconds from the first frame to the end of the last, however long the container says it is."""
-    last: Any = shown.last_ticks  # else the median gap, else what the file says of its rate
-    if last <= 0:
-        gaps = np.diff(shown.ticks).tolist()
-        last = Fraction(median(gaps)) if gaps else 1 / (shown.rate * shown.time_base) if shown.rate else 0
+    last: Any = shown.last_ticks
+    if last <= 0 and len(shown.ticks) > 1:
+        last = Fraction(median(np.diff(shown.ticks).tolist()))
     duration = (int(shown.ticks[-1] - shown.ticks[0]) + last) * shown.time_base
     if duration <= 0:
         raise VideoError(f"{path} has a duration of 0 seconds; nothing can be located in it")
