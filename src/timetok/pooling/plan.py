@@ -92,7 +92,7 @@ class Path:
             if self.frames and not (min(self.frames) >= 0 and max(self.frames) < num_frames):
                 raise ArgumentError(f"frames: expected indices below {num_frames}, got {self.frames}")
             return list(self.frames)
-        return list(filter(self.sees, range(num_frames)))
+        return [frame for frame in range(num_frames) if self.sees(frame)]
 
     def sees(self, frame: int) -> bool:
         """Whether it sees a frame, where that depends on no other: of ``"all"``, ``"every"`` and ``"others"``."""

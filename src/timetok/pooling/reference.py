@@ -152,7 +152,7 @@ def stream(
     chunks: Iterable[Tensor], plan: PoolingPlan, separators: Mapping[str, Tensor], num_frames: int | None
 ) -> Iterator[Tensor]:
     """Tokens ``[n e]``, piece by piece, of chunks ``[t h w e]``: see ``SlowFastPooler.stream``."""
-    later = [_PathStream(path, num_frames) for path in plan.paths[plan.fast :]]
+    later = [_PathStream(path, num_frames) for path in (plan.paths[1:] if plan.fast else plan.paths)]
     total = 0
     for chunk in chunks:
         if plan.fast:
@@ -183,7 +183,8 @@ class _PathStream:
         self._last = frame
         if not (number in self._wanted if self._chooses else self.path.sees(number)):
             return
-        first, cells = number - number % (self.path.window[0] or sys.maxsize), over_space(frame[None, None], self.path)
+        first = number - number % (self.path.window[0] or sys.maxsize)
+        cells = over_space(frame[None, None], self.path)
         if first in self._kept:
             cells = self._kept[first].to(torch.promote_types(cells.dtype, torch.float32)) + cells
         self._kept[first] = cells
