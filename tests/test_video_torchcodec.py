@@ -104,5 +104,5 @@ def test_a_damaged_file_is_refused_as_ever(stand_in: type[StandIn], tmp_path: Pa
     path = write(tmp_path / "a.mp4", 60, gop=10, muxer={"movflags": "+faststart"})
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 8 // 10])
-    with pytest.raises(VideoError, match=r"cut off or damaged: .* allow_truncated"):
+    with pytest.raises(VideoError, match="cut off or damaged"):
         read_frames(path, 4, backend="torchcodec")

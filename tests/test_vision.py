@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -92,8 +92,9 @@ def test_a_batch_is_prepared_as_clip_image_processor_does(height, width, size, s
     ["vit_base_patch16_siglip_224", "vit_small_patch16_dinov3", "convnext_atto", "resnet50", "vit_base_patch16_224"],
 )
 def test_timms_own_preprocessing(name, size):
-    transform, known = FrameTransform.of(name, image_size=64), timm.models.get_pretrained_cfg(name)
-    assert FrameTransform.of(name).image_size == known.input_size[-1]
+    transform, known = FrameTransform.of(name), timm.models.get_pretrained_cfg(name)
+    assert transform.image_size == known.input_size[-1]
+    transform = replace(transform, image_size=64)
     config = {key: getattr(known, key) for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")}
     timms = timm.data.create_transform((3, 64, 64), **config)
     video = frames(2, *size) // 2 + 64

@@ -62,12 +62,11 @@ class FrameTransform:
             raise ArgumentError(f"image_size, crop_pct: expected >0 and (0, 1], got {self.image_size}, {self.crop_pct}")
 
     @classmethod
-    def of(cls, name: str, *, image_size: int | None = None) -> Self:
-        """What a timm model was trained to see, at its own size if None; ArgumentError if that is not offered here."""
+    def of(cls, name: str) -> Self:
+        """What a timm model was trained to see; ArgumentError if that is not offered here."""
         with raised_as(ArgumentError, f"name: timm does not know what {name!r} sees", RuntimeError):
             known: Any = timm.models.get_pretrained_cfg(name, allow_unregistered=False)
-        size = image_size or known.input_size[-1]
-        return cls(size, known.mean, known.std, known.crop_mode, known.crop_pct, known.interpolation)
+        return cls(known.input_size[-1], known.mean, known.std, known.crop_mode, known.crop_pct, known.interpolation)
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Resize, crop and normalise: uint8 ``[t c h w]`` → float32 ``[t c s s]``, s = ``image_size``."""

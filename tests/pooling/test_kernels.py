@@ -28,12 +28,11 @@ class Case:
 
     grid: torch.Tensor
     num_slow: int = 4
-    frames: str = "even"
     window: tuple[int, int] = (2, 2)
 
     @property
     def plan(self):
-        slow = Path(name="slow", frames=self.frames, num=max(self.num_slow, 1), window=(1, *self.window))
+        slow = Path(name="slow", frames="even", num=max(self.num_slow, 1), window=(1, *self.window))
         return PoolingPlan((FAST, slow) if self.num_slow else (FAST,))
 
     def formula(self, grid):
@@ -43,8 +42,6 @@ class Case:
         if not self.num_slow:
             return fast
         shown = torch.linspace(0, t - 1, self.num_slow, dtype=torch.float64).round()
-        if self.frames == "floor":
-            shown = torch.linspace(0, t, self.num_slow + 1, dtype=torch.float64)[:-1]
         slow = avg_pool2d(rearrange(grid[:, shown.long()], "b s h w e -> (b s) e h w"), self.window)
         return torch.cat([fast, rearrange(slow, "(b s) e h w -> b (s h w) e", b=b)], 1)
 
@@ -95,7 +92,6 @@ cases = st.builds(
         st.sampled_from(["contiguous", "behind a CLS token", "channels first", "padded"]),
     ),
     num_slow=st.integers(0, 5),
-    frames=st.sampled_from(["even", "floor"]),
     window=st.tuples(st.integers(1, 3), st.integers(1, 3)),
 )
 
@@ -185,7 +181,7 @@ def test_nothing_in_nothing_out(shape):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
 def test_opcheck():
-    options = [(4, True, 2, 2), (3, False, 1, 2), (0, True, 2, 2)]
+    options = [(4, 2, 2), (3, 1, 2), (0, 2, 2)]
     for layout in options:
         grid = features(2, 5, 4, 6, 3, dtype=torch.float32).requires_grad_()
         torch.library.opcheck(kernels.slow_fast, (grid, *layout))
@@ -215,7 +211,7 @@ from triton.compiler import ASTSource
 from timetok.pooling import kernels
 
 def ptx(kernel, pointers, **constants):
-    constants |= {"num_slow": 4, "even": True, "high": 2, "wide": 2, "cells": 8, "block": 128, "real": tl.float32}
+    constants |= {"num_slow": 4, "high": 2, "wide": 2, "cells": 8, "block": 128, "real": tl.float32}
     names = kernel.arg_names
     types = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names}
     known = {(names.index(name),): value for name, value in constants.items()}

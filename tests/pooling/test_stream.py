@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 
 from timetok import SlowFastPooler
 from timetok.errors import ArgumentError
-from timetok.pooling import PRESETS
+from timetok.pooling import PRESETS, reference
 
 
 def pooler_of(name):
@@ -51,17 +51,24 @@ def test_fast_tokens_come_at_once():
 def test_a_long_video_of_unknown_length_keeps_few_frames():
     t = 1000
     video = torch.arange(t, dtype=torch.float32)[:, None, None].expand(t, 4, 1)
-    tokens = torch.cat(list(SlowFastPooler(fast=False).stream(video, max_kept=64))).flatten().tolist()
+    tokens = torch.cat(list(SlowFastPooler(fast=False).stream(video))).flatten().tolist()
     exact = SlowFastPooler(fast=False).plan.paths[0].frame_indices(t)
     assert (tokens[0], tokens[-1]) == (0, t - 1)
-    assert all(abs(found - wanted) <= t / 64 for found, wanted in zip(tokens, exact, strict=True))
+    assert all(abs(found - wanted) <= t / (64 * 4) for found, wanted in zip(tokens, exact, strict=True))
 
 
 @pytest.mark.parametrize("t", range(1, 30))
-def test_the_first_and_the_last_frame_are_kept_at_any_length(t):
+def test_the_first_and_the_last_frame_are_kept_at_any_length(t, monkeypatch):
+    monkeypatch.setattr(reference, "_KEPT", 1)  # of which four slow frames keep four
     video = torch.arange(t, dtype=torch.float32)[:, None, None].expand(t, 4, 1)
-    tokens = torch.cat(list(SlowFastPooler(fast=False).stream(video, max_kept=3))).flatten().tolist()
+    tokens = torch.cat(list(SlowFastPooler(fast=False).stream(video))).flatten().tolist()
     assert (tokens[0], tokens[-1]) == (0, t - 1)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_tokens_come_in_the_dtype_of_the_frames(name):
+    video = torch.ones(9, 16, 3, dtype=torch.bfloat16)
+    assert {tokens.dtype for tokens in pooler_of(name).stream(video.split(4))} == {torch.bfloat16}
 
 
 def test_low_precision_sums_in_float32():

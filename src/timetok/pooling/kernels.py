@@ -19,16 +19,13 @@ INTERPRETED = not isinstance(tl.sum, triton.JITFunction)
 
 
 @triton.jit
-def _slots(frame, num_frames, num_slow: tl.constexpr, even: tl.constexpr):
+def _slots(frame, num_frames, num_slow: tl.constexpr):
     """The places ``[first, stop)`` of a frame among the slow frames, which stand in order."""
     first, stop = 0, 0
+    steps: tl.constexpr = num_slow - 1 if num_slow > 1 else 1
     for k in range(num_slow):
-        if even:
-            steps: tl.constexpr = num_slow - 1 if num_slow > 1 else 1
-            shown, rest = k * (num_frames - 1) // steps, k * (num_frames - 1) % steps
-            shown += ((2 * rest > steps) | ((2 * rest == steps) & (shown % 2 == 1))).to(tl.int32)
-        else:
-            shown = k * num_frames // num_slow
+        shown, rest = k * (num_frames - 1) // steps, k * (num_frames - 1) % steps
+        shown += ((2 * rest > steps) | ((2 * rest == steps) & (shown % 2 == 1))).to(tl.int32)
         first += (shown < frame).to(tl.int32)
         stop += (shown <= frame).to(tl.int32)
     return first, stop
@@ -37,7 +34,7 @@ def _slots(frame, num_frames, num_slow: tl.constexpr, even: tl.constexpr):
 @triton.jit
 def _forward(
     grid, tokens, sums, num_frames, height, width, channels, stride_b, stride_t, stride_h, stride_w, stride_e,
-    num_slow: tl.constexpr, even: tl.constexpr, high: tl.constexpr, wide: tl.constexpr, cells: tl.constexpr,
+    num_slow: tl.constexpr, high: tl.constexpr, wide: tl.constexpr, cells: tl.constexpr,
     block: tl.constexpr, real: tl.constexpr, splits: tl.constexpr,
 ):  # fmt: skip
     """See ``slow_fast``; with ``splits`` > 1, ``sums`` ``[b t splits e]`` gets what is still to be added up."""
@@ -46,7 +43,7 @@ def _forward(
     channel = (program % blocks) * block + tl.arange(0, block)[None]
     split, image = program // blocks % splits, program // blocks // splits
     video, frame = image // num_frames, image % num_frames
-    first, stop = _slots(frame, num_frames, num_slow, even)
+    first, stop = _slots(frame, num_frames, num_slow)
     column = tl.arange(0, cells).to(tl.int64)[:, None]
     grid += video * stride_b + frame * stride_t + channel * stride_e
     tokens += video * (num_frames + num_slow * rows * columns) * channels + channel
@@ -75,7 +72,7 @@ def _forward(
 @triton.jit
 def _backward(
     gradient, out, num_frames, height, width, channels,
-    num_slow: tl.constexpr, even: tl.constexpr, high: tl.constexpr, wide: tl.constexpr, cells: tl.constexpr,
+    num_slow: tl.constexpr, high: tl.constexpr, wide: tl.constexpr, cells: tl.constexpr,
     block: tl.constexpr, real: tl.constexpr,
 ):  # fmt: skip
     """See ``slow_fast_backward``; a program has one row of windows."""
@@ -84,7 +81,7 @@ def _backward(
     channel = (program % blocks) * block + tl.arange(0, block)[None]
     row, image = program // blocks % tl.cdiv(height, high), program // blocks // tl.cdiv(height, high)
     video, frame = image // num_frames, image % num_frames
-    first, stop = _slots(frame, num_frames, num_slow, even)
+    first, stop = _slots(frame, num_frames, num_slow)
     column = tl.arange(0, cells).to(tl.int64)[:, None]
     gradient += video * (num_frames + num_slow * rows * columns) * channels + channel
     out += image * height * width * channels + channel
@@ -104,16 +101,15 @@ def _backward(
 
 
 @torch.library.custom_op("timetok::slow_fast", mutates_args=())
-def slow_fast(grid: Tensor, num_slow: int, even: bool, high: int, wide: int) -> Tensor:
+def slow_fast(grid: Tensor, num_slow: int, high: int, wide: int) -> Tensor:
     """``[b t h w e]`` of any strides → ``[b n e]``: means of all frames, then of ``high x wide`` windows of slow ones.
 
-    ``num_slow`` frames, 0 for none, stand at ``round(linspace(0, t - 1, num_slow))`` if they are ``even``, else at
-    ``int(linspace(0, t, num_slow + 1))[:-1]``.
+    ``num_slow`` frames, 0 for none, stand at ``round(linspace(0, t - 1, num_slow))``.
     """
-    tokens = _tokens(grid, num_slow, even, high, wide)
+    tokens = _tokens(grid, num_slow, high, wide)
     b, t, h, w, e = grid.shape
     if tokens.numel():
-        layout, blocks = _layout(grid, num_slow, even, high, wide)
+        layout, blocks = _layout(grid, num_slow, high, wide)
         splits = min(triton.cdiv(_processors(grid.device), b * t * blocks), triton.cdiv(h, high))
         sums = grid.new_empty(b, t, splits, e, dtype=torch.promote_types(grid.dtype, torch.float32))
         _forward[(b * t * splits * blocks,)](grid, tokens, sums, t, h, w, e, *grid.stride(), **layout, splits=splits)
@@ -123,18 +119,18 @@ def slow_fast(grid: Tensor, num_slow: int, even: bool, high: int, wide: int) -> 
 
 
 @slow_fast.register_fake
-def _tokens(grid: Tensor, num_slow: int, even: bool, high: int, wide: int) -> Tensor:
+def _tokens(grid: Tensor, num_slow: int, high: int, wide: int) -> Tensor:
     b, t, h, w, e = grid.shape
     return grid.new_empty(b, t + num_slow * (h // high) * (w // wide), e)
 
 
 @torch.library.custom_op("timetok::slow_fast_backward", mutates_args=())
-def slow_fast_backward(gradient: Tensor, shape: list[int], num_slow: int, even: bool, high: int, wide: int) -> Tensor:
+def slow_fast_backward(gradient: Tensor, shape: list[int], num_slow: int, high: int, wide: int) -> Tensor:
     """Gradient ``[b n e]`` of the tokens → ``[b t h w e]``, that of features of ``shape``."""
     out = gradient.new_empty(shape)
     b, t, h, w, e = shape
     if out.numel():
-        layout, blocks = _layout(out, num_slow, even, high, wide)
+        layout, blocks = _layout(out, num_slow, high, wide)
         programs = (b * t * triton.cdiv(h, high) * blocks,)
         _backward[programs](gradient.contiguous(), out, t, h, w, e, **layout)  # an expanded gradient has strides of 0
     return out
@@ -146,19 +142,19 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _of_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return slow_fast_backward(gradient, list(ctx.shape), *ctx.layout), None, None, None, None
+    return slow_fast_backward(gradient, list(ctx.shape), *ctx.layout), None, None, None
 
 
 slow_fast_backward.register_fake(lambda gradient, shape, *_: gradient.new_empty(shape))
 slow_fast.register_autograd(_of_gradient, setup_context=_remember)
 
 
-def _layout(grid: Tensor, num_slow: int, even: bool, high: int, wide: int) -> tuple[dict[str, Any], int]:
+def _layout(grid: Tensor, num_slow: int, high: int, wide: int) -> tuple[dict[str, Any], int]:
     """What both kernels are compiled for, and the number of blocks that cover the channels."""
     cells = triton.next_power_of_2(triton.cdiv(grid.shape[3], wide))
     # 8 cells of 128 bfloat16 are 16 bytes a thread of four warps, and a window's loads are in flight together
     block = min(triton.next_power_of_2(grid.shape[4]), max(1024 // cells, 16))
-    layout = {"num_slow": num_slow, "even": even, "high": high, "wide": wide, "cells": cells, "block": block}
+    layout = {"num_slow": num_slow, "high": high, "wide": wide, "cells": cells, "block": block}
     layout["real"] = tl.float64 if grid.dtype == torch.float64 else tl.float32
     layout["enable_fp_fusion"] = False  # Triton 3.9 warns where nobody says
     return layout, triton.cdiv(grid.shape[4], block)

@@ -1,6 +1,8 @@
 """What a pooler will do, in integers only: no tensor, no torch."""
 
-from collections.abc import Iterator, Sequence
+import pathlib
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -90,8 +92,11 @@ class Path:
             if self.frames and not (min(self.frames) >= 0 and max(self.frames) < num_frames):
                 raise ArgumentError(f"frames: expected indices below {num_frames}, got {self.frames}")
             return list(self.frames)
-        kept = {"all": lambda k: True, "every": lambda k: k % self.num == 0, "others": lambda k: k % self.num != 0}
-        return list(filter(kept[self.frames], range(num_frames)))
+        return [frame for frame in range(num_frames) if self.sees(frame)]
+
+    def sees(self, frame: int) -> bool:
+        """Whether it sees a frame, where that depends on no other: of ``"all"``, ``"every"`` and ``"others"``."""
+        return self.frames == "all" or (frame % self.num == 0) == (self.frames == "every")
 
     def groups(self, num_frames: int) -> list[tuple[int, ...]]:
         """The frames that are reduced together."""
@@ -136,10 +141,8 @@ class PoolingPlan:
 
     @property
     def fast(self) -> bool:
-        """Whether the first tokens are one for each frame, in order."""
-        first = self.paths[0]
-        plain = first.frames == "all" and first.window == (1, 0, 0) and not first.cells and not first.separators
-        return plain and not self.by_frame
+        """Whether the first tokens are one for each frame, in order: its mean."""
+        return self.paths[0] == Path(name=self.paths[0].name) and not self.by_frame
 
     @property
     def separators(self) -> tuple[str, ...]:
@@ -162,22 +165,20 @@ def _half_even(numerator: int, denominator: int) -> int:
     return whole + (2 * rest + whole % 2 + denominator - 1) // (2 * denominator)
 
 
-def _path_tokens(path: Path, num_frames: int, grid: Interval) -> Iterator[Token]:
-    groups, (rows, columns) = path.groups(num_frames), path.intervals(grid)
+def _path_tokens(path: Path, num_frames: int, grid: Interval) -> list[Token]:
+    groups, (rows, columns), learned = path.groups(num_frames), path.intervals(grid), dict(path.separators)
 
-    def separators(wanted: Place, frames: tuple[int, ...]) -> Iterator[Token]:
-        return (Token(path.name, frames, separator=name) for place, name in path.separators if place == wanted)
+    def separator(place: Place, frames: tuple[int, ...]) -> list[Token]:
+        return [Token(path.name, frames, separator=learned[place])] if place in learned else []
 
-    if groups:
-        yield from separators("start", groups[0])
+    tokens: list[Token] = []
     for frames in groups:
-        yield from separators("frame_start", frames)
+        tokens += separator("frame_start", frames)
         for row in rows:
-            yield from (Token(path.name, frames, row, column) for column in columns)
-            yield from separators("row_end", frames)
-        yield from separators("frame_end", frames)
-    if groups:
-        yield from separators("end", groups[-1])
+            tokens += [Token(path.name, frames, row, column) for column in columns]
+            tokens += separator("row_end", frames)
+        tokens += separator("frame_end", frames)
+    return [*separator("start", groups[0]), *tokens, *separator("end", groups[-1])] if groups else []
 
 
 def plan_of(
@@ -200,7 +201,7 @@ def plan_of(
     _check_count("num_slow_frames", num_slow_frames, 0)
     _check_count("slow_pool", slow_pool, 1)
     slow = Path(name="slow", frames="even", num=max(num_slow_frames, 1), window=(1, slow_pool, slow_pool))
-    return PoolingPlan((_FAST,) * fast + (slow,) * (num_slow_frames > 0))
+    return PoolingPlan((Path(name="fast"),) * fast + (slow,) * (num_slow_frames > 0))
 
 
 def _check_count(name: str, value: object, least: int) -> None:
@@ -208,28 +209,15 @@ def _check_count(name: str, value: object, least: int) -> None:
         raise ArgumentError(f"{name}: expected an integer of at least {least}, got {value!r}")
 
 
-_FAST, _OVER_TIME = Path(name="fast"), Path(name="spatial", window=(0, 1, 1))
-_IMAGE: Separators = (("frame_start", "image_start"), ("frame_end", "image_end"))
-_VIDEO: Separators = (("start", "video_start"), ("end", "video_end"))
-_ENDS: Separators = (("row_end", "newline"), ("frame_end", "separator"))
-_SAMPLED: dict[str, Any] = {"reduction": "bilinear", "partial": "ceil", "separators": _ENDS, "num": 10}
-_WHOLE = Path(name="slow", frames="even", num=4, window=(1, 1, 1), separators=_IMAGE)
-_ROWS = Path(name="slow", frames="floor", num=10, window=(1, 1, 2), reduction="max")
-_EVERY = Path(name="slow", frames="every", window=(1, 2, 2), **_SAMPLED)
-_OTHERS = Path(name="fast", frames="others", window=(1, 4, 4), **_SAMPLED)
+def _published(told: dict[str, Any]) -> PoolingPlan:
+    """A layout as the file of presets writes it: lists in place of tuples, a table of separators."""
+    paths = []
+    for path in told["paths"]:
+        shapes = {name: tuple(value) for name, value in path.items() if isinstance(value, list)}
+        paths.append(Path(**(path | shapes | {"separators": tuple(path.get("separators", {}).items())})))
+    return PoolingPlan(tuple(paths), by_frame=told.get("by_frame", False))
 
-PRESETS = {
-    "lita": plan_of(),
-    "lita-temporal": plan_of(num_slow_frames=0),
-    "lita-spatial": PoolingPlan((_OVER_TIME,)),
-    "lita-temporal-spatial": PoolingPlan((_FAST, _OVER_TIME)),
-    "lita-spatial-pool": plan_of(fast=False),
-    "lita-temporal-spatial-pool": plan_of(),
-    "lita-1.5": PoolingPlan((_WHOLE, Path(name="fast", separators=_VIDEO))),
-    "slowfast-llava-7b": PoolingPlan((_ROWS, Path(name="fast", cells=(4, 4)))),
-    "llava-video": PoolingPlan((_EVERY, _OTHERS), by_frame=True),
-    "tsp": PoolingPlan((Path(name="tsp", window=(8, 1, 1)),)),
-}
-"""Published layouts: LITA's paper and its code's five ``video_arch``, NeMo's LITA 1.5 (``temporal_all_resolution``),
-SlowFast-LLaVA (its flattened max-pool by 2 for grids of even width), LLaVA-Video (the stride of 10 is an assumption)
-and NVILA's TSP."""
+
+_FILE = pathlib.Path(__file__).with_name("presets.toml")
+PRESETS = {name: _published(told) for name, told in tomllib.loads(_FILE.read_text(encoding="utf-8")).items()}
+"""Published layouts by name; ``presets.toml``, which holds them, names their sources."""

@@ -5,8 +5,8 @@ Shapes: b batch, t frames, h w patch grid, e width, g groups of frames, r c rows
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from timetok.errors import ArgumentError
 from timetok.pooling.plan import Path, PoolingPlan
 
 _SMALL = 1 << 15  # numbers; below, calls cost more than memory
+_KEPT = 64  # frames to choose from for each that is spread over a video of unknown length
 
 
 def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> Tensor:
@@ -25,17 +26,8 @@ def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> T
     trained = grid.requires_grad and torch.is_grad_enabled() and grid.numel() and not torch.compiler.is_compiling()
     if trained and not plan.by_frame and all(path.plain for path in plan.paths):
         return _Means.apply(grid, plan)  # type: ignore[no-any-return]
-    parts: list[list[Tensor]] = []
-    for path in plan.paths:
-        cells = [over_space(over_time(frames, path), path) for frames in frames_of(grid, path)]
-        parts.append([separated(torch.cat(cells, 1), path, separators)] if path.separators else cells)
-    tokens = torch.cat([cells.flatten(1, -2) for part in parts for cells in part], 1)
-    if plan.by_frame:
-        frames = [torch.tensor([group[0] for group in path.groups(grid.shape[1])]) for path in plan.paths]
-        sizes = [part[0].flatten(2, -2).shape[2] for part in parts]
-        turns = torch.cat([each.repeat_interleave(size) for each, size in zip(frames, sizes, strict=True)])
-        return tokens[:, turns.argsort(stable=True).to(grid.device)]
-    return tokens
+    cells = {path: [over_space(over_time(part, path), path) for part in frames_of(grid, path)] for path in plan.paths}
+    return assembled(cells, plan.by_frame, separators, grid.shape[1])
 
 
 def frames_of(grid: Tensor, path: Path) -> list[Tensor]:
@@ -84,6 +76,22 @@ def over_space(frames: Tensor, path: Path) -> Tensor:
     else:
         cells = avg_pool2d(images, window, ceil_mode=path.partial == "ceil", count_include_pad=False)
     return cells.permute(0, 2, 3, 1).reshape(*frames.shape[:2], rows, columns, frames.shape[4])
+
+
+def assembled(
+    cells: Mapping[Path, list[Tensor]], by_frame: bool, separators: Mapping[str, Tensor], num_frames: int
+) -> Tensor:
+    """Cells ``[b g r c e]`` of each path, in parts along g → ``[b n e]``: separated, and in the order of the plan."""
+    pieces: list[tuple[int, Tensor]] = []  # the frame whose turn it is, and tokens
+    for path, parts in cells.items():
+        if path.separators and parts:
+            parts = [separated(torch.cat(parts, 1), path, separators)]
+        if by_frame:
+            groups = chain.from_iterable(part.unbind(1) for part in parts)
+            pieces += [(frames[0], group) for frames, group in zip(path.groups(num_frames), groups, strict=True)]
+        else:
+            pieces += [(0, part) for part in parts]
+    return torch.cat([tokens.flatten(1, -2) for _, tokens in sorted(pieces, key=itemgetter(0))], 1)
 
 
 def separated(tokens: Tensor, path: Path, separators: Mapping[str, Tensor]) -> Tensor:
@@ -141,76 +149,56 @@ def _mean_of_rows(rows: Tensor) -> Tensor:
 
 
 def stream(
-    chunks: Iterable[Tensor], plan: PoolingPlan, separators: Mapping[str, Tensor], num_frames: int | None, max_kept: int
+    chunks: Iterable[Tensor], plan: PoolingPlan, separators: Mapping[str, Tensor], num_frames: int | None
 ) -> Iterator[Tensor]:
     """Tokens ``[n e]``, piece by piece, of chunks ``[t h w e]``: see ``SlowFastPooler.stream``."""
-    paths = [_PathStream(path, separators, num_frames, max_kept) for path in plan.paths]
+    later = [_PathStream(path, num_frames) for path in (plan.paths[1:] if plan.fast else plan.paths)]
     total = 0
-    for total, frame in enumerate(chain.from_iterable(chunks), 1):
-        for path in paths:
-            path.take(total - 1, frame)
-        if not plan.by_frame:  # what comes first need not wait
-            yield from (tokens for _, tokens in paths[0].ready)
-            paths[0].ready.clear()
+    for chunk in chunks:
+        if plan.fast:
+            yield over_space(chunk[None], plan.paths[0])[0, :, 0, 0]
+        for frame in chunk:
+            for path in later:
+                path.take(total, frame)
+            total += 1
     if not total or num_frames not in (None, total):
         raise ArgumentError(f"chunks: expected {num_frames or 'at least 1'} frames in all, got {total}")
-    for path in paths:
-        path.finish(total)
-    pieces = [piece for path in paths for piece in path.ready]
-    yield from (tokens for _, tokens in (sorted(pieces, key=lambda piece: piece[0]) if plan.by_frame else pieces))
+    if later:
+        cells = {each.path: each.cells(total) for each in later}
+        yield assembled(cells, plan.by_frame, separators, total)[0]
 
 
 class _PathStream:
-    """One path of a published plan, fed with the frames of a video in order.
+    """Cells ``[1 1 r c e]`` of one path of a published plan, from the frames of a video in order."""
 
-    ``ready`` is what was pooled so far: tokens ``[n e]``, and the frame that they belong to.
-    """
-
-    def __init__(self, path: Path, separators: Mapping[str, Tensor], num_frames: int | None, max_kept: int) -> None:
-        whole = {place: separators[name][None] for place, name in path.separators if place in ("start", "end")}
-        inner = tuple(pair for pair in path.separators if pair[0] not in whole)
-        self._path, self._separators, self._end = replace(path, separators=inner), separators, whole.get("end")
-        self.ready = [(0, whole["start"])] if "start" in whole else []
-        self._chooses = path.frames in ("even", "floor")
-        known = self._chooses and num_frames is not None
-        self._wanted: Sequence[int] = path.frame_indices(num_frames or 0) if known else range(sys.maxsize)
-        self._max_kept = sys.maxsize if known else max_kept
-        self._kept: dict[int, Tensor] = {}  # tokens that may be chosen
-        self._count = 0  # frames of the group that is not complete, of which the sum is kept
+    def __init__(self, path: Path, num_frames: int | None) -> None:
+        self.path, self._chooses = path, path.frames in ("even", "floor")
+        self._wanted: Sequence[int] = range(sys.maxsize)  # every other is dropped when too many are kept
+        if self._chooses and num_frames is not None:
+            self._wanted = path.frame_indices(num_frames)
+        self._kept: dict[int, Tensor] = {}  # sums of cells by the first of their frames
 
     def take(self, number: int, frame: Tensor) -> None:
-        """Pool what is complete with a frame ``[h w e]``, given its number."""
-        path, self._last = self._path, frame
+        """Add a frame ``[h w e]``, given its number, to its group."""
+        self._last = frame
+        if not (number in self._wanted if self._chooses else self.path.sees(number)):
+            return
+        first = number - number % (self.path.window[0] or sys.maxsize)
+        cells = over_space(frame[None, None], self.path)
+        if first in self._kept:
+            cells = self._kept[first].to(torch.promote_types(cells.dtype, torch.float32)) + cells
+        self._kept[first] = cells
+        if self._chooses and len(self._kept) > _KEPT * self.path.num:
+            self._wanted = self._wanted[::2]
+            self._kept = {first: cells for first, cells in self._kept.items() if first in self._wanted}
+
+    def cells(self, num_frames: int) -> list[Tensor]:
+        """Means of all groups, once the video has ended; of frames that were not kept those of the nearest."""
         if self._chooses:
-            if number in self._wanted:
-                self._kept[number] = self._tokens(frame)
-            if len(self._kept) > self._max_kept:
-                self._wanted = self._wanted[::2]
-                self._kept = {k: tokens for k, tokens in self._kept.items() if k in self._wanted}
-        elif path.frames == "all" or (number % path.num == 0) == (path.frames == "every"):
-            if not self._count:
-                self._first, self._sum = number, frame
-            else:
-                self._sum = self._sum.to(torch.promote_types(frame.dtype, torch.float32)) + frame
-            self._count += 1
-            if self._count == path.window[0]:
-                self._pool()
-
-    def finish(self, total: int) -> None:
-        """Pool what is complete with the end of the video."""
-        if self._chooses:
-            self._kept[total - 1] = self._tokens(self._last)
-            nearest = [min(self._kept, key=lambda k: abs(k - number)) for number in self._path.frame_indices(total)]
-            self.ready += [(number, self._kept[number]) for number in nearest]
-        elif self._count:
-            self._pool()
-        if self._end is not None:
-            self.ready.append((total - 1, self._end))
-
-    def _pool(self) -> None:
-        mean = (self._sum / self._count).to(self._last.dtype)
-        self.ready.append((self._first, self._tokens(mean)))
-        self._count = 0
-
-    def _tokens(self, frame: Tensor) -> Tensor:
-        return separated(over_space(frame[None, None], self._path), self._path, self._separators)[0, 0]
+            self._kept[num_frames - 1] = over_space(self._last[None, None], self.path)
+        means = []
+        for frames in self.path.groups(num_frames):
+            number = frames[0]
+            nearest = number if number in self._kept else min(self._kept, key=lambda kept: abs(kept - number))
+            means.append((self._kept[nearest] / len(frames)).to(self._last.dtype))
+        return means

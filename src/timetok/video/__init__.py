@@ -10,11 +10,10 @@ import operator
 import os
 import re
 import threading
-import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from timetok.errors import ArgumentError, VideoError, VideoNotFoundError, raised_as
-from timetok.video.file import Shown, Walk, count_lost, decodable, demux, duration, opened
+from timetok.video.file import Shown, Walk, demux, duration, opened, played
 
 Source = str | os.PathLike[str]
 Array = torch.Tensor | NDArray[np.uint8]
@@ -73,7 +72,6 @@ def read_frames(
     *,
     size: Size | None = None,
     fps: float | None = None,
-    allow_truncated: bool = False,
     backend: Backend = "pyav",
 ) -> Frames:
     """Read frames spread evenly over a video, the first and the last included: ``[t 3 h w]``, t = ``num_frames``.
@@ -84,9 +82,8 @@ def read_frames(
     in the natural order of their names: picture i is shown at i / fps and the video ends at n / fps. ``size`` is the
     ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
     ``FrameTransform.resize`` that each frame passes once decoded, in any thread, uint8 ``[1 3 h w]`` → ``[1 3 s s]``;
-    None keeps the video's own. By default a damaged or cut-off file is refused; ``allow_truncated`` warns and samples
-    the frames that still decode, as if the video ended with the last. ``backend="torchcodec"`` takes the pixels of a
-    file from there; it must be installed, with an FFmpeg, may overlook damage, and turns videos but mirrors none.
+    None keeps the video's own. ``backend="torchcodec"`` takes the pixels of a file from there; it must be installed,
+    with an FFmpeg, may overlook damage, and turns videos but mirrors none.
 
     Raises:
         VideoNotFoundError: There is nothing at ``source``.
@@ -108,20 +105,21 @@ def read_frames(
         return _stills(source, num_frames, picture, fps)
     path = _file(source)
     shown = demux(path)
-    if not shown.num_lost:
-        with suppress(VideoError) if backend == "pyav" else nullcontext():  # what does not decode, decodable() finds
-            return _decode(path, shown, num_frames, picture, backend)
-    return _decode(path, decodable(path, shown, allow_truncated=allow_truncated), num_frames, picture, backend)
+    with suppress(VideoError) if backend == "pyav" else nullcontext():
+        return _decode(path, shown, num_frames, picture, backend)
+    # Either the file is damaged, which reading on will tell, or some of its packets show nothing.
+    left = replace(shown, ticks=np.unique([tick for tick, *_ in played(path)]), keyframes=())
+    return _decode(path, left, num_frames, picture, backend)
 
 
 def iter_frames(
-    source: Source | BinaryIO, *, size: Size | None = None, every_seconds: float = 0, allow_truncated: bool = False
+    source: Source | BinaryIO, *, size: Size | None = None, every_seconds: float = 0
 ) -> Generator[tuple[float, torch.Tensor], None, None]:
     """Frames and their seconds since the first, uint8 ``[3 h w]``, as they are decoded; none is kept.
 
     ``source`` is a video file or a binary file object, which may be a pipe without end and stays open. Of each
-    ``every_seconds`` only the earliest frame is given; 0 gives them all. ``size`` is that of ``read_frames``. Damage
-    raises where it is met; ``allow_truncated`` passes over what does not decode and warns at the end.
+    ``every_seconds`` only the earliest frame is given; 0 gives them all. ``size`` is that of ``read_frames``. A
+    file that is cut off raises at once, other damage where it is met.
 
     Raises:
         VideoNotFoundError, VideoError, ArgumentError: As ``read_frames``, with the first frame or later.
@@ -133,24 +131,12 @@ def iter_frames(
     if not 0 <= every_seconds < math.inf:
         raise ArgumentError(f"every_seconds must be 0 or more, got {every_seconds!r}")
     step = Fraction(every_seconds).limit_denominator(10**6)  # 0.1 means 1/10: its double is more and would miss frames
-    picture, first, seconds, before = _Picture(size), None, Fraction(0), None
+    picture, before = _Picture(size), None
     given: Any = source if hasattr(source, "read") else _file(source)
-    with opened(given) as (container, stream):
-        walk = Walk(container, stream)
-        for tick, frame in walk.frames:
-            if walk.is_damaged and not allow_truncated:
-                break
-            first = tick if first is None else first
-            seconds = (tick - first) * Fraction(stream.time_base or 1)
-            if (interval := seconds // step if step else tick) != before:
-                before = interval
-                yield float(seconds), picture(frame)
-        is_damaged = walk.is_damaged or count_lost(given, container, stream, walk.num_whole) > 0
-    if is_damaged or first is None:
-        found = f"{source} is cut off or damaged at {float(seconds):.2f} seconds"
-        if not allow_truncated or first is None:
-            raise VideoError(f"{found}; pass allow_truncated=True to use what decodes")
-        warnings.warn(f"{found}; only what decodes was used", stacklevel=2)
+    for _, seconds, frame in played(given):
+        if (interval := seconds // step if step else seconds) != before:
+            before = interval
+            yield float(seconds), picture(frame)
 
 
 def _positive(name: str, value: object) -> int:
@@ -165,8 +151,8 @@ def _file(source: object) -> Path:
     path = Path(source)
     if not path.exists():
         raise VideoNotFoundError(f"{path} does not exist; give the path of a video file")
-    if not path.is_file() or not path.stat().st_size:
-        found = "a directory" if path.is_dir() else "an empty file" if path.is_file() else "not a regular file"
+    if not path.is_file():
+        found = "a directory" if path.is_dir() else "not a regular file"
         raise VideoError(f"{path} is {found}; give a video file, or fps as well for a folder of pictures")
     return path
 
@@ -264,7 +250,8 @@ def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture, backen
     starts = [part[0] for part in np.array_split(begins, min(num_threads, len(begins)))[1:]]
     decode, each = (_torchcodec if backend == "torchcodec" else _pyav), num_threads // (len(starts) + 1)
     data = picture.sample(indices, lambda part: decode(path, shown, part, each), starts)
-    return Frames(data, torch.from_numpy(shown.seconds()[indices]), duration(path, shown))
+    ticks, base = shown.ticks[indices] - shown.ticks[0], shown.time_base
+    return Frames(data, torch.from_numpy(ticks * base.numerator / base.denominator), duration(path, shown))
 
 
 def _pyav(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:

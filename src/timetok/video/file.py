@@ -1,12 +1,10 @@
 """A video file as FFmpeg presents it: which frames it shows, when, and how to reach them."""
 
-import math
 import re
-import warnings
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -28,19 +26,13 @@ class Shown:
     """The frames a file presents, in time-base ticks.
 
     ``ticks`` are the presentation times in order, ``last_ticks`` the last frame's own duration (0 if unknown),
-    ``keyframes`` where decoding can start after a seek, ``num_lost`` frames beyond the end of the file, at least.
+    ``keyframes`` where decoding can start after a seek.
     """
 
     ticks: NDArray[np.int64]
     last_ticks: int
     keyframes: tuple[int, ...]
     time_base: Fraction
-    rate: Fraction | None
-    num_lost: int = 0
-
-    def seconds(self) -> NDArray[np.float64]:
-        """When each is shown, the first at 0."""
-        return np.asarray((self.ticks - self.ticks[0]) * self.time_base.numerator / self.time_base.denominator)
 
 
 @contextmanager
@@ -60,20 +52,20 @@ def opened(source: Path | BinaryIO, num_threads: int = 0) -> Iterator[tuple[Inpu
             kinds = ", ".join(sorted({stream.type for stream in container.streams}))
             raise VideoError(f"{source} has no video to decode, it holds {kinds or 'nothing: its index is missing'}")
     except av.FFmpegError as error:
-        raise VideoError(f"{source} cannot be read ({error.strerror}): not a video, or its index is missing") from error
+        causes = "not a video, damaged, or its index is missing"
+        raise VideoError(f"{source} cannot be read ({error.strerror}): {causes}") from error
 
 
-def count_lost(source: Path | BinaryIO, container: InputContainer, stream: VideoStream, num_whole: int) -> int:
-    """How many frames the file promises beyond those read, or 1 where only that something is missing is known."""
-    # An mp4 whose index stands in front still opens when its end is missing; other formats list no single frames.
-    if "mp4" in container.format.name:
-        return max(sum(entry.size > 0 and not entry.is_discard for entry in stream.index_entries) - num_whole, 0)
-    # Matroska gives the size of all behind its header, in 7 bytes, unless they are all ones; FFmpeg passes over it.
-    if not isinstance(source, Path):
-        return 0  # a stream is read once
-    with source.open("rb") as file:
-        header = re.match(rb"\x1aE\xdf\xa3.*?\x18S\x80g\x01(?!\xff{7})(.{7})", file.read(4096), re.DOTALL)
-    return int(header is not None and header.end() + int.from_bytes(header[1]) > source.stat().st_size)
+def check_whole(path: Path, container: InputContainer, stream: VideoStream) -> None:
+    """A VideoError if the file is shorter than it says."""
+    if "mp4" in container.format.name:  # one whose index stands in front still opens when its end is missing
+        promised = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    else:  # Matroska gives the size of all behind its header, in 7 bytes, unless they are all ones; FFmpeg ignores it
+        with path.open("rb") as file:
+            header = re.match(rb"\x1aE\xdf\xa3.*?\x18S\x80g\x01(?!\xff{7})(.{7})", file.read(4096), re.DOTALL)
+        promised = header.end() + int.from_bytes(header[1]) if header else 0
+    if promised > (size := path.stat().st_size):
+        raise VideoError(f"{path} is cut off or damaged: of its {promised} bytes {size} are there")
 
 
 def demux(path: Path) -> Shown:
@@ -81,7 +73,7 @@ def demux(path: Path) -> Shown:
     found: dict[int, int] = {}
     keyframes = set()
     with opened(path) as (container, stream):
-        is_mp4 = "mp4" in container.format.name
+        check_whole(path, container, stream)
         # MPEG-TS and -PS have no index: FFmpeg seeks near a time there, not to the keyframe.
         can_seek = container.format.name not in ("mpegts", "mpeg") and Walk(container, stream).queue is None
         for packet in container.demux(stream):
@@ -89,22 +81,20 @@ def demux(path: Path) -> Shown:
                 continue
             if packet.is_keyframe and can_seek:
                 keyframes.add(packet.pts)
-            if not packet.is_discard and not (is_mp4 and packet.is_corrupt):  # such a one is counted as lost
+            if not packet.is_discard:
                 found[packet.pts] = packet.duration or 0
-        time_base, rate = stream.time_base, stream.average_rate
-        num_lost = count_lost(path, container, stream, len(found))
+        time_base = stream.time_base
     if not found or time_base is None:
         raise VideoError(f"{path} has a video stream, but not one frame with a time")
     ticks = np.array(sorted(found), dtype=np.int64)
-    return Shown(ticks, found[int(ticks[-1])], tuple(sorted(keyframes)), time_base, rate, num_lost)
+    return Shown(ticks, found[int(ticks[-1])], tuple(sorted(keyframes)), time_base)
 
 
 def duration(path: Path, shown: Shown) -> float:
     """Seconds from the first frame to the end of the last, however long the container says it is."""
-    last: Any = shown.last_ticks  # else the median gap, else what the file says of its rate
-    if last <= 0:
-        gaps = np.diff(shown.ticks).tolist()
-        last = Fraction(median(gaps)) if gaps else 1 / (shown.rate * shown.time_base) if shown.rate else 0
+    last: Any = shown.last_ticks
+    if last <= 0 and len(shown.ticks) > 1:
+        last = Fraction(median(np.diff(shown.ticks).tolist()))
     duration = (int(shown.ticks[-1] - shown.ticks[0]) + last) * shown.time_base
     if duration <= 0:
         raise VideoError(f"{path} has a duration of 0 seconds; nothing can be located in it")
@@ -121,8 +111,7 @@ class Walk:
         is_reordered = container.format.name == "avi" and stream.codec_context.has_b_frames
         self.queue: list[int] | None = [] if is_reordered else None
         self.keyframes, self.position = keyframes, min(keyframes, default=0)  # the latest tick given to the decoder
-        self.wanted: float = -math.inf
-        self.num_whole, self.is_damaged = 0, False
+        self.wanted = 0
         self.frames = self._forward()
 
     def _forward(self) -> Iterator[tuple[int, VideoFrame]]:
@@ -130,19 +119,15 @@ class Walk:
         # On the way, frames that no other is predicted from need no decoding; H.264 says for certain which these are.
         can_skip = bool(self.keyframes) and decoder.name == "h264"
         for packet in self.container.demux(self.stream):
+            if packet.is_corrupt:
+                raise VideoError(f"{self.container.name} is cut off or damaged")
             if packet.pts is not None:
                 self.position = max(self.position, packet.pts)
-                self.num_whole += not packet.is_discard and not packet.is_corrupt
                 if self.queue is not None:
                     insort(self.queue, packet.pts)
             if can_skip:
                 decoder.skip_frame = "NONREF" if (packet.pts or self.wanted) < self.wanted else "DEFAULT"
-            try:
-                found = [] if packet.is_corrupt else decoder.decode(packet)
-                self.is_damaged |= packet.is_corrupt
-            except av.InvalidDataError:
-                found, self.is_damaged = [], True
-            for frame in found:
+            for frame in decoder.decode(packet):
                 tick = frame.pts if self.queue is None else self.queue.pop(0) if self.queue else None
                 if tick is not None and not frame.is_corrupt:
                     yield tick, frame
@@ -163,19 +148,14 @@ class Walk:
         raise VideoError(f"{self.container.name} decodes differently each time it is read; re-encode it")
 
 
-def decodable(path: Path, shown: Shown, *, allow_truncated: bool) -> Shown:
-    """What is left of a file when only the frames that decode count, read from front to back."""
-    with opened(path) as (container, stream):
-        walk = Walk(container, stream)
-        ticks = np.unique([tick for tick, _ in walk.frames])
-    if len(ticks) == 0:
-        raise VideoError(f"{path} holds {len(shown.ticks)} frame(s), but not one of them decodes")
-    last_ticks = shown.last_ticks if ticks[-1] == shown.ticks[-1] else 0
-    left = replace(shown, ticks=ticks, last_ticks=last_ticks, keyframes=())
-    if walk.is_damaged or shown.num_lost:  # else the file is whole and merely holds packets that show nothing
-        found = f"{path} is cut off or damaged: {len(ticks)} of its {len(shown.ticks) + shown.num_lost} frames decode"
-        found += f", the last at {left.seconds()[-1]:.2f} seconds"
-        if not allow_truncated:
-            raise VideoError(f"{found}; pass allow_truncated=True to use those")
-        warnings.warn(f"{found}; only those are used", stacklevel=3)
-    return left
+def played(source: Path | BinaryIO) -> Iterator[tuple[int, Fraction, VideoFrame]]:
+    """Each frame from front to back, its tick, its seconds since the first; a VideoError if the file is damaged."""
+    first = None
+    with opened(source) as (container, stream):
+        if isinstance(source, Path):
+            check_whole(source, container, stream)
+        for tick, frame in Walk(container, stream).frames:
+            first = tick if first is None else first
+            yield tick, (tick - first) * Fraction(stream.time_base or 1), frame
+    if first is None:
+        raise VideoError(f"{source} has a video stream, but not one frame of it decodes")
