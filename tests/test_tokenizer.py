@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_mistral_common import MistralCommonBackend
 
 from docs_blocks import Digits
@@ -319,9 +320,11 @@ def test_a_codec_of_ones_own_with_tokens(bare, tmp_path):
     with pytest.raises(ArgumentError, match="T counts the time tokens of codec='index'"):
         TimeTokenizer.wrap(bare, 50, codec=Digits())
     tt.save_pretrained(tmp_path)
-    assert TimeTokenizer.from_pretrained(tmp_path, codec=Digits()).time_token_ids == tt.time_token_ids
-    with pytest.raises(ArgumentError, match="codec must be given"):
+    with pytest.raises(ModelFolderError, match="saved with a codec of your own: load its tokenizer and wrap it again"):
         TimeTokenizer.from_pretrained(tmp_path)
+    again = TimeTokenizer.wrap(PreTrainedTokenizerFast.from_pretrained(tmp_path), codec=Digits())
+    assert again.time_token_ids == tt.time_token_ids
+    assert tt.decode(tt("<T1>", trusted=False)["input_ids"] + ids, 60.0) == "<T1>from <12.30><45.00> and <7.50>"
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -43,22 +43,6 @@ def format_span(codec: MomentCodec, span: Span, duration: float | None = None) -
     return codec.span.format(codec.format(span.start, duration), codec.format(span.end, duration))
 
 
-def spans_regex(codec: MomentCodec, min_spans: int = 1, max_spans: int | None = 1, *, separator: str = " ") -> str:
-    """Regular expression of an answer made of spans, for servers with structured output; no groups, no look-around.
-
-    It cannot say that a span ends after it starts; `timetok.decoding` can. With ``min_spans=0`` the answer may be
-    empty, with ``max_spans=None`` it may hold any number; numbers that no answer can have raise ArgumentError.
-
-    >>> re.fullmatch(spans_regex(SecondsCodec(), max_spans=2), "1.0 2.5 7.0 9.0") is not None
-    True
-    """
-    check_num_spans(min_spans, max_spans)
-    span = codec.pattern.join(map(re.escape, codec.span.split("{}")))
-    most = "" if max_spans is None else max_spans - 1
-    more = "" if most == 0 else f"(?:{re.escape(separator)}{span}){{{max(min_spans - 1, 0)},{most}}}"
-    return span + more if min_spans else f"(?:{span}{more})?"
-
-
 def check_num_spans(min_spans: int, max_spans: int | None) -> None:
     """Refuse, by an ArgumentError, numbers of spans that no answer can have."""
     if min_spans < 0 or (max_spans is not None and max_spans < max(min_spans, 1)):
