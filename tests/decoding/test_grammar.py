@@ -182,18 +182,3 @@ def test_without_spaces_beside_tokens_and_without_an_answer():
 def test_impossible_numbers_of_spans_are_named(options):
     with pytest.raises(ArgumentError, match="min_spans, max_spans"):
         SpanGrammar(SecondsCodec(), 60.0, **options)
-
-
-@pytest.mark.parametrize("name", CODECS)
-def test_a_grammar_moved_to_another_video_is_one_made_for_it(name):
-    codec = CODECS[name]
-    long, short = SpanGrammar(codec, 300.0), SpanGrammar(codec, 20.0)
-    for duration, moved in ((20.0, long.within(20.0)), (300.0, short.within(300.0))):
-        texts = [private(codec, moved, codec.format(second, duration)) for second in (0.0, 5.0, 15.0, 200.0, 300.0)]
-        made = SpanGrammar(codec, duration)
-        before = {text: feed(made, f"{texts[1]} {text}") for text in texts}
-        assert {text: feed(moved, f"{texts[1]} {text}") for text in texts} == before
-    if not codec.tokens:
-        first = codec.span.split("{}")[0]
-        assert feed(long, first + codec.format(200.0))[1] == first + codec.format(200.0)  # it stays what it was
-        assert feed(short, first + codec.format(200.0))[1] != first + codec.format(200.0)

@@ -1,7 +1,7 @@
 """Holding a language model to answers made of well-formed spans."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -46,10 +46,10 @@ class SpanConstraint:
             raise ArgumentError("stop_ids must be given: the tokenizer has no eos token")
         # some tokenizers have no token for the space between two: WordPiece, and the one of LITA
         two = tt.tokenizer.encode(" ".join(tt.codec.tokens[:2]), add_special_tokens=False)
-        options: dict[str, Any] = {"separator": separator, "free_text": free_text, "tight": len(two) == 2}
-        options |= {"min_spans": min_spans, "max_spans": max_spans}
-        longest = SpanGrammar(tt.codec, **options)
-        self.grammar = lru_cache(256)(longest.within)
+        layout: Any = {"separator": separator, "free_text": free_text, "tight": len(two) == 2}
+        grammar_of = partial(SpanGrammar, tt.codec, min_spans=min_spans, max_spans=max_spans, **layout)
+        self.grammar = lru_cache(256)(grammar_of)
+        longest = grammar_of()
         self._codec, self._texts = tt.codec, _token_texts(tt, longest.own_characters, self.stop_ids)
         examples: dict[str, str] = {}  # of each kind of characters; in the tree they stand for all of it
         example = lru_cache(None)(lambda character: examples.setdefault(longest.kind(character), character))
@@ -64,19 +64,17 @@ class SpanConstraint:
         self._tokens, self._ends = torch.tensor([*ends.items()], dtype=torch.long).reshape(-1, 2).T.contiguous()
         self.mask = lru_cache(256)(self._mask)
 
-    def processor(
-        self, durations: Sequence[float] | float | None = None, *, prompt_length: int | None = None
-    ) -> "SpanLogitsProcessor":
+    def processor(self, durations: Sequence[float] | float | None = None) -> "SpanLogitsProcessor":
         """A logits processor for one call of ``generate``: greedy, sampled, or with beams.
 
         ``durations`` are lengths of videos in seconds, one a prompt or one for all; spans stay within. Index tokens
-        need none. ``prompt_length`` counts ids in front of the answer, padding included; None for those that are there
-        at the first step, of which there are none where prompts are given as embeddings.
+        need none. Ids that are there at the first step are the prompt, of which there are none where it is given as
+        embeddings.
         """
         each = durations if isinstance(durations, Sequence) else [ANY_SECONDS if durations is None else durations]
         if isinstance(self._codec, IndexCodec):
             each = [ANY_SECONDS] * len(each)  # only the order of marks matters: one grammar for all videos
-        return SpanLogitsProcessor(self, each, prompt_length)
+        return SpanLogitsProcessor(self, each)
 
     def follow(self, duration: float, state: State | None, token: int) -> State | None:
         """Where an answer stands after a token; None where it is not well-formed."""
@@ -106,8 +104,8 @@ class SpanConstraint:
 class SpanLogitsProcessor(LogitsProcessor):
     """Leaves only tokens that keep an answer well-formed; made by `SpanConstraint.processor` for one ``generate``."""
 
-    def __init__(self, constraint: SpanConstraint, durations: Sequence[float], prompt_length: int | None) -> None:
-        self._constraint, self._durations, self._prompt_length = constraint, durations, prompt_length
+    def __init__(self, constraint: SpanConstraint, durations: Sequence[float]) -> None:
+        self._constraint, self._durations, self._prompt_length = constraint, durations, -1
         self._states: dict[tuple[float, tuple[int, ...]], State | None] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -115,7 +113,7 @@ class SpanLogitsProcessor(LogitsProcessor):
 
         ArgumentError: rows do not divide among the durations; MalformedAnswerError: no row is well-formed so far.
         """
-        if self._prompt_length is None:
+        if self._prompt_length < 0:
             self._prompt_length = input_ids.shape[1]
         rows, each = input_ids[:, self._prompt_length :].tolist(), self._durations
         if len(rows) % len(each):
@@ -129,7 +127,7 @@ class SpanLogitsProcessor(LogitsProcessor):
                 # a beam that is no answer fills up a search with too few others
                 allowed[k] = self._constraint.mask(duration, state, scores.shape[1], scores.device) if state else False
         if states and not any(states.values()):
-            where = f"from id {self._prompt_length} on; is prompt_length right?"
+            where = f"behind its first {self._prompt_length} ids; make a processor for each call of generate"
             raise MalformedAnswerError(f"input_ids: no row is a well-formed answer {where}")
         self._states = states
         return scores.masked_fill(~allowed, -torch.inf)

@@ -3,18 +3,19 @@
 A token of a codec counts as one character, from Unicode's private use area.
 """
 
-import copy
 import math
 import re
-from functools import lru_cache, partial
-from typing import NamedTuple, Self
+from bisect import bisect
+from functools import lru_cache
+from typing import NamedTuple
 
 from timetok.codecs import MomentCodec, check_num_spans
 
 _DIGITS = "0123456789"
 _FIRST_PRIVATE = 0xF0000
 ANY_SECONDS = 99_999.0  # a video in which every moment is possible
-_BEYOND_SECONDS = 999_999.0  # the lengths of texts are told up to here
+_BEYOND_SECONDS = 999_999  # the lengths of texts are told up to here
+_TICKS = 10**9  # a second, where they are searched
 _CONTEXT = 24  # characters of a text that are remembered while they may belong to a number
 
 
@@ -65,7 +66,8 @@ class SpanGrammar:
         before, between, self._after, gap = (text.strip(" ") for text in literals) if tight else literals
         self._literals = {"before": before, "between": between, "behind": self._after + gap + before}
         self._min, self._max, self._free = min_spans, math.inf if max_spans is None else max_spans, free_text
-        self._codec, self.own_characters = codec, "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
+        self._codec, self._duration = codec, duration
+        self.own_characters = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
         self._tokens = re.compile("|".join(map(re.escape, codec.tokens)) or "(?!)")
         self._private = dict(zip(codec.tokens, self.own_characters, strict=True))
         self._names = str.maketrans({character: token for token, character in self._private.items()})
@@ -73,16 +75,6 @@ class SpanGrammar:
         self._digits = frozenset(_DIGITS).union(self.own_characters, *map("".join, self._shapes))
         self.alphabet = self._digits.union(" ", *self._literals.values())
         self.start = State("text" if free_text else "lead")
-        self._enter(duration)
-
-    def within(self, duration: float) -> Self:
-        """The same answers about a video of another length; what is costly to find is shared."""
-        other = copy.copy(self)
-        other._enter(duration)
-        return other
-
-    def _enter(self, duration: float) -> None:
-        self._duration = duration
         self._last = self._parse(self._write(duration, duration))[0]
         self._seconds, self._reach = lru_cache(1 << 14)(self._when), lru_cache(1 << 14)(self._latest)
         self._in_reach = [shape for shape in self._shapes if self._seconds(shape[0]) is not None]  # not beyond the end
@@ -97,15 +89,16 @@ class SpanGrammar:
 
     def _first_and_last(self) -> list[tuple[str, str]]:
         """The first and the last text of each length: 0.0 and 9.9, 10.0 and 99.9, and so on."""
-        write = partial(self._write, duration=_BEYOND_SECONDS)
-        shapes, first = [], write(0.0)
-        while len(first) < len(write(_BEYOND_SECONDS)):
-            low, high = 0.0, _BEYOND_SECONDS
-            while low < (middle := (low + high) / 2) < high:
-                low, high = (low, middle) if len(write(middle)) > len(first) else (middle, high)
-            shapes.append((first, write(low)))
-            first = write(high)
-        return [*shapes, (first, write(_BEYOND_SECONDS))]
+
+        def text(tick: int) -> str:
+            return self._write(tick / _TICKS, _BEYOND_SECONDS)
+
+        shapes, tick, ticks = [], 0, range(_BEYOND_SECONDS * _TICKS)
+        while tick < len(ticks):
+            first = text(tick)
+            tick = bisect(ticks, len(first), key=lambda later: len(text(later)))
+            shapes.append((first, text(tick - 1)))
+        return shapes
 
     def _when(self, text: str) -> float | None:
         """Seconds of a text; None if it is not a moment as the codec writes it in this video."""
@@ -169,31 +162,26 @@ class SpanGrammar:
         return State("text", "" if self.own_characters else state.written, 0.0, num_spans + 1)
 
     def _step_in_text(self, state: State, character: str) -> State | None:
-        written, room = state.written + character, state.num_spans < self._max
-        if self.own_characters:  # only they are moments, whatever stands around them
-            if character not in self.own_characters:
-                return state._replace(written="")
-            starts = room and self._reach(character) >= 0
-            return state._replace(place="start", written=character) if starts else None
-        parse = self._parse
+        written, parse = state.written + character, self._parse
         if span := parse(state.written):  # what follows may make another number of the span's end
-            # 5.00 is 5.0, but on its way to 5.00:1
-            longer = character in _DIGITS and state.written[-1] in self._digits.union(".:")
-            if longer or parse(written) != span:
+            if parse(written) != span:
                 return None
             settled = all(parse(written + more)[: len(span)] == span for more in "x1")
             return state._replace(written=self._context(written) if settled else written)
-        if room and self._reach(character) >= 0 and self._stands_free(state.written):
+        if state.num_spans < self._max and self._reach(character) >= 0 and self._stands_free(state.written):
             return state._replace(place="start", written=character)
-        return None if parse(written) else state._replace(written=self._context(written))
+        if character in self.own_characters or parse(written):
+            return None
+        return state._replace(written=self._context(written))
 
     def _context(self, text: str) -> str:
         """As much of a text as decides whether what comes next is a moment: few different ones, to be remembered."""
-        run = text[len(text.rstrip("".join(self.alphabet - {" "}))) :]  # what may be a number, or a part of one
-        front = "" if self._stands_free(text[: len(text) - len(run)]) else "x"
-        if any(map(str.isdigit, run)):
-            return front + run if len(run) < _CONTEXT else "x" + run[-_CONTEXT:]  # without x it might begin one
-        return "" if self._stands_free(front + run) else "x"
+        word = re.split(r"\s", text)[-1]
+        if self.own_characters:  # only they are moments, whatever stands around them
+            return ""
+        if any(map(str.isdigit, word)):
+            return word if len(word) <= _CONTEXT else "x" + word[-_CONTEXT:]  # without x it might begin one
+        return "" if self._stands_free(word) else "x"
 
     def _stands_free(self, text: str) -> bool:
         """Whether a moment right behind ``text`` would be read as one."""
