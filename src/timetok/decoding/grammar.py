@@ -23,15 +23,16 @@ class State(NamedTuple):
     """Where in an answer a character stands.
 
     Attributes:
-        place: ``lead`` (nothing yet), ``start``, ``end``, what is written ``before``, ``between`` and ``behind`` them,
-            up to the next start, or ``text``.
-        written: What of it is written; of a text, what may still matter: right behind a span its end, too.
+        place: ``start`` or ``end``, in that moment or on the way to it, ``outside`` of a span, or ``text``.
+        written: What of the moment is written; of a text, what may still matter: right behind a span its end, too.
+        rest: What must be written before anything else.
         earliest: Seconds before which no moment may lie.
         num_spans: Spans that are complete.
     """
 
     place: str
     written: str = ""
+    rest: str = ""
     earliest: float = 0.0
     num_spans: int = 0
 
@@ -62,9 +63,9 @@ class SpanGrammar:
         tight: bool = False,
     ) -> None:
         check_num_spans(min_spans, max_spans)
-        literals = [*codec.span.split("{}"), separator]
-        before, between, self._after, gap = (text.strip(" ") for text in literals) if tight else literals
-        self._literals = {"before": before, "between": between, "behind": self._after + gap + before}
+        self._before, self._between, self._after, self._gap = (
+            text.strip(" ") if tight else text for text in [*codec.span.split("{}"), separator]
+        )
         self._min, self._max, self._free = min_spans, math.inf if max_spans is None else max_spans, free_text
         self._codec, self._duration = codec, duration
         self.own_characters = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
@@ -73,8 +74,8 @@ class SpanGrammar:
         self._names = str.maketrans({character: token for token, character in self._private.items()})
         self._shapes = self._first_and_last()
         self._digits = frozenset(_DIGITS).union(self.own_characters, *map("".join, self._shapes))
-        self.alphabet = self._digits.union(" ", *self._literals.values())
-        self.start = State("text" if free_text else "lead")
+        self.alphabet = self._digits.union(" ", self._before, self._between, self._after, self._gap)
+        self.start = State("text" if free_text else "outside")
         self._last = self._parse(self._write(duration, duration))[0]
         self._seconds, self._reach = lru_cache(1 << 14)(self._when), lru_cache(1 << 14)(self._latest)
         self._in_reach = [shape for shape in self._shapes if self._seconds(shape[0]) is not None]  # not beyond the end
@@ -126,27 +127,24 @@ class SpanGrammar:
         if state.place in ("start", "end"):
             closed = self._close(state)
             return closed is not None and self.accepts(closed)
-        complete = state.place in ("lead", "text") or (state.place == "behind" and state.written == self._after)
-        return complete and state.num_spans >= self._min
+        return not state.rest and state.num_spans >= self._min
 
     def _step(self, state: State, character: str) -> State | None:
         if state.place == "text":
             return self._step_in_text(state, character)
-        if state.place == "lead":  # a first word is often a token with a space in front
-            opened = State("before")
-            return opened if character == " " else self.step(opened, character)
+        if state.rest:
+            return state._replace(rest=state.rest[1:]) if state.rest[0] == character else None
+        if state.place == "outside":
+            if state.num_spans == self._max:
+                return None
+            opened = state._replace(place="start", rest=self._gap * (state.num_spans > 0) + self._before)
+            # a first word is often a token with a space in front
+            return opened if state == self.start and character == " " else self.step(opened, character)
         longer = state._replace(written=state.written + character)
-        if state.place in ("start", "end"):
-            if self._reach(longer.written) >= state.earliest:
-                return longer
-            closed = self._close(state)
-            return closed and self.step(closed, character)
-        if state.place == "behind" and state.written == self._after and state.num_spans == self._max:
-            return None
-        if state.written == self._literals[state.place]:
-            moment = state._replace(place="end" if state.place == "between" else "start", written="")
-            return self.step(moment, character)
-        return longer if self._literals[state.place].startswith(longer.written) else None
+        if self._reach(longer.written) >= state.earliest:
+            return longer
+        closed = self._close(state)
+        return closed and self.step(closed, character)
 
     def _close(self, state: State) -> State | None:
         """What a moment is followed by; None if it is not complete."""
@@ -154,12 +152,12 @@ class SpanGrammar:
         if seconds is None or seconds < state.earliest:
             if not self._free or self.own_characters or state.place == "end" or self._parse(state.written):
                 return None
-            return State("text", self._context(state.written), 0.0, num_spans)  # it was some other number
+            return State("text", self._context(state.written), num_spans=num_spans)  # it was some other number
         if state.place == "start":
-            return State("between", "", seconds, num_spans)
+            return State("end", rest=self._between, earliest=seconds, num_spans=num_spans)
         if not self._free:
-            return State("behind", "", 0.0, num_spans + 1)
-        return State("text", "" if self.own_characters else state.written, 0.0, num_spans + 1)
+            return State("outside", rest=self._after, num_spans=num_spans + 1)
+        return State("text", "" if self.own_characters else state.written, num_spans=num_spans + 1)
 
     def _step_in_text(self, state: State, character: str) -> State | None:
         written, parse = state.written + character, self._parse
