@@ -78,7 +78,7 @@ class IndexCodec:
     @property
     def tokens(self) -> tuple[str, ...]:
         """The T tokens, in the order of time."""
-        return tuple(map(self._name, range(self.grid.num_tokens)))
+        return tuple(map(self.token, range(self.grid.num_tokens)))
 
     @property
     def pattern(self) -> str:
@@ -87,7 +87,7 @@ class IndexCodec:
 
     def format(self, seconds: float, duration: float | None = None) -> str:
         """The token of the mark nearest to ``seconds``; TimeRangeError without a duration or where the grid refuses."""
-        return self._name(self.grid.encode(seconds, duration))
+        return self.token(self.grid.encode(seconds, duration))
 
     def parse(self, text: str, duration: float | None = None) -> list[float]:
         """Seconds of every time token in ``text``; names beyond the marks are handled by the grid."""
@@ -95,7 +95,8 @@ class IndexCodec:
         found = re.findall(f"{before}([0-9]{{1,18}}){after}", text)
         return [self.grid.decode(int(number) - self.first, duration) for number in found]
 
-    def _name(self, index: int) -> str:
+    def token(self, index: int) -> str:
+        """The token of a mark; beyond the last one the names go on."""
         return self.template.replace("{}", str(index + self.first))
 
 

@@ -322,11 +322,8 @@ def _strings(value: Any) -> list[str]:
 def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:
     """Add the codec's tokens unless they are there; TokenizerError as in `TimeTokenizer.wrap`."""
     vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
-    present = [token for token in wanted if token in vocabulary]
-    if isinstance(codec, IndexCodec):  # the names go on beyond the last one wanted
-        before, after = codec.template.split("{}")
-        names = (f"{before}{index}{after}" for index in count(codec.first))
-        present = list(takewhile(vocabulary.__contains__, names))
+    names = map(codec.token, count()) if isinstance(codec, IndexCodec) else wanted  # more than wanted may be there
+    present = list(takewhile(vocabulary.__contains__, names))
     if present and len(present) != len(wanted):
         num = len(present)
         raise TokenizerError(f"T: the tokenizer already carries {num} time tokens, got {len(wanted)}; use T={num}")
@@ -345,11 +342,8 @@ def find_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> tu
     """Ids of time tokens, each tokenised in the ways that `TimeTokenizer` names; else TokenizerError as it says."""
     if not tokens:
         return ()
-    vocabulary = tokenizer.get_vocab()
-    missing = [token for token in tokens if token not in vocabulary]
-    if missing:
-        raise TokenizerError(f"tokenizer lacks {missing[0]} and {len(missing) - 1} more; use TimeTokenizer.wrap")
-    ids = tuple(vocabulary[token] for token in tokens)
+    with raised_as(TokenizerError, "tokenizer lacks time tokens; use TimeTokenizer.wrap", KeyError):
+        ids = tuple(map(tokenizer.get_vocab().__getitem__, tokens))
     if ids != tuple(range(ids[0], ids[0] + len(ids))):
         found = f"{ids[0]} to {ids[-1]} for {len(ids)} tokens; wrap a tokenizer that does not have some of them yet"
         raise TokenizerError(f"time tokens must have contiguous ids in the order of time, got {found}")
