@@ -222,10 +222,8 @@ def _numbers(name: str, value: Any, *, integers: bool = False) -> NDArray[Any]:
     if hasattr(value, "detach"):  # a tensor, which may be of a dtype numpy lacks
         value = value.detach().cpu()
         value = (value.double() if value.is_floating_point() else value).numpy()
-    try:
+    with raised_as(TimeRangeError, f"{name} must be {expected}", TypeError, ValueError):
         array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TimeRangeError(f"{name} must be {expected}, got {reprlib.repr(value)}") from error
     if array.dtype.kind not in ("iu" if integers else "iuf") and array.size:
         raise TimeRangeError(f"{name} must be {expected}, got {reprlib.repr(value)} of type {type(value).__name__}")
     if not integers:

@@ -147,26 +147,20 @@ class TimeTokenizer:
         return list(self.tokenizer.encode(self._with_tokens(text), add_special_tokens=False))
 
     def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
-        """Ids that write one timestamp in seconds or several, without any text: one id each with ``codec="index"``."""
-        if isinstance(self.codec, IndexCodec):
-            return [self.time_token_ids[index] for index in np.atleast_1d(self.grid.encode(seconds, duration))]
-        moments = np.atleast_1d(np.asarray(seconds, dtype=np.float64)).tolist()
-        written = " ".join(self.codec.format(moment, float(duration)) for moment in moments)
-        return list(self.tokenizer.encode(written, add_special_tokens=False))
+        """Ids of the time tokens of one timestamp in seconds or several; TokenizerError if there is no `grid`."""
+        return [self.time_token_ids[index] for index in np.atleast_1d(self.grid.encode(seconds, duration))]
 
     def decode_time(self, ids: Any, duration: Number | Numbers) -> Any:
-        """Seconds at which time tokens stand; ids that also hold text are for `times` and `spans`.
+        """Seconds at which time tokens stand: a float for one id, a float64 array of the same shape for ids of any.
 
-        A float for one id, a float64 array of the same shape for ids of any; for other codecs than ``"index"`` ids are
-        those of one text. An id that is no time token raises TimeRangeError.
+        Ids that also hold text are for `times` and `spans`: here one that is no time token raises TimeRangeError.
+        TokenizerError if there is no `grid`.
         """
-        numbers = as_integers(ids)
-        if not isinstance(self.codec, IndexCodec):
-            return np.array(self.times(np.atleast_1d(numbers), duration), dtype=np.float64)
-        first, last = self.time_token_ids[0], self.time_token_ids[-1]
+        grid, numbers = self.grid, as_integers(ids)
         if (wrong := numbers[~self._is_time(numbers)]).size:
-            raise TimeRangeError(f"ids must be time tokens, {first} to {last}, got {wrong.flat[0]}; see spans, times")
-        return self.grid.decode(numbers - first, duration)
+            between = f"{self.time_token_ids[0]} to {self.time_token_ids[-1]}"
+            raise TimeRangeError(f"ids must be time tokens, {between}, got {wrong.flat[0]}; see spans, times")
+        return grid.decode(numbers - self.time_token_ids[0], duration)
 
     def to_tokens(self, text: str, duration: Any) -> str:
         """Write ``<12.3>`` of a trusted text, seconds, as the codec does: ``<t20>``; without a duration leave it."""

@@ -1,7 +1,6 @@
 """Out of a language model: well-formed spans, and what it believes about them."""
 
-from timetok.decoding.constraint import SpanConstraint, SpanLogitsProcessor
-from timetok.decoding.grammar import SpanGrammar
+from timetok.decoding.constraint import SpanConstraint, SpanGrammar, SpanLogitsProcessor
 from timetok.decoding.posterior import ScoredSpan, SpanPosterior, span_distribution
 
 __all__ = [

@@ -115,8 +115,7 @@ def span_distribution(
     if len(durations) != len(ids) or top_starts < 1:
         wanted = f"{len(ids)} durations and a top_starts of at least 1"
         raise ArgumentError(f"durations, top_starts: expected {wanted}, got {len(durations)} and {top_starts!r}")
-    mask = inputs.get("attention_mask")
-    mask = torch.ones_like(ids) if mask is None else mask
+    mask: Tensor = inputs.get("attention_mask", torch.ones_like(ids))
     output = model(**{**inputs, **_step(ids, mask)})
     start = output.logits[:, -1, first : first + count].double().softmax(-1)
     cache = output.past_key_values
