@@ -414,7 +414,6 @@ def test_what_a_user_typed_in_a_chat_is_not_trusted(name, bare_tokenizers):
     asked = [{"role": "user", "content": chat[1]["content"]}]
     plain = bare.apply_chat_template(asked, return_dict=True)["input_ids"]
     assert tt.encode_chat(asked, 60.0) == plain  # what it was before it was wrapped
-    assert tt.times(tt.encode_chat(asked, 60.0, trusted_roles=["user"]), 99.0) == [12.0, 20.0, 12.0]
 
 
 def test_a_chat_whose_template_turns_the_messages_round(bare):

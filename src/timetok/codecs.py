@@ -69,10 +69,9 @@ class IndexCodec:
     span: str = field(default="{} {}", kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.template.count("{}") != 1 or not all(self.template.split("{}")):
-            raise ArgumentError(f"template must have text on both sides of one '{{}}', got {self.template!r}")
-        if self.first < 0:
-            raise ArgumentError(f"first must not be negative, got {self.first!r}")
+        if self.template.count("{}") != 1 or not all(self.template.split("{}")) or self.first < 0:
+            wanted = "text on both sides of one '{}' and an index that is not negative"
+            raise ArgumentError(f"template, first: expected {wanted}, got {self.template!r}, {self.first!r}")
         _check_span(self.span)
 
     @property

@@ -6,7 +6,7 @@ import os
 import random
 import re
 import reprlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count, takewhile
 from pathlib import Path
@@ -118,18 +118,13 @@ class TimeTokenizer:
         return cast(BatchEncoding, tokenizer(text, **hf_kwargs))
 
     def encode_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        duration: Number | None = None,
-        *,
-        trusted_roles: Collection[str] = ("system", "assistant"),
-        **template_kwargs: Any,
+        self, messages: Sequence[Mapping[str, Any]], duration: Number | None = None, **template_kwargs: Any
     ) -> list[int]:
         """Ids of one chat; in what users typed a literal ``<t12>`` or ``<12.3>`` stays plain characters.
 
         ``messages`` and ``template_kwargs``, such as ``add_generation_prompt=True``, are those of transformers'
-        ``apply_chat_template``, but for ``tokenize``; text of ``trusted_roles`` may hold moments, the template itself
-        none. A content is a text or a list of ``{"type": "text", "text": …}``.
+        ``apply_chat_template``, but for ``tokenize``. What the system and the assistant say may hold moments, the
+        template itself none. A content is a text or a list of ``{"type": "text", "text": …}``.
         """
 
         def named(value: Any) -> Any:
@@ -140,7 +135,7 @@ class TimeTokenizer:
             return [named(each) for each in value] if isinstance(value, list | tuple) else value
 
         # a template may cut, reorder or repeat what it is given, and the names go through it unharmed
-        shown: list[Any] = [named(message) if message["role"] in trusted_roles else message for message in messages]
+        shown: list[Any] = [named(turn) if turn["role"] in ("system", "assistant") else turn for turn in messages]
         text = str(self.tokenizer.apply_chat_template(shown, tokenize=False, **template_kwargs))
         if self._written.search(text):  # plain characters
             return list(self._renamed().encode(text, add_special_tokens=False))

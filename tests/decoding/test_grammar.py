@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from docs_blocks import Digits
 from timetok.codecs import ClockCodec, IndexCodec, SecondsCodec
-from timetok.decoding import SpanGrammar
+from timetok.decoding.constraint import SpanGrammar
 from timetok.errors import ArgumentError
 from timetok.timegrid import TimeGrid
 from timetok.tokenizer import TimeTokenizer

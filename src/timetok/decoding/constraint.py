@@ -18,7 +18,6 @@ from transformers import LogitsProcessor
 from timetok.codecs import IndexCodec, MomentCodec, check_num_spans
 from timetok.errors import ArgumentError, MalformedAnswerError, TokenizerError
 
-_DIGITS = "0123456789"
 _FIRST_PRIVATE = 0xF0000
 _ANY_SECONDS = 99_999.0  # a video in which every moment is possible
 _BEYOND_SECONDS = 999_999  # the lengths of texts are told up to here
@@ -80,7 +79,7 @@ class SpanGrammar:
         self._private = dict(zip(codec.tokens, self.own_characters, strict=True))
         self._names = str.maketrans({character: token for token, character in self._private.items()})
         self._shapes = self._first_and_last()
-        self._digits = frozenset(_DIGITS).union(self.own_characters, *map("".join, self._shapes))
+        self._digits = frozenset("0123456789").union(self.own_characters, *map("".join, self._shapes))
         self.alphabet = self._digits.union(" ", self._before, self._between, self._after, self._gap)
         self.start = State("text" if free_text else "outside")
         self._last = self._parse(self._write(duration, duration))[0]
