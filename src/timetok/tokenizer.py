@@ -59,6 +59,7 @@ class TimeTokenizer:
         self._written = re.compile("|".join(map(re.escape, codec.tokens)) or r"(?!)")
         mark = "".join(map(chr, random.SystemRandom().choices(_PRIVATE_USE, k=8)))  # 128 bits: nobody types it
         self._names = {token: f"{mark}{index}{mark}" for index, token in enumerate(codec.tokens)}
+        self._named = re.compile("|".join(self._names.values()) or r"(?!)")
         self._last_copy: tuple[tuple[int, ...], Tokenizer] | None = None
 
     @classmethod
@@ -164,32 +165,32 @@ class TimeTokenizer:
         length = float(TimeGrid(2).decode(1, duration))
         return _SECONDS_MARK.sub(lambda mark: self.codec.format(float(mark[1]), length), text)
 
-    def decode(self, ids: Any, duration: Number | None = None, *, skip_special_tokens: bool = True) -> str:
+    def decode(self, ids: Any, duration: Number | None = None) -> str:
         """Text of the ids of one sequence, its time tokens written in seconds as ``<12.34>``, which `to_tokens` reads.
 
-        Negative ids (-100) are left out; without a duration time tokens keep their names. They are not special tokens.
+        Negative ids (-100) and special tokens are left out; without a duration time tokens keep their names.
         """
         row = as_row(ids)
-        text = str(self.tokenizer.decode(row.tolist(), skip_special_tokens=skip_special_tokens))
-        num_tokens = np.count_nonzero(self._is_time(row))
-        if duration is None or not num_tokens:
+        text = str(self.tokenizer.decode(row.tolist(), skip_special_tokens=True))
+        marks = row[self._is_time(row)]
+        if duration is None or not marks.size:
             return text
-        written, length = self._written.pattern, float(TimeGrid(2).decode(1, duration))
-        if len(self._written.findall(text)) != num_tokens:  # some are plain characters: tell them apart by their names
-            text = str(self._renamed().decode(row.tolist(), skip_special_tokens=skip_special_tokens))
-            written = "|".join(self._names.values())
+        pattern = self._written
+        if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
+            text, pattern = str(self._renamed().decode(row.tolist(), skip_special_tokens=True)), self._named
+        if isinstance(self.codec, IndexCodec):
+            written = iter([f"<{moment:.2f}>" for moment in self.decode_time(marks, duration)])
+            return pattern.sub(lambda _: next(written), text)
+        length = float(TimeGrid(2).decode(1, duration))
 
         def in_seconds(run: re.Match[str]) -> str:
             return "".join(f"<{t:.2f}>" for t in self.codec.parse(self._with_tokens(run[0]), length))
 
-        return re.sub(f"(?:{written})+", in_seconds, text)
+        return re.sub(f"(?:{pattern.pattern})+", in_seconds, text)
 
-    def batch_decode(
-        self, ids: Iterable[Any], duration: Number | Numbers | None = None, *, skip_special_tokens: bool = True
-    ) -> list[str]:
+    def batch_decode(self, ids: Iterable[Any], duration: Number | Numbers | None = None) -> list[str]:
         """`decode` for each row of a batch."""
-        rows = with_durations(list(ids), duration)
-        return [self.decode(row, each, skip_special_tokens=skip_special_tokens) for row, each in rows]
+        return [self.decode(row, each) for row, each in with_durations(list(ids), duration)]
 
     def times(self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0) -> list[float]:
         """Every moment of one sequence of ids in seconds, as it is written: neither sorted nor paired; see `spans`.
@@ -277,7 +278,7 @@ class TimeTokenizer:
     def _with_tokens(self, text: str) -> str:
         """The text, the names that `_renamed` gives to time tokens undone."""
         tokens = {name: token for token, name in self._names.items()}
-        return re.sub("|".join(tokens) or "(?!)", lambda name: tokens[name[0]], text)
+        return self._named.sub(lambda name: tokens[name[0]], text)
 
     def _renamed(self) -> PreTrainedTokenizerBase:
         """A copy whose time tokens have names that no text holds, and the same ids: there ``<t12>`` is plain text.
