@@ -371,9 +371,9 @@ def test_seconds_codec_reads_text(bare):
     prompt_length = len(bare("at 3.0")["input_ids"])
     assert tt.spans(ids, 60.0, prompt_length=prompt_length) == [Span(12.3, 45.0)]
     assert tt.spans(ids, 60.0, prompt_length=prompt_length, malformed="sort") == [Span(12.3, 45.0), Span(5.0, 7.5)]
-    for of_tokens_alone in (tt.encode_time, tt.decode_time):
-        with pytest.raises(TokenizerError, match="SecondsCodec has no marks"):
-            of_tokens_alone([12, 45], 60.0)
+    assert bare.decode(tt.encode_time([12.34, 45.0], 60.0)) == "12.3 45.0"
+    with pytest.raises(TokenizerError, match="SecondsCodec has no marks"):
+        tt.decode_time([12, 45], 60.0)
     assert tt.decode(ids, 60.0) == "at 3.0 12.3 45.0 then 7.5 5.0 and 9.0"
     assert tt("<t5>", trusted=False) == bare("<t5>")
 

@@ -143,8 +143,12 @@ class TimeTokenizer:
         return list(self.tokenizer.encode(self._with_tokens(text), add_special_tokens=False))
 
     def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
-        """Ids of the time tokens of one timestamp in seconds or several; TokenizerError if there is no `grid`."""
-        return [self.time_token_ids[index] for index in np.atleast_1d(self.grid.encode(seconds, duration))]
+        """Ids that write one timestamp in seconds or several, without any text: one id each with ``codec="index"``."""
+        if isinstance(self.codec, IndexCodec):
+            return [self.time_token_ids[index] for index in np.atleast_1d(self.grid.encode(seconds, duration))]
+        moments = np.atleast_1d(np.asarray(seconds, dtype=np.float64)).tolist()
+        written = " ".join(self.codec.format(moment, float(duration)) for moment in moments)
+        return list(self.tokenizer.encode(written, add_special_tokens=False))
 
     def decode_time(self, ids: Any, duration: Number | Numbers) -> Any:
         """Seconds at which time tokens stand: a float for one id, a float64 array of the same shape for ids of any.
