@@ -77,15 +77,17 @@ def measure(localizer: Localizer, questions: Sequence, name: str, seed: int) -> 
     ]
     posteriors, tt = [], localizer.processor.tt
     space = tt.tokenizer.encode(" ", add_special_tokens=False)
-    layout = {"lead_ids": space, "between_ids": space}  # as LITA's answers are written: " <t1> <t2>"
     for k in range(0, len(questions), 8):
         group = questions[k : k + 8]
         features, durations = zip(*(videos[question.path] for question in group), strict=True)
         texts = [localizer.processor.prompt(question.text) for question in group]
         batch = localizer.processor.prompts(texts, videos=features, trusted=False)
-        marks = {"grid": tt.grid, "time_token_ids": tt.time_token_ids, "durations": durations}
+        lead = torch.tensor(space).expand(len(group), -1)  # answers of LITA are written " <t1> <t2>"
+        batch["input_ids"] = torch.cat([batch["input_ids"], lead], 1)
+        batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones_like(lead)], 1)
+        options = {"durations": durations, "between_ids": space, "top_starts": TOP_STARTS}
         with torch.inference_mode():
-            posteriors += span_distribution(localizer.model, batch, **marks, **layout, top_starts=TOP_STARTS)
+            posteriors += span_distribution(localizer.model, batch, tt, **options)
     truths = [question.reference.spans[0] for question in questions]
     best = [posterior.best() for posterior in posteriors]
     refined = [posterior.refined(found.span) for posterior, found in zip(posteriors, best, strict=True)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_mistral_common import MistralCommonBackend
 
 from docs_blocks import Digits
@@ -178,7 +179,6 @@ def test_decode_tells_tokens_from_characters(tt):
 def test_time_tokens_survive_skipping_special_tokens(tt):
     ids = tt("<t1> <|end|>")["input_ids"]
     assert tt.decode(ids) == "<t1> "
-    assert tt.decode(ids, skip_special_tokens=False) == "<t1> <|end|>"
 
 
 def ids_of(tt, *indices):
@@ -314,14 +314,15 @@ def test_a_codec_of_ones_own_with_tokens(bare, tmp_path):
     assert tt.times(ids, 60.0) == [12.3, 45.0, 7.5]
     assert tt.spans(ids, 60.0) == [Span(12.3, 45.0)]
     assert tt.decode(ids, 60.0) == "from <12.30><45.00> and <7.50>"
-    assert tt.decode_time(tt.encode_time([3.0, 5.5], 60.0), 60.0).tolist() == [3.0, 5.5]
     assert tt("<T1>", trusted=False)["input_ids"] != tt("<T1>")["input_ids"]
     with pytest.raises(ArgumentError, match="T counts the time tokens of codec='index'"):
         TimeTokenizer.wrap(bare, 50, codec=Digits())
     tt.save_pretrained(tmp_path)
-    assert TimeTokenizer.from_pretrained(tmp_path, codec=Digits()).time_token_ids == tt.time_token_ids
-    with pytest.raises(ArgumentError, match="codec must be given"):
+    with pytest.raises(ModelFolderError, match="saved with a codec of your own: load its tokenizer and wrap it again"):
         TimeTokenizer.from_pretrained(tmp_path)
+    again = TimeTokenizer.wrap(PreTrainedTokenizerFast.from_pretrained(tmp_path), codec=Digits())
+    assert again.time_token_ids == tt.time_token_ids
+    assert tt.decode(tt("<T1>", trusted=False)["input_ids"] + ids, 60.0) == "<T1>from <12.30><45.00> and <7.50>"
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -411,7 +412,6 @@ def test_what_a_user_typed_in_a_chat_is_not_trusted(name, bare_tokenizers):
     asked = [{"role": "user", "content": chat[1]["content"]}]
     plain = bare.apply_chat_template(asked, return_dict=True)["input_ids"]
     assert tt.encode_chat(asked, 60.0) == plain  # what it was before it was wrapped
-    assert tt.times(tt.encode_chat(asked, 60.0, trusted_roles=["user"]), 99.0) == [12.0, 20.0, 12.0]
 
 
 def test_a_chat_whose_template_turns_the_messages_round(bare):

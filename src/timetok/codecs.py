@@ -43,22 +43,6 @@ def format_span(codec: MomentCodec, span: Span, duration: float | None = None) -
     return codec.span.format(codec.format(span.start, duration), codec.format(span.end, duration))
 
 
-def spans_regex(codec: MomentCodec, min_spans: int = 1, max_spans: int | None = 1, *, separator: str = " ") -> str:
-    """Regular expression of an answer made of spans, for servers with structured output; no groups, no look-around.
-
-    It cannot say that a span ends after it starts; `timetok.decoding` can. With ``min_spans=0`` the answer may be
-    empty, with ``max_spans=None`` it may hold any number; numbers that no answer can have raise ArgumentError.
-
-    >>> re.fullmatch(spans_regex(SecondsCodec(), max_spans=2), "1.0 2.5 7.0 9.0") is not None
-    True
-    """
-    check_num_spans(min_spans, max_spans)
-    span = codec.pattern.join(map(re.escape, codec.span.split("{}")))
-    most = "" if max_spans is None else max_spans - 1
-    more = "" if most == 0 else f"(?:{re.escape(separator)}{span}){{{max(min_spans - 1, 0)},{most}}}"
-    return span + more if min_spans else f"(?:{span}{more})?"
-
-
 def check_num_spans(min_spans: int, max_spans: int | None) -> None:
     """Refuse, by an ArgumentError, numbers of spans that no answer can have."""
     if min_spans < 0 or (max_spans is not None and max_spans < max(min_spans, 1)):
@@ -85,16 +69,15 @@ class IndexCodec:
     span: str = field(default="{} {}", kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.template.count("{}") != 1 or not all(self.template.split("{}")):
-            raise ArgumentError(f"template must have text on both sides of one '{{}}', got {self.template!r}")
-        if self.first < 0:
-            raise ArgumentError(f"first must not be negative, got {self.first!r}")
+        if self.template.count("{}") != 1 or not all(self.template.split("{}")) or self.first < 0:
+            wanted = "text on both sides of one '{}' and an index that is not negative"
+            raise ArgumentError(f"template, first: expected {wanted}, got {self.template!r}, {self.first!r}")
         _check_span(self.span)
 
     @property
     def tokens(self) -> tuple[str, ...]:
         """The T tokens, in the order of time."""
-        return tuple(map(self._name, range(self.grid.num_tokens)))
+        return tuple(map(self.token, range(self.grid.num_tokens)))
 
     @property
     def pattern(self) -> str:
@@ -103,7 +86,7 @@ class IndexCodec:
 
     def format(self, seconds: float, duration: float | None = None) -> str:
         """The token of the mark nearest to ``seconds``; TimeRangeError without a duration or where the grid refuses."""
-        return self._name(self.grid.encode(seconds, duration))
+        return self.token(self.grid.encode(seconds, duration))
 
     def parse(self, text: str, duration: float | None = None) -> list[float]:
         """Seconds of every time token in ``text``; names beyond the marks are handled by the grid."""
@@ -111,7 +94,8 @@ class IndexCodec:
         found = re.findall(f"{before}([0-9]{{1,18}}){after}", text)
         return [self.grid.decode(int(number) - self.first, duration) for number in found]
 
-    def _name(self, index: int) -> str:
+    def token(self, index: int) -> str:
+        """The token of a mark; beyond the last one the names go on."""
         return self.template.replace("{}", str(index + self.first))
 
 

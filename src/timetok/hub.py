@@ -71,7 +71,7 @@ class HubLocalizer:
             check_length(self.model, length, max_new_tokens)
             for name in filter(lambda name: name.startswith("pixel_values"), inputs):  # times keep their digits
                 inputs[name] = inputs[name].to(self.model.dtype)
-            held = self._constraint.processor(duration, prompt_length=length)
+            held = self._constraint.processor(duration)
             told = f"question: {length} tokens fill the GPU's memory; show fewer frames"
             with raised_as(PromptError, told, torch.OutOfMemoryError):
                 ids = self.model.generate(**inputs, **options, logits_processor=[held])[0, length:].tolist()

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from timetok.errors import ArgumentError, TimeRangeError
+from timetok.errors import ArgumentError, TimeRangeError, raised_as
 
 Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
 Numbers: TypeAlias = NDArray[Any] | Sequence[Any]
@@ -141,12 +141,9 @@ class TimeGrid:
         return cls(**presets[name])
 
     @property
-    def _steps(self) -> int:
-        return self.num_tokens - (self.marks == "edges")
-
-    @property
-    def _offset(self) -> float:
-        return 0.5 * (self.marks == "centres")
+    def _layout(self) -> tuple[int, float]:
+        """Steps and offset, as in the table."""
+        return self.num_tokens - (self.marks == "edges"), 0.5 * (self.marks == "centres")
 
     def encode(self, seconds: Any, duration: Any) -> Any:
         """Zero-based index of the mark of each timestamp.
@@ -155,14 +152,14 @@ class TimeGrid:
         int64 tensor on its device, else it is an int64 array. TimeRangeError: a value is not a finite number,
         ``out_of_range="raise"`` and it lies outside ``[0, duration]``, or the shapes do not broadcast.
         """
-        times = _numbers("seconds", seconds)
+        (steps, offset), times = self._layout, _numbers("seconds", seconds)
         length = _durations(duration, "seconds", times.shape)
         if self.out_of_range == "raise":
             _refuse("seconds", times, (times < 0) | (times > length), "between 0 and the duration")
         with np.errstate(over="ignore"):  # an overflow is clamped like any other timestamp beyond the end
             marks = np.asarray(times / length)
-            marks *= self._steps
-        marks -= self._offset
+            marks *= steps
+        marks -= offset
         marks = _rounded(marks, self.rounding)
         np.clip(marks, 0, self.num_tokens - 1, out=marks)
         return _as_given(marks.astype(np.int64), seconds, duration)
@@ -173,14 +170,14 @@ class TimeGrid:
         Shapes and kinds are as in `encode`: a ``float``, a float64 tensor or a float64 array. TimeRangeError: an index
         is not an integer, ``out_of_range="raise"`` and it lies outside ``[0, T)``, or the shapes do not broadcast.
         """
+        (steps, offset), last = self._layout, self.num_tokens - 1
         marks = _numbers("index", index, integers=True)
         length = _durations(duration, "index", marks.shape)
-        last = self.num_tokens - 1
         if self.out_of_range == "raise":
             _refuse("index", marks, (marks < 0) | (marks > last), f"between 0 and {last}")
-        places = np.clip(marks, 0, last) + self._offset
+        places = np.clip(marks, 0, last) + offset
         # (T - 1) * d / (T - 1) can miss d by a rounding, hence the explicit last mark
-        seconds = np.where(places == self._steps, length, places * length / self._steps)
+        seconds = np.where(places == steps, length, places * length / steps)
         return _as_given(seconds, index, duration)
 
     def sample_times(self, duration: Number | Numbers) -> NDArray[np.float64]:
@@ -196,9 +193,9 @@ class TimeGrid:
 
         Half a step for the nearest mark, a whole one for the mark before; more where an end of the video has no mark.
         """
-        between = 1.0 if self.rounding == "floor" else 0.5
-        at_the_end = self._steps - (self.num_tokens - 1 + self._offset)
-        return _as_given(max(between, self._offset, at_the_end) * _durations(duration) / self._steps)
+        (steps, offset), between = self._layout, 1.0 if self.rounding == "floor" else 0.5
+        at_the_end = steps - (self.num_tokens - 1 + offset)
+        return _as_given(max(between, offset, at_the_end) * _durations(duration) / steps)
 
 
 def _rounded(marks: NDArray[np.float64], rounding: Rounding) -> NDArray[np.float64]:
@@ -225,10 +222,8 @@ def _numbers(name: str, value: Any, *, integers: bool = False) -> NDArray[Any]:
     if hasattr(value, "detach"):  # a tensor, which may be of a dtype numpy lacks
         value = value.detach().cpu()
         value = (value.double() if value.is_floating_point() else value).numpy()
-    try:
+    with raised_as(TimeRangeError, f"{name} must be {expected}", TypeError, ValueError):
         array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TimeRangeError(f"{name} must be {expected}, got {reprlib.repr(value)}") from error
     if array.dtype.kind not in ("iu" if integers else "iuf") and array.size:
         raise TimeRangeError(f"{name} must be {expected}, got {reprlib.repr(value)} of type {type(value).__name__}")
     if not integers:
@@ -241,11 +236,9 @@ def _durations(duration: object, name: str = "", shape: tuple[int, ...] = ()) ->
     """Positive durations that broadcast against values of a shape."""
     durations = _numbers("duration", duration)
     _refuse("duration", durations, durations <= 0, "a positive number of seconds")
-    try:
-        np.broadcast_shapes(shape, durations.shape)
-    except ValueError:
-        shapes = f"{name} of shape {shape} and duration of shape {durations.shape}"
-        raise TimeRangeError(f"{shapes} do not broadcast; give one duration for all, or one for each") from None
+    if durations.ndim:
+        with raised_as(TimeRangeError, f"{name}, duration: give one duration for all, or one for each", ValueError):
+            np.broadcast_shapes(shape, durations.shape)
     return durations
 
 

@@ -150,10 +150,11 @@ def test_a_seconds_adapter_has_no_time_rows(tmp_path):
 
 @pytest.mark.parametrize("step", ["tokenizer", "lm", "weights", "settings"])
 @pytest.mark.parametrize("again", [False, True])
-def test_what_an_interrupted_save_leaves_is_no_adapter(step, again, tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_what_was_there(step, again, tmp_path, monkeypatch):
     adapter = trained()
     if again:
-        adapter.save_pretrained(tmp_path, adapter_only=False)
+        tiny_lm.adapter(projector="mlp2x_gelu").save_pretrained(tmp_path, adapter_only=False)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -165,8 +166,19 @@ def test_what_an_interrupted_save_leaves_is_no_adapter(step, again, tmp_path, mo
     monkeypatch.setattr(*where, stop)
     with pytest.raises(KeyboardInterrupt):
         adapter.save_pretrained(tmp_path, adapter_only=False)
-    with pytest.raises(ModelFolderError, match="holds no readable adapter"):
-        VideoAdapter.from_pretrained(tmp_path, lm=fresh_lm())
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_settings_take_their_name_last(tmp_path, monkeypatch):
+    names, replace = [], os.replace
+
+    def record(source, target):
+        names.append(os.path.basename(target))
+        replace(source, target)
+
+    monkeypatch.setattr(video_adapter.os, "replace", record)
+    trained().save_pretrained(tmp_path, adapter_only=False)
+    assert names[-1] == "adapter_config.json" and "model.safetensors" in names
 
 
 @pytest.mark.parametrize("name", ["lita-1.5", "llava-video"])

@@ -54,12 +54,12 @@ def stop_id(tt):
     return tt.tokenizer.eos_token_id if tt.tokenizer.eos_token_id is not None else tt.tokenizer.sep_token_id
 
 
-def generate(tt, constraint, *, prompt_length=None, embeddings=False, **mode):
+def generate(tt, constraint, *, embeddings=False, **mode):
     model = model_for(tt)
     ids = torch.tensor([[9, 10, 11, 12], [0, 0, 13, 9], [0, 9, 9, 10]])
     inputs = {"attention_mask": (ids > 0).long()}
     inputs |= {"inputs_embeds": model.get_input_embeddings()(ids)} if embeddings else {"input_ids": ids}
-    processor = constraint.processor(DURATIONS, prompt_length=prompt_length)
+    processor = constraint.processor(DURATIONS)
     torch.manual_seed(1)
     out = model.generate(
         **inputs, logits_processor=[processor], max_new_tokens=40, eos_token_id=stop_id(tt), pad_token_id=0, **mode
@@ -90,7 +90,7 @@ def test_exactly_one_span(name, codec, mode, wrapped):
 def test_prompts_as_embeddings_give_the_same(codec, mode, wrapped):
     tt = wrapped["llama", codec]
     constraint = SpanConstraint(tt, max_spans=2)
-    by_ids = generate(tt, constraint, prompt_length=4, **MODES[mode])
+    by_ids = generate(tt, constraint, **MODES[mode])
     assert generate(tt, constraint, embeddings=True, **MODES[mode]) == by_ids
     check(tt, by_ids, 1, 2)
 
@@ -215,8 +215,10 @@ def test_misuse_is_named(wrapped):
     constraint = SpanConstraint(tt)
     with pytest.raises(ArgumentError, match="durations: expected one for each prompt, got 2 for 3 rows"):
         constraint.processor([1.0, 2.0])(torch.zeros(3, 1, dtype=torch.long), torch.zeros(3, 500))
-    with pytest.raises(MalformedAnswerError, match="prompt_length"):
-        constraint.processor(prompt_length=0)(torch.tensor([[5, 6]]), torch.zeros(1, 500))
+    used = constraint.processor()
+    used(torch.tensor([[5]]), torch.zeros(1, 500))
+    with pytest.raises(MalformedAnswerError, match="first 1 ids; make a processor for each call of generate"):
+        used(torch.tensor([[5, 6]]), torch.zeros(1, 500))
     tok = copy.deepcopy(tt.tokenizer)
     tok.eos_token = None
     with pytest.raises(ArgumentError, match="stop_ids"):

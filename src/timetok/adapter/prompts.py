@@ -15,8 +15,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from timetok.adapter.encoded import EncodedVideo
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import PoolingPlan, as_grid
-from timetok.tokenizer import TimeTokenizer
-from timetok.tokenizer.ids import with_durations
+from timetok.tokenizer import TimeTokenizer, with_durations
 
 VIDEO_TOKEN = "<video>"
 FEATURES, PIXELS = "video_features", "pixel_values_videos"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
@@ -314,8 +315,8 @@ class VideoAdapter(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str], *, adapter_only: bool = True) -> None:
         """Write the adapter: projector, learned separators, time rows (safetensors), settings, tokenizer, a card.
 
-        What is there is replaced, but for a card; a folder whose settings, the last file, are missing is not complete.
-        The encoder of ``vision`` is frozen and not written. ``adapter_only=False`` writes the language model too, into
+        Files take their names only when all are complete, the settings last; a card that is there is kept. The encoder
+        of ``vision`` is frozen and not written. ``adapter_only=False`` writes the language model too, into
         ``folder/lm``, or raises ArgumentError where peft has changed its layers; so does True where one lies there.
         """
         if hasattr(self, "peft_config") or (not adapter_only and hasattr(self.lm, "peft_config")):
@@ -326,7 +327,16 @@ class VideoAdapter(nn.Module):
         if adapter_only and (path / "lm").exists():
             raise ArgumentError(f"folder: '{path}' holds an earlier language model in lm/; remove it or choose another")
         path.mkdir(parents=True, exist_ok=True)
-        (path / _SETTINGS).unlink(missing_ok=True)  # without them, what is written from here on is no adapter
+        with TemporaryDirectory(dir=path, prefix=".part-") as part:
+            self._write(Path(part), adapter_only)
+            files = (file for file in Path(part).rglob("*") if file.is_file())
+            for file in sorted(files, key=lambda file: file.name == _SETTINGS):  # the settings last
+                target = path / file.relative_to(part)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if file.name != _CARD or not target.exists():
+                    os.replace(file, target)
+
+    def _write(self, path: Path, adapter_only: bool) -> None:
         self.processor.tt.save_pretrained(path)
         if not adapter_only:
             self.lm.save_pretrained(path / "lm")
@@ -334,11 +344,10 @@ class VideoAdapter(nn.Module):
         tensors |= rows_of(self.lm, self.time_token_ids)
         data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
         (path / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
-        if not (path / _CARD).exists():
-            base, num = self.lm.config.name_or_path or type(self.lm).__name__, len(self.time_token_ids)
-            told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "num_time_tokens": num}
-            text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
-            (path / _CARD).write_text(text.format(**self._settings, **told, version=__version__), encoding="utf-8")
+        base, num = self.lm.config.name_or_path or type(self.lm).__name__, len(self.time_token_ids)
+        told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "num_time_tokens": num}
+        text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+        (path / _CARD).write_text(text.format(**self._settings, **told, version=__version__), encoding="utf-8")
         write_json(path / _SETTINGS, self._settings)
 
     @classmethod

@@ -1,9 +1,6 @@
 """Out of a language model: well-formed spans, and what it believes about them."""
 
-from timetok.decoding.constraint import SpanConstraint, SpanLogitsProcessor
-from timetok.decoding.grammar import SpanGrammar
-from timetok.decoding.posterior import ScoredSpan, SpanPosterior, span_distribution
+from timetok.decoding.constraint import SpanConstraint
+from timetok.decoding.posterior import SpanPosterior, span_distribution
 
-__all__ = [
-    "ScoredSpan", "SpanConstraint", "SpanGrammar", "SpanLogitsProcessor", "SpanPosterior", "span_distribution",
-]  # fmt: skip
+__all__ = ["SpanConstraint", "SpanPosterior", "span_distribution"]

@@ -1,16 +1,197 @@
-"""Holding a language model to answers made of well-formed spans."""
+"""Holding a language model to answers made of well-formed spans, for any codec: its `format` and `parse` tell how.
 
+`SpanGrammar` reads an answer character by character, of which a token of a codec is one, from Unicode's private use
+area; `SpanConstraint` knows what each token of a vocabulary adds to it.
+"""
+
+import math
+import re
+from bisect import bisect
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from timetok.codecs import IndexCodec
-from timetok.decoding.grammar import ANY_SECONDS, SpanGrammar, State
+from timetok.codecs import IndexCodec, MomentCodec, check_num_spans
 from timetok.errors import ArgumentError, MalformedAnswerError, TokenizerError
+
+_FIRST_PRIVATE = 0xF0000
+_ANY_SECONDS = 99_999.0  # a video in which every moment is possible
+_BEYOND_SECONDS = 999_999  # the lengths of texts are told up to here
+_TICKS = 10**9  # a second, where they are searched
+_CONTEXT = 24  # characters of a text that are remembered while they may belong to a number
+
+
+class State(NamedTuple):
+    """Where in an answer a character stands.
+
+    Attributes:
+        place: ``start`` or ``end``, in that moment or on the way to it, ``outside`` of a span, or ``text``.
+        written: What of the moment is written; of a text, what may still matter: right behind a span its end, too.
+        rest: What must be written before anything else.
+        earliest: Seconds before which no moment may lie.
+        num_spans: Spans that are complete.
+    """
+
+    place: str
+    written: str = ""
+    rest: str = ""
+    earliest: float = 0.0
+    num_spans: int = 0
+
+
+class SpanGrammar:
+    """Answers of well-formed spans about one video, read character by character; options as in `SpanConstraint`.
+
+    No span lies after ``duration``, the length of the video in seconds. With ``tight``, no spaces are written beside
+    moments: see ``lita_spacing`` of `timetok.TimeTokenizer`. The codec must write texts of one length as an odometer
+    does: each place runs through its digits by itself.
+
+    Attributes:
+        alphabet: Characters an answer without free text is made of.
+        own_characters: What stands for the codec's tokens, in their order.
+        start: The state before the first character.
+        step: ``step(state, character)`` is the next state; None if the character may not be.
+    """
+
+    def __init__(
+        self,
+        codec: MomentCodec,
+        duration: float = _ANY_SECONDS,
+        *,
+        min_spans: int = 1,
+        max_spans: int | None = 1,
+        separator: str = " ",
+        free_text: bool = False,
+        tight: bool = False,
+    ) -> None:
+        check_num_spans(min_spans, max_spans)
+        self._before, self._between, self._after, self._gap = (
+            text.strip(" ") if tight else text for text in [*codec.span.split("{}"), separator]
+        )
+        self._min, self._max, self._free = min_spans, math.inf if max_spans is None else max_spans, free_text
+        self._codec, self._duration = codec, duration
+        self.own_characters = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
+        self._tokens = re.compile("|".join(map(re.escape, codec.tokens)) or "(?!)")
+        self._private = dict(zip(codec.tokens, self.own_characters, strict=True))
+        self._names = str.maketrans({character: token for token, character in self._private.items()})
+        self._shapes = self._first_and_last()
+        self._digits = frozenset("0123456789").union(self.own_characters, *map("".join, self._shapes))
+        self.alphabet = self._digits.union(" ", self._before, self._between, self._after, self._gap)
+        self.start = State("text" if free_text else "outside")
+        self._last = self._parse(self._write(duration, duration))[0]
+        self._seconds, self._reach = lru_cache(1 << 14)(self._when), lru_cache(1 << 14)(self._latest)
+        self._in_reach = [shape for shape in self._shapes if self._seconds(shape[0]) is not None]  # not beyond the end
+        self.step = lru_cache(1 << 16)(self._step)
+
+    def _parse(self, text: str) -> list[float]:
+        """Seconds of all moments in a text."""
+        return self._codec.parse(text.translate(self._names), self._duration)
+
+    def _write(self, seconds: float, duration: float) -> str:
+        return self._tokens.sub(lambda token: self._private[token[0]], self._codec.format(seconds, duration))
+
+    def _first_and_last(self) -> list[tuple[str, str]]:
+        """The first and the last text of each length: 0.0 and 9.9, 10.0 and 99.9, and so on."""
+
+        def text(tick: int) -> str:
+            return self._write(tick / _TICKS, _BEYOND_SECONDS)
+
+        shapes, tick, ticks = [], 0, range(_BEYOND_SECONDS * _TICKS)
+        while tick < len(ticks):
+            first = text(tick)
+            tick = bisect(ticks, len(first), key=lambda later: len(text(later)))
+            shapes.append((first, text(tick - 1)))
+        return shapes
+
+    def _when(self, text: str) -> float | None:
+        """Seconds of a text; None if it is not a moment as the codec writes it in this video."""
+        found = self._parse(text)
+        is_so = len(found) == 1 and found[0] <= self._last and self._write(found[0], self._duration) == text
+        return found[0] if is_so else None
+
+    def _latest(self, prefix: str) -> float:
+        """The latest moment, in seconds, whose text begins so; -1 where there is none."""
+        n, shapes = len(prefix), self._in_reach if self._digits.issuperset(prefix) else []
+        lasts = [last for first, last in shapes if len(first) >= n and self._seconds(prefix + first[n:]) is not None]
+        return max((min(self._last, *self._parse(prefix + last[n:])) for last in lasts), default=-1.0)
+
+    def kind(self, character: str) -> str:
+        """One name for all characters between which an answer makes no difference; those of moments are their own."""
+        if character in self.alphabet:
+            return character
+        if character.isspace():
+            return "space"
+        of_a_word, behind = re.match(r"\w", character), self._parse(self._shapes[0][0] + character)
+        return f"free: {self._stands_free(character)}, {bool(of_a_word)}, {len(behind)}"
+
+    def accepts(self, state: State) -> bool:
+        """Whether an answer may end here."""
+        if state.place in ("start", "end"):
+            closed = self._close(state)
+            return closed is not None and self.accepts(closed)
+        return not state.rest and state.num_spans >= self._min
+
+    def _step(self, state: State, character: str) -> State | None:
+        if state.place == "text":
+            return self._step_in_text(state, character)
+        if state.rest:
+            return state._replace(rest=state.rest[1:]) if state.rest[0] == character else None
+        if state.place == "outside":
+            if state.num_spans == self._max:
+                return None
+            opened = state._replace(place="start", rest=self._gap * (state.num_spans > 0) + self._before)
+            # a first word is often a token with a space in front
+            return opened if state == self.start and character == " " else self.step(opened, character)
+        longer = state._replace(written=state.written + character)
+        if self._reach(longer.written) >= state.earliest:
+            return longer
+        closed = self._close(state)
+        return closed and self.step(closed, character)
+
+    def _close(self, state: State) -> State | None:
+        """What a moment is followed by; None if it is not complete."""
+        seconds, num_spans = self._seconds(state.written), state.num_spans
+        if seconds is None or seconds < state.earliest:
+            if not self._free or self.own_characters or state.place == "end" or self._parse(state.written):
+                return None
+            return State("text", self._context(state.written), num_spans=num_spans)  # it was some other number
+        if state.place == "start":
+            return State("end", rest=self._between, earliest=seconds, num_spans=num_spans)
+        if not self._free:
+            return State("outside", rest=self._after, num_spans=num_spans + 1)
+        return State("text", "" if self.own_characters else state.written, num_spans=num_spans + 1)
+
+    def _step_in_text(self, state: State, character: str) -> State | None:
+        written, parse = state.written + character, self._parse
+        if span := parse(state.written):  # what follows may make another number of the span's end
+            if parse(written) != span:
+                return None
+            settled = all(parse(written + more)[: len(span)] == span for more in "x1")
+            return state._replace(written=self._context(written) if settled else written)
+        if state.num_spans < self._max and self._reach(character) >= 0 and self._stands_free(state.written):
+            return state._replace(place="start", written=character)
+        if character in self.own_characters or parse(written):
+            return None
+        return state._replace(written=self._context(written))
+
+    def _context(self, text: str) -> str:
+        """As much of a text as decides whether what comes next is a moment: few different ones, to be remembered."""
+        word = re.split(r"\s", text)[-1]
+        if self.own_characters:  # only they are moments, whatever stands around them
+            return ""
+        if any(map(str.isdigit, word)):
+            return word if len(word) <= _CONTEXT else "x" + word[-_CONTEXT:]  # without x it might begin one
+        return "" if self._stands_free(word) else "x"
+
+    def _stands_free(self, text: str) -> bool:
+        """Whether a moment right behind ``text`` would be read as one."""
+        text = re.sub("[0-9]", "1", text[-_CONTEXT:])  # 0:00:05 would pass for 00:05
+        parse, first = self._parse, self._shapes[0][0]
+        return parse(text + first) == parse(text) + parse(first)
 
 
 class SpanConstraint:
@@ -46,39 +227,35 @@ class SpanConstraint:
             raise ArgumentError("stop_ids must be given: the tokenizer has no eos token")
         # some tokenizers have no token for the space between two: WordPiece, and the one of LITA
         two = tt.tokenizer.encode(" ".join(tt.codec.tokens[:2]), add_special_tokens=False)
-        options: dict[str, Any] = {"separator": separator, "free_text": free_text, "tight": len(two) == 2}
-        options |= {"min_spans": min_spans, "max_spans": max_spans}
-        longest = SpanGrammar(tt.codec, **options)
-        self.grammar = lru_cache(256)(longest.within)
+        layout: Any = {"separator": separator, "free_text": free_text, "tight": len(two) == 2}
+        grammar_of = partial(SpanGrammar, tt.codec, min_spans=min_spans, max_spans=max_spans, **layout)
+        self.grammar = lru_cache(256)(grammar_of)
+        longest = grammar_of()
         self._codec, self._texts = tt.codec, _token_texts(tt, longest.own_characters, self.stop_ids)
         examples: dict[str, str] = {}  # of each kind of characters; in the tree they stand for all of it
         example = lru_cache(None)(lambda character: examples.setdefault(longest.kind(character), character))
-        self._tree: list[dict[str, int]] = [{}]  # of the texts of tokens: the children of each node, which come later
+        # texts of tokens as a tree: the number of a node by its parent, which comes before it, and its character
+        self._nodes: dict[tuple[int, str], int] = {}
         ends = {token: 0 for token, text in self._texts.items() if free_text or longest.alphabet.issuperset(text)}
         for token in ends:
             for character in map(example, self._texts[token]):
-                child = self._tree[ends[token]].setdefault(character, len(self._tree))
-                if child == len(self._tree):
-                    self._tree.append({})
-                ends[token] = child
+                ends[token] = self._nodes.setdefault((ends[token], character), len(self._nodes) + 1)
         self._tokens, self._ends = torch.tensor([*ends.items()], dtype=torch.long).reshape(-1, 2).T.contiguous()
-        self.mask = lru_cache(256)(self._mask)
+        self.mask, self.follow = lru_cache(256)(self._mask), lru_cache(1 << 14)(self._follow)
 
-    def processor(
-        self, durations: Sequence[float] | float | None = None, *, prompt_length: int | None = None
-    ) -> "SpanLogitsProcessor":
+    def processor(self, durations: Sequence[float] | float | None = None) -> "SpanLogitsProcessor":
         """A logits processor for one call of ``generate``: greedy, sampled, or with beams.
 
         ``durations`` are lengths of videos in seconds, one a prompt or one for all; spans stay within. Index tokens
-        need none. ``prompt_length`` counts ids in front of the answer, padding included; None for those that are there
-        at the first step, of which there are none where prompts are given as embeddings.
+        need none. Ids that are there at the first step are the prompt, of which there are none where it is given as
+        embeddings.
         """
-        each = durations if isinstance(durations, Sequence) else [ANY_SECONDS if durations is None else durations]
+        each = durations if isinstance(durations, Sequence) else [_ANY_SECONDS if durations is None else durations]
         if isinstance(self._codec, IndexCodec):
-            each = [ANY_SECONDS] * len(each)  # only the order of marks matters: one grammar for all videos
-        return SpanLogitsProcessor(self, each, prompt_length)
+            each = [_ANY_SECONDS] * len(each)  # only the order of marks matters: one grammar for all videos
+        return SpanLogitsProcessor(self, each)
 
-    def follow(self, duration: float, state: State | None, token: int) -> State | None:
+    def _follow(self, duration: float, state: State | None, token: int) -> State | None:
         """Where an answer stands after a token; None where it is not well-formed."""
         step = self.grammar(duration).step
         if token not in self._texts:
@@ -89,11 +266,11 @@ class SpanConstraint:
 
     def _mask(self, duration: float, state: State, size: int, device: torch.device) -> Tensor:
         """Which tokens may come next: bool ``[v]``."""
-        grammar, states = self.grammar(duration), [state, *[None] * (len(self._tree) - 1)]
-        for reached, children in zip(states, self._tree, strict=True):
-            if reached:
-                for character, child in children.items():
-                    states[child] = grammar.step(reached, character)
+        grammar = self.grammar(duration)
+        states: list[State | None] = [state]
+        for parent, character in self._nodes:
+            reached = states[parent]
+            states.append(reached and grammar.step(reached, character))
         allowed = self._tokens[torch.tensor([reached is not None for reached in states])[self._ends]]
         stops = sorted(self.stop_ids) if grammar.accepts(state) else []
         if not (stops or len(allowed)):
@@ -106,40 +283,34 @@ class SpanConstraint:
 class SpanLogitsProcessor(LogitsProcessor):
     """Leaves only tokens that keep an answer well-formed; made by `SpanConstraint.processor` for one ``generate``."""
 
-    def __init__(self, constraint: SpanConstraint, durations: Sequence[float], prompt_length: int | None) -> None:
-        self._constraint, self._durations, self._prompt_length = constraint, durations, prompt_length
-        self._states: dict[tuple[float, tuple[int, ...]], State | None] = {}
+    def __init__(self, constraint: SpanConstraint, durations: Sequence[float]) -> None:
+        self._constraint, self._durations, self._prompt_length = constraint, durations, -1
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Set the scores ``[b v]`` of what may not come next to ``-inf``.
 
         ArgumentError: rows do not divide among the durations; MalformedAnswerError: no row is well-formed so far.
         """
-        if self._prompt_length is None:
+        if self._prompt_length < 0:
             self._prompt_length = input_ids.shape[1]
         rows, each = input_ids[:, self._prompt_length :].tolist(), self._durations
         if len(rows) % len(each):
             raise ArgumentError(f"durations: expected one for each prompt, got {len(each)} for {len(rows)} rows")
-        states: dict[tuple[float, tuple[int, ...]], State | None] = {}
+        states: list[State | None] = []
         allowed = torch.ones_like(scores, dtype=torch.bool)
         for k, row in enumerate(rows):
-            duration, answer = each[k * len(each) // len(rows)], tuple(row)
-            if self._constraint.stop_ids.isdisjoint(answer):  # else it has ended, and padding follows
-                state = states[duration, answer] = self._state(duration, answer)
+            duration = each[k * len(each) // len(rows)]
+            if self._constraint.stop_ids.isdisjoint(row):  # else it has ended, and padding follows
+                state: State | None = self._constraint.grammar(duration).start
+                for token in row:
+                    state = self._constraint.follow(duration, state, token)
+                states.append(state)
                 # a beam that is no answer fills up a search with too few others
                 allowed[k] = self._constraint.mask(duration, state, scores.shape[1], scores.device) if state else False
-        if states and not any(states.values()):
-            where = f"from id {self._prompt_length} on; is prompt_length right?"
+        if states and not any(states):
+            where = f"behind its first {self._prompt_length} ids; make a processor for each call of generate"
             raise MalformedAnswerError(f"input_ids: no row is a well-formed answer {where}")
-        self._states = states
         return scores.masked_fill(~allowed, -torch.inf)
-
-    def _state(self, duration: float, answer: tuple[int, ...]) -> State | None:
-        known = (duration, answer[:-1]) in self._states
-        state = self._states[duration, answer[:-1]] if known else self._constraint.grammar(duration).start
-        for token in answer[-1:] if known else answer:
-            state = self._constraint.follow(duration, state, token)
-        return state
 
 
 def _token_texts(tt: Any, characters: str, stop_ids: frozenset[int]) -> dict[int, str]:

@@ -5,7 +5,7 @@ Shapes: b batch, s sequence, T time tokens, M starts that are followed up, c can
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -22,8 +22,7 @@ _NEGLIGIBLE = 1e-3  # of the probability: possible truths beyond it are left out
 _CHUNK = 2048
 
 
-@dataclass(frozen=True)
-class ScoredSpan:
+class ScoredSpan(NamedTuple):
     """A span, and its expected utility under the posterior: with the default utility its expected IoU."""
 
     span: Span
@@ -90,11 +89,9 @@ class SpanPosterior:
 def span_distribution(
     model: Any,
     inputs: Mapping[str, Any],
+    tt: Any,
     *,
-    grid: TimeGrid,
-    time_token_ids: Sequence[int],
     durations: Sequence[float],
-    lead_ids: Sequence[int] = (),
     between_ids: Sequence[int] = (),
     top_starts: int = 40,
 ) -> list[SpanPosterior]:
@@ -106,26 +103,19 @@ def span_distribution(
 
     Args:
         model: A causal LM, a `VideoAdapter` or a LITA.
-        inputs: What its forward takes, ``input_ids`` ``[b s]`` padded on the left and perhaps ``attention_mask``.
-        grid: The marks behind the time tokens.
-        time_token_ids: Their ids, contiguous and in the order of time.
+        inputs: What its forward takes, ``input_ids`` ``[b s]`` padded on the left and perhaps ``attention_mask``. They
+            end right before the start, with what the model would write in front of it, such as the id of a space.
+        tt: A `timetok.TimeTokenizer` with index tokens, else TokenizerError.
         durations: Length of each video in seconds, ``[b]``.
-        lead_ids: What stands between prompt and start, such as the id of a space.
         between_ids: What stands between start and end.
         top_starts: M. It must cover the mass: 8 did for T = 25 and did not for T = 100, where 40 did.
     """
-    first, count = time_token_ids[0], grid.num_tokens
-    if list(time_token_ids) != list(range(first, first + count)):
-        raise ArgumentError(f"time_token_ids: expected {count} contiguous ids in ascending order")
+    count, first = tt.grid.num_tokens, tt.time_token_ids[0]
     ids: Tensor = inputs["input_ids"]
     if len(durations) != len(ids) or top_starts < 1:
         wanted = f"{len(ids)} durations and a top_starts of at least 1"
         raise ArgumentError(f"durations, top_starts: expected {wanted}, got {len(durations)} and {top_starts!r}")
-    mask = inputs.get("attention_mask")
-    mask = torch.ones_like(ids) if mask is None else mask
-    lead, between = (ids.new_tensor([*given]).long() for given in (lead_ids, between_ids))
-    ids = torch.cat([ids, lead.expand(len(ids), -1)], 1)
-    mask = torch.cat([mask, mask.new_ones(len(ids), len(lead))], 1)
+    mask: Tensor = inputs.get("attention_mask", torch.ones_like(ids))
     output = model(**{**inputs, **_step(ids, mask)})
     start = output.logits[:, -1, first : first + count].double().softmax(-1)
     cache = output.past_key_values
@@ -134,7 +124,8 @@ def span_distribution(
     top = start.topk(min(top_starts, count))
     width = top.indices.shape[1]
     cache.batch_repeat_interleave(width)
-    step = torch.cat([first + top.indices.reshape(-1, 1), between.expand(width * len(ids), -1)], 1)
+    between = ids.new_tensor([*between_ids]).long().expand(width * len(ids), -1)
+    step = torch.cat([first + top.indices.reshape(-1, 1), between], 1)
     mask = torch.cat([mask.repeat_interleave(width, 0), mask.new_ones(step.shape)], 1)
     output = model(past_key_values=cache, **_step(step, mask))
     scores = output.logits[:, -1, first : first + count].double().reshape(len(ids), width, count)
@@ -145,7 +136,7 @@ def span_distribution(
     covered = joint.sum((1, 2))
     tables = (joint / covered[:, None, None]).cpu().numpy()
     rows = zip(tables, covered.tolist(), durations, strict=True)
-    return [SpanPosterior(table, share, grid, float(duration)) for table, share, duration in rows]
+    return [SpanPosterior(table, share, tt.grid, float(duration)) for table, share, duration in rows]
 
 
 def _step(ids: Tensor, mask: Tensor) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class Localizer:
         length = batch["input_ids"].shape[1]
         greedy: Any = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_logits": True}
         if constrained:
-            greedy["logits_processor"] = [self._constraint().processor(list(durations), prompt_length=length)]
+            greedy["logits_processor"] = [self._constraint().processor(list(durations))]
         output = self.model.generate(**batch, max_new_tokens=max_new_tokens, streamer=streamer, **greedy)
         new = output.sequences[:, length:]
         steps = zip(output.logits, new.T, strict=True)
@@ -167,15 +167,14 @@ class Localizer:
         """
         if not isinstance(self.tt.codec, IndexCodec):
             raise ArgumentError("model: expected one with time tokens, got one that writes seconds as text")
-        written = self.tt.tokenizer.encode(
-            f" {self.tt.codec.tokens[0]} {self.tt.codec.tokens[1]}", add_special_tokens=False
-        )
+        written = self.tt.tokenizer.encode(" " + " ".join(self.tt.codec.tokens[:2]), add_special_tokens=False)
         first, second = (written.index(token) for token in self.tt.time_token_ids[:2])
-        layout: Any = {"lead_ids": written[:first], "between_ids": written[first + 1 : second]}
-        marks: Any = {"grid": self.tt.grid, "time_token_ids": self.tt.time_token_ids, "durations": durations}
         batch = self._batch(questions, durations, len(written), videos)
-        answers = []
-        for found in span_distribution(self.model, batch, **marks, **layout):
+        lead = torch.tensor(written[:first], device=self.model.device).long().expand(len(questions), -1)
+        batch["input_ids"] = torch.cat([batch["input_ids"], lead], 1)
+        batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones_like(lead)], 1)
+        between, answers = written[first + 1 : second], []
+        for found in span_distribution(self.model, batch, self.tt, durations=durations, between_ids=between):
             best, length = found.best(), found.duration_seconds
             span, ends = found.refined(best.span), self.tt.grid.encode([*best.span], length)
             likely = float(found.joint.sum(1)[ends[0]]), float(found.joint.sum(0)[ends[1]])

@@ -15,8 +15,7 @@ from timetok.adapter import VIDEO_TOKEN, VideoPrompts, as_prompts, check_typed, 
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import plan_of
 from timetok.timegrid import Span
-from timetok.tokenizer import TimeTokenizer
-from timetok.tokenizer.ids import with_durations
+from timetok.tokenizer import TimeTokenizer, with_durations
 from timetok.video import Array, Frames, read_frames, spread
 from timetok.vision import FrameTransform
 

@@ -1,25 +1,36 @@
-"""The tokenizer wrapper: seconds into text and ids, ids back into spans."""
+"""Time on any Hugging Face tokenizer: seconds into text and ids, ids back into spans. Importing it loads no torch."""
 
 import copy
 import json
 import os
+import random
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.atomic import read_json, write_json
-from timetok.codecs import IndexCodec, MomentCodec, spans_regex
-from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TimeRangeError, TokenizerError
+from timetok.codecs import ClockCodec, IndexCodec, MomentCodec, SecondsCodec, check_num_spans
+from timetok.errors import (
+    ArgumentError,
+    MalformedAnswerError,
+    ModelFolderError,
+    TimeRangeError,
+    TokenizerError,
+    raised_as,
+)
 from timetok.timegrid import Number, Numbers, Span, TimeGrid
-from timetok.tokenizer.ids import CODECS, CodecName, add_tokens, as_integers, as_row, find_tokens, with_durations
 
+CodecName: TypeAlias = Literal["index", "seconds", "clock"]
+CODECS: dict[str, type[Any]] = {"index": IndexCodec, "seconds": SecondsCodec, "clock": ClockCodec}
 Malformed: TypeAlias = Literal["drop", "raise", "sort"]
 SETTINGS_FILE = "time_tokens.json"
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
@@ -46,7 +57,10 @@ class TimeTokenizer:
         self.tokenizer, self.codec = tokenizer, codec
         self.time_token_ids = find_tokens(tokenizer, codec.tokens)
         self._written = re.compile("|".join(map(re.escape, codec.tokens)) or r"(?!)")
-        self._last_copy: tuple[tuple[Any, ...], Tokenizer] | None = None
+        mark = "".join(map(chr, random.SystemRandom().choices(_PRIVATE_USE, k=8)))  # 128 bits: nobody types it
+        self._names = {token: f"{mark}{index}{mark}" for index, token in enumerate(codec.tokens)}
+        self._named = re.compile("|".join(self._names.values()) or r"(?!)")
+        self._last_copy: tuple[tuple[int, ...], Tokenizer] | None = None
 
     @classmethod
     def wrap(
@@ -96,9 +110,8 @@ class TimeTokenizer:
         """
         tokenizer: PreTrainedTokenizerBase = self.tokenizer
         if not trusted:
-            typed = "\n".join(_strings([text, hf_kwargs.get("text_pair")]))
-            if self._written.search(typed):
-                tokenizer = self._renamed(self._other_names(typed))
+            if any(map(self._written.search, _strings([text, hf_kwargs.get("text_pair")]))):
+                tokenizer = self._renamed()
         elif isinstance(text, str):
             text = self.to_tokens(text, duration)
         else:
@@ -106,38 +119,28 @@ class TimeTokenizer:
         return cast(BatchEncoding, tokenizer(text, **hf_kwargs))
 
     def encode_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        duration: Number | None = None,
-        *,
-        trusted_roles: Collection[str] = ("system", "assistant"),
-        **template_kwargs: Any,
+        self, messages: Sequence[Mapping[str, Any]], duration: Number | None = None, **template_kwargs: Any
     ) -> list[int]:
         """Ids of one chat; in what users typed a literal ``<t12>`` or ``<12.3>`` stays plain characters.
 
         ``messages`` and ``template_kwargs``, such as ``add_generation_prompt=True``, are those of transformers'
-        ``apply_chat_template``, but for ``tokenize``; text of ``trusted_roles`` may hold moments, the template itself
-        none. A content is a text or a list of ``{"type": "text", "text": …}``.
+        ``apply_chat_template``, but for ``tokenize``. What the system and the assistant say may hold moments, the
+        template itself none. A content is a text or a list of ``{"type": "text", "text": …}``.
         """
-        names = self._other_names(json.dumps(messages, ensure_ascii=False, default=str))
 
         def named(value: Any) -> Any:
             if isinstance(value, str):
-                return self._written.sub(lambda token: names[token[0]], self.to_tokens(value, duration))
+                return self._written.sub(lambda token: self._names[token[0]], self.to_tokens(value, duration))
             if isinstance(value, Mapping):
                 return {key: named(each) for key, each in value.items()}
             return [named(each) for each in value] if isinstance(value, list | tuple) else value
 
         # a template may cut, reorder or repeat what it is given, and the names go through it unharmed
-        shown: list[Any] = [named(message) if message["role"] in trusted_roles else message for message in messages]
+        shown: list[Any] = [named(turn) if turn["role"] in ("system", "assistant") else turn for turn in messages]
         text = str(self.tokenizer.apply_chat_template(shown, tokenize=False, **template_kwargs))
-        tokenizer = self.tokenizer
         if self._written.search(text):  # plain characters
-            tokenizer = self._renamed(names)
-        else:
-            tokens = {name: token for token, name in names.items()}
-            text = re.sub("|".join(tokens) or "(?!)", lambda name: tokens[name[0]], text)
-        return list(tokenizer.encode(text, add_special_tokens=False))
+            return list(self._renamed().encode(text, add_special_tokens=False))
+        return list(self.tokenizer.encode(self._with_tokens(text), add_special_tokens=False))
 
     def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
         """Ids that write one timestamp in seconds or several, without any text: one id each with ``codec="index"``."""
@@ -148,18 +151,18 @@ class TimeTokenizer:
         return list(self.tokenizer.encode(written, add_special_tokens=False))
 
     def decode_time(self, ids: Any, duration: Number | Numbers) -> Any:
-        """Seconds at which time tokens stand; ids that also hold text are for `times` and `spans`.
+        """Seconds at which time tokens stand: a float for one id, a float64 array of the same shape for ids of any.
 
-        A float for one id, a float64 array of the same shape for ids of any; for other codecs than ``"index"`` ids are
-        those of one text. An id that is no time token raises TimeRangeError.
+        Ids that also hold text are for `times` and `spans`: here one that is no time token raises TimeRangeError. For
+        other codecs than ``"index"`` ids are those of one text.
         """
         numbers = as_integers(ids)
         if not isinstance(self.codec, IndexCodec):
             return np.array(self.times(np.atleast_1d(numbers), duration), dtype=np.float64)
-        first, last = self.time_token_ids[0], self.time_token_ids[-1]
         if (wrong := numbers[~self._is_time(numbers)]).size:
-            raise TimeRangeError(f"ids must be time tokens, {first} to {last}, got {wrong.flat[0]}; see spans, times")
-        return self.grid.decode(numbers - first, duration)
+            between = f"{self.time_token_ids[0]} to {self.time_token_ids[-1]}"
+            raise TimeRangeError(f"ids must be time tokens, {between}, got {wrong.flat[0]}; see spans, times")
+        return self.grid.decode(numbers - self.time_token_ids[0], duration)
 
     def to_tokens(self, text: str, duration: Any) -> str:
         """Write ``<12.3>`` of a trusted text, seconds, as the codec does: ``<t20>``; without a duration leave it."""
@@ -168,34 +171,32 @@ class TimeTokenizer:
         length = float(TimeGrid(2).decode(1, duration))
         return _SECONDS_MARK.sub(lambda mark: self.codec.format(float(mark[1]), length), text)
 
-    def decode(self, ids: Any, duration: Number | None = None, *, skip_special_tokens: bool = True) -> str:
+    def decode(self, ids: Any, duration: Number | None = None) -> str:
         """Text of the ids of one sequence, its time tokens written in seconds as ``<12.34>``, which `to_tokens` reads.
 
-        Negative ids (-100) are left out; without a duration time tokens keep their names. They are not special tokens.
+        Negative ids (-100) and special tokens are left out; without a duration time tokens keep their names.
         """
         row = as_row(ids)
-        text = str(self.tokenizer.decode(row.tolist(), skip_special_tokens=skip_special_tokens))
+        text = str(self.tokenizer.decode(row.tolist(), skip_special_tokens=True))
         marks = row[self._is_time(row)]
         if duration is None or not marks.size:
             return text
-        if not isinstance(self.codec, IndexCodec):
-            length, runs = float(TimeGrid(2).decode(1, duration)), f"(?:{self._written.pattern})+"
-            return re.sub(runs, lambda run: "".join(f"<{t:.2f}>" for t in self.codec.parse(run[0], length)), text)
-        written = iter([f"<{moment:.2f}>" for moment in self.decode_time(marks, duration)])
         pattern = self._written
         if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
-            names = self._other_names(text)
-            tokenizer = self._renamed(names)
-            text = str(tokenizer.decode(row.tolist(), skip_special_tokens=skip_special_tokens))
-            pattern = re.compile("|".join(names.values()))
-        return pattern.sub(lambda _: next(written), text)
+            text, pattern = str(self._renamed().decode(row.tolist(), skip_special_tokens=True)), self._named
+        if isinstance(self.codec, IndexCodec):
+            written = iter([f"<{moment:.2f}>" for moment in self.decode_time(marks, duration)])
+            return pattern.sub(lambda _: next(written), text)
+        length = float(TimeGrid(2).decode(1, duration))
 
-    def batch_decode(
-        self, ids: Iterable[Any], duration: Number | Numbers | None = None, *, skip_special_tokens: bool = True
-    ) -> list[str]:
+        def in_seconds(run: re.Match[str]) -> str:
+            return "".join(f"<{t:.2f}>" for t in self.codec.parse(self._with_tokens(run[0]), length))
+
+        return re.sub(f"(?:{pattern.pattern})+", in_seconds, text)
+
+    def batch_decode(self, ids: Iterable[Any], duration: Number | Numbers | None = None) -> list[str]:
         """`decode` for each row of a batch."""
-        rows = with_durations(list(ids), duration)
-        return [self.decode(row, each, skip_special_tokens=skip_special_tokens) for row, each in rows]
+        return [self.decode(row, each) for row, each in with_durations(list(ids), duration)]
 
     def times(self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0) -> list[float]:
         """Every moment of one sequence of ids in seconds, as it is written: neither sorted nor paired; see `spans`.
@@ -239,8 +240,16 @@ class TimeTokenizer:
         return [Span(*sorted(pair)) for pair in pairs if malformed == "sort" or pair[0] <= pair[1]]
 
     def regex(self, min_spans: int = 1, max_spans: int | None = 1, *, separator: str = " ") -> str:
-        """Regular expression of an answer made of spans, for servers with structured output: see `spans_regex`."""
-        return spans_regex(self.codec, min_spans, max_spans, separator=separator)
+        """Regular expression of an answer made of spans, for servers with structured output; no groups, no look-around.
+
+        It cannot say that a span ends after it starts; `timetok.decoding` can. With ``min_spans=0`` the answer may be
+        empty, with ``max_spans=None`` it may hold any number; numbers that no answer can have raise ArgumentError.
+        """
+        check_num_spans(min_spans, max_spans)
+        span = self.codec.pattern.join(map(re.escape, self.codec.span.split("{}")))
+        most = "" if max_spans is None else max_spans - 1
+        more = "" if most == 0 else f"(?:{re.escape(separator)}{span}){{{max(min_spans - 1, 0)},{most}}}"
+        return span + more if min_spans else f"(?:{span}{more})?"
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the tokenizer's files and, last and at once, ``time_tokens.json``, which names no codec of your own."""
@@ -250,24 +259,20 @@ class TimeTokenizer:
         write_json(Path(folder) / SETTINGS_FILE, {"codec": name, "options": options})
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], *, codec: MomentCodec | None = None) -> Self:
-        """Load what `save_pretrained` wrote. Loads torch, as every ``AutoTokenizer`` does.
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+        """Load what `save_pretrained` wrote; ModelFolderError if it did not, or the codec was one of your own.
 
-        ``codec`` is needed where it was saved with one of your own, or ArgumentError is raised; a folder that is
-        missing or lacks a readable ``time_tokens.json`` raises ModelFolderError.
+        Loads torch, as every ``AutoTokenizer`` does.
         """
-        try:
+        told = f"folder must hold what TimeTokenizer.save_pretrained wrote, got {str(folder)!r}"
+        with raised_as(ModelFolderError, told, OSError, ValueError, TypeError, KeyError, AttributeError):
             settings = read_json(Path(folder) / SETTINGS_FILE, dict, "the settings of time tokens")
-            name, options = settings["codec"], settings["options"]
-            if name is not None and codec is None:
-                if "grid" in options:
-                    options["grid"] = TimeGrid(**options["grid"])
-                codec = CODECS[name](**options)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            wanted = "what TimeTokenizer.save_pretrained wrote"
-            raise ModelFolderError(f"folder must hold {wanted}, got {str(folder)!r}: {error}") from error
-        if codec is None:
-            raise ArgumentError(f"codec must be given: {str(folder)!r} was saved with one that is not timetok's")
+            if settings["codec"] is None:
+                raise TokenizerError("saved with a codec of your own: load its tokenizer and wrap it again")
+            options = settings["options"]
+            if "grid" in options:
+                options["grid"] = TimeGrid(**options["grid"])
+            codec = CODECS[settings["codec"]](**options)
         from transformers import AutoTokenizer
 
         return cls(AutoTokenizer.from_pretrained(os.fspath(folder)), codec)
@@ -276,13 +281,13 @@ class TimeTokenizer:
         first, last = (self.time_token_ids[0], self.time_token_ids[-1]) if self.time_token_ids else (0, -1)
         return (row >= first) & (row <= last)
 
-    def _other_names(self, text: str) -> dict[str, str]:
-        """Other names of the time tokens, none of which stands in ``text``: all that will be encoded or was decoded."""
-        mark = next(chr(code) for code in _PRIVATE_USE if chr(code) not in text)
-        return {token: f"{mark}{index}{mark}" for index, token in enumerate(self.codec.tokens)}
+    def _with_tokens(self, text: str) -> str:
+        """The text, the names that `_renamed` gives to time tokens undone."""
+        tokens = {name: token for token, name in self._names.items()}
+        return self._named.sub(lambda name: tokens[name[0]], text)
 
-    def _renamed(self, names: dict[str, str]) -> PreTrainedTokenizerBase:
-        """A copy whose time tokens have these names and the same ids, so that trusted parts of a text can name them.
+    def _renamed(self) -> PreTrainedTokenizerBase:
+        """A copy whose time tokens have names that no text holds, and the same ids: there ``<t12>`` is plain text.
 
         It shares the tokenizer's present settings; its backend is kept for the next text.
         """
@@ -290,13 +295,13 @@ class TimeTokenizer:
         if backend is None:
             lacks = f"{type(self.tokenizer).__name__} has no `tokenizers` backend to keep a typed time token plain text"
             raise TokenizerError(f"tokenizer: {lacks}; load a fast tokenizer or rephrase the text")
-        key = (*names.values(), *backend.get_added_tokens_decoder())
+        key = tuple(backend.get_added_tokens_decoder())
         if self._last_copy is None or self._last_copy[0] != key:
             description = json.loads(backend.to_str())
             for token in description["added_tokens"]:
-                token["content"] = names.get(token["content"], token["content"])
+                token["content"] = self._names.get(token["content"], token["content"])
             plain = Tokenizer.from_str(json.dumps(description))
-            if any(plain.token_to_id(new) != backend.token_to_id(old) for old, new in names.items()):
+            if any(plain.token_to_id(new) != backend.token_to_id(old) for old, new in self._names.items()):
                 raise TokenizerError("tokenizer: its time tokens are part of its model, and not told from plain text")
             self._last_copy = key, plain
         self._last_copy[1].post_processor = backend.post_processor  # changes when a user sets add_bos_token
@@ -308,3 +313,65 @@ class TimeTokenizer:
 def _strings(value: Any) -> list[str]:
     """Every string in a nest of lists."""
     return [value] if isinstance(value, str) else [text for part in value or () for text in _strings(part)]
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:
+    """Add the codec's tokens unless they are there; TokenizerError as in `TimeTokenizer.wrap`."""
+    vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
+    names = map(codec.token, count()) if isinstance(codec, IndexCodec) else wanted  # more than wanted may be there
+    present = list(takewhile(vocabulary.__contains__, names))
+    if present and len(present) != len(wanted):
+        num = len(present)
+        raise TokenizerError(f"T: the tokenizer already carries {num} time tokens, got {len(wanted)}; use T={num}")
+    if present:
+        first = tokenizer.added_tokens_decoder.get(vocabulary[wanted[0]])
+        if getattr(first, "rstrip", False) != lita_spacing:
+            raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
+        return
+    spaces, name = {"lstrip": lita_spacing, "rstrip": lita_spacing}, type(tokenizer).__name__
+    remedy = f"{name} takes no new tokens; load the same files with another class, or wrap with codec='seconds'"
+    with raised_as(TokenizerError, f"tokenizer: {remedy}", NotImplementedError):
+        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False, **spaces) for token in wanted])
+
+
+def find_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> tuple[int, ...]:
+    """Ids of time tokens, each tokenised in the ways that `TimeTokenizer` names; else TokenizerError as it says."""
+    if not tokens:
+        return ()
+    with raised_as(TokenizerError, "tokenizer lacks time tokens; use TimeTokenizer.wrap", KeyError):
+        ids = tuple(map(tokenizer.get_vocab().__getitem__, tokens))
+    if ids != tuple(range(ids[0], ids[0] + len(ids))):
+        found = f"{ids[0]} to {ids[-1]} for {len(ids)} tokens; wrap a tokenizer that does not have some of them yet"
+        raise TokenizerError(f"time tokens must have contiguous ids in the order of time, got {found}")
+    texts = [("glued to each other", "".join(tokens), ids), ("glued to text", f"a{'a'.join(tokens)}b", ids)]
+    texts += [("alone", token, (own,)) for token, own in zip(tokens, ids, strict=True)]
+    rows = tokenizer([text for _, text, _ in texts], add_special_tokens=False)["input_ids"]
+    for (where, text, expected), row in zip(texts, rows, strict=True):
+        if tuple(token for token in row if ids[0] <= token <= ids[-1]) != expected:
+            name, example = type(tokenizer).__name__, reprlib.repr(text)
+            raise TokenizerError(f"tokenizer: {name} does not find time tokens {where}, as in {example}")
+    return ids
+
+
+def as_integers(ids: Any) -> NDArray[np.int64]:
+    """Ids of any shape and kind as int64; ArgumentError if they are not integers."""
+    array = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
+    if array.dtype.kind not in "iu" and array.size:
+        raise ArgumentError(f"ids must be integers, got {type(ids).__name__} of {array.dtype}")
+    return array.astype(np.int64)
+
+
+def as_row(ids: Any) -> NDArray[np.int64]:
+    """Ids of one sequence without the negative ones, which are padding; ArgumentError if they are anything else."""
+    row = as_integers(ids)
+    if row.ndim != 1:
+        raise ArgumentError(f"ids must be one sequence, got shape {row.shape}; use batch_decode or spans for a batch")
+    return row[row >= 0]
+
+
+def with_durations(rows: Sequence[Any], duration: Any) -> Iterator[tuple[Any, Any]]:
+    """Each row with its duration, where there is one for all or one for each; else a TimeRangeError."""
+    durations = [duration] * len(rows) if duration is None or np.ndim(duration) == 0 else list(duration)
+    if len(durations) != len(rows):
+        raise TimeRangeError(f"durations: expected one for all or one for each of {len(rows)}, got {len(durations)}")
+    return zip(rows, durations, strict=True)
