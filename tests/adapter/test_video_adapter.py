@@ -1,6 +1,7 @@
 """The adapter as a whole: checks when it is built, and files that bring it back."""
 
 import json
+import os
 import pickle
 import re
 
