@@ -367,7 +367,7 @@ def compare(
 
     The interval is that of `bootstrap`, with the same videos drawn for both; the p-value that of a permutation test,
     which swaps the systems' answers video by video. Where a protocol drops answers, those of either side are left out.
-    ArgumentError is raised unless both reports are of one protocol and the same questions.
+    F1, no average, is not compared. ArgumentError is raised unless both are of one protocol and the same questions.
     """
     ids = [[sample.question_id for sample in report.per_sample] for report in (one, other)]
     if one.protocol != other.protocol or {*ids[0]} != {*ids[1]}:
