@@ -15,7 +15,7 @@ from timetok.timegrid import Span
 
 _MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # as `TimeTokenizer.decode` writes moments
 _UNIT = r"(?:s|secs?|seconds?)?"
-_NUMBER = rf"([0-9]+(?:\.[0-9]+)?)(?=\s*{_UNIT}\b)(?![:.][0-9])"
+_NUMBER = rf"(?<![\w.])([0-9]+(?:\.[0-9]+)?)(?=\s*{_UNIT}\b)(?![:.][0-9])"
 _RANGE = re.compile(rf"{_NUMBER}\s*{_UNIT}\s*(?:[-–—,]|to|and|until)\s*{_NUMBER}")
 _IDS = ("question_id", "qid", "id")
 _VIDEOS, _QUERIES = ("vid", "video", "video_id"), ("query", "question", "sentence")
@@ -33,7 +33,7 @@ def parse_moments(text: str) -> list[float]:
     if found := found or [float(moment) for pair in _RANGE.findall(text) for moment in pair]:
         return found
     pointed = SecondsCodec().parse(text)
-    return pointed if len(pointed) > 1 else SecondsCodec(0).parse(text)
+    return pointed if len(pointed) > 1 else list(map(float, re.findall(_NUMBER, text)))
 
 
 def read_predictions(
