@@ -35,21 +35,6 @@ def iou_by_counting(a: tuple[int, int], b: tuple[int, int]) -> float:
     return len(cells_a & cells_b) / either if either else 0.0
 
 
-def lita_rtl(answers: list[tuple[str, list[float], tuple[float, float], float]]) -> tuple[float, float]:
-    """mIoU and P@0.5 of LITA's evaluation for rows of (video, seconds, reference, duration)."""
-    by_video: dict[str, list[float]] = {}
-    for video, seconds, reference, duration in answers:
-        if len(seconds) < 2:
-            seconds = [0.0, duration]
-        start, end = sorted(min(max(moment, 0.0), duration) for moment in seconds[:2])
-        both = max(0.0, min(end, reference[1]) - max(start, reference[0]))
-        either = (end - start) + (reference[1] - reference[0]) - both
-        by_video.setdefault(video, []).append(both / either if either else 0.0)
-    mean_ious = [sum(ious) / len(ious) for ious in by_video.values()]
-    precisions = [sum(1 for value in ious if value >= 0.5) / len(ious) for ious in by_video.values()]
-    return sum(mean_ious) / len(mean_ious), sum(precisions) / len(precisions)
-
-
 def slow_frames(num_frames: int, num_slow: int) -> list[int]:
     """``round(linspace(0, t - 1, n))`` in exact rationals, ties to even."""
     return [round(Fraction(i * (num_frames - 1), max(num_slow - 1, 1))) for i in range(num_slow)]
@@ -134,8 +119,8 @@ def exact_union_iou(a: Iterable[Pair], b: Iterable[Pair]) -> Fraction:
 
 
 def exact_hull_iou(a: Iterable[Pair], b: Iterable[Pair]) -> Fraction:
-    """From the first start to the last end of either side's windows, those apart that end before they start."""
-    sides = [[(start, end) for start, end in side if start <= end] for side in (a, b)]
+    """IoU of the two stretches from the first start to the last end."""
+    sides = list(map(list, (a, b)))
     if not all(sides):
         return Fraction(0)
     return exact_iou(*((min(start for start, _ in side), max(end for _, end in side)) for side in sides))
@@ -198,7 +183,9 @@ def read_windows(prediction: Any, duration: float, rules: Any) -> list[Pair] | N
             window = tuple(round(moment, rules.decimals) for moment in window)
         if rules.clamp:
             window = tuple(min(max(moment, Fraction(0)), Fraction(duration)) for moment in window)
-        read.append(tuple(sorted(window)) if rules.inverted == "sort" else window)
+        if window[0] > window[1]:
+            window = window[::-1] if rules.inverted == "sort" else (window[0], window[0])
+        read.append(window)
     return read or None
 
 
