@@ -71,7 +71,10 @@ SUBMISSION = {"query": "he runs", "vid": "clip", "pred_relevant_windows": [[3, 7
         [{"question_id": "a", "answer": "<3.0> <7.5> he runs"}, {"question_id": 7, "answer": "10 to 20"}],
         [{"id": "a", "pred": "from 3.0 to 7.5"}, {"qid": 7, "timestamps": [10, 20]}],
         [{"id": "a", "timestamp": "3.0 - 7.5"}, {"id": 7, "response": [[10, 20]]}],
-        [{"id": "a", "answer": "0 - 1", "pred": [3, 7.5]}, {"id": 7, "timestamps": [0, 1], "prediction": "00:10 - 00:20"}],
+        [
+            {"id": "a", "answer": "0 - 1", "pred": [3, 7.5]},
+            {"id": 7, "timestamps": [0, 1], "prediction": "00:10 - 00:20"},
+        ],
         {"a": "00:03 - 00:07.5", "7": "00:10 - 00:20"},
         {"a": [3, 7.5], "7": [[10, 20]]},
         {"a": {"spans": [[3, 7.5]]}, "7": {"text": "10 s to 20 s"}},
@@ -171,7 +174,9 @@ def test_broken_files_are_read_or_named(tmp_path, source):
 
 def test_malformed_answers_count_as_the_protocol_says(tmp_path):
     content = [{"id": "a", "pred": [0, 4]}, {"id": "nan", "pred": [math.nan, 1]}, {"id": "x", "pred": [0, 1]}]
-    predictions, problems = read_predictions(write(tmp_path / "answers", [*content, *[{"id": "twice", "pred": [0, 4]}] * 2]))
+    predictions, problems = read_predictions(
+        write(tmp_path / "answers", [*content, *[{"id": "twice", "pred": [0, 4]}] * 2])
+    )
     references = [Reference(key, key, Span(0, 4), 8.0) for key in ("a", "nan", "twice", "missing")]
     with pytest.raises(DataError, match="'missing' has 0 and 1, 'twice' has 2 and 1, 'x' has 1 and 0"):
         evaluate(predictions, references)

@@ -71,7 +71,9 @@ def test_average_precision_by_hand():
     right, wrong, near = (0, 10), (40, 50), (20, 28)  # IoU of the last with a truth is 0.8
     assert average_precision([right, near], truths).mean() == pytest.approx((7 * 1 + 3 * 0.5) / 10)
     assert average_precision([right, right], truths, levels=[0.5]) == 0.5  # a truth is found once
-    assert average_precision([wrong, right, near], truths, levels=[0.5]) == pytest.approx(2 / 3)  # interpolated: 1/2, 2/3
+    assert average_precision([wrong, right, near], truths, levels=[0.5]) == pytest.approx(
+        2 / 3
+    )  # interpolated: 1/2, 2/3
     assert average_precision([wrong, right], truths[:1], scores=[0.1, 0.9], levels=[0.5]) == 1.0
     assert average_precision([wrong, right], truths[:1], scores=[0.5, 0.5], levels=[0.5]) == 0.5
     assert average_precision([], truths, levels=[0.5]) == 0.0
