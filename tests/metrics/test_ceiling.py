@@ -8,7 +8,7 @@ from timetok.metrics import codec_ceiling, iou
 from timetok.timegrid import Span, TimeGrid
 
 
-def events(length, duration, count=200_001):
+def events(length, duration, count=50_001):
     starts = np.linspace(0, duration - length, count)
     return np.stack([starts, starts + length], 1)
 

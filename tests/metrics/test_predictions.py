@@ -19,9 +19,9 @@ from timetok.timegrid import Span
         ("The event happens between 5 and 10 seconds.", [5, 10]),
         ("The given query happens in 3.2 - 7.1 seconds.", [3.2, 7.1]),
         ("12.3s–45.0s", [12.3, 45]),
-        ("12 s — 45.5 s", [12, 45.5]),
+        ("2 men: 12 s — 45.5 s", [12, 45.5]),
         ("12.3 until 45 secs", [12.3, 45]),
-        ("[3.5, 7]", [3.5, 7]),
+        ("2 men: [3.5, 7]", [3.5, 7]),
         ("[[3.5, 7], [9, 12]]", [3.5, 7, 9, 12]),
         ('{"start": 12, "end": 45.5}', [12, 45.5]),
         ("start time: 12.5, end time: 20", [12.5, 20]),
@@ -113,6 +113,7 @@ WRONG = {
     "half scored": [[3, 4, 0.5], [5, 6]],
     "object": {"start": 3, "end": 4},
     "objects": [{"start": 3, "end": 4}],
+    "empty object": {},
     "number": 3,
     "false score": [[3, 4, "high"]],
 }
@@ -122,7 +123,7 @@ def test_what_is_no_window_is_listed_and_stands_for_no_answer(tmp_path):
     good = {"id": "good", "pred": [3, 4]}
     content = [good, *({"id": key, "pred": value} for key, value in WRONG.items()), {"pred": [1, 2]}, 5, None]
     predictions, problems = read(tmp_path / "answers", content)
-    assert problems == {"not numbers": list(WRONG), "without an id": [f"entry {k}" for k in range(15, 18)]}
+    assert problems == {"not numbers": list(WRONG), "without an id": ["entry 16", "entry 17", "entry 18"]}
     assert predictions == {"good": Prediction("good", (3, 4)), **{key: Prediction(key, ()) for key in WRONG}}
 
 

@@ -108,7 +108,7 @@ def test_videos_are_drawn_not_samples():
 
 
 def test_intervals_cover_what_they_should():
-    rng, covered, runs = np.random.default_rng(0), 0, 150
+    rng, covered, runs = np.random.default_rng(0), 0, 100
     for run in range(runs):
         low, high = bootstrap(graded(rng.uniform(0, 1, 60)), num_resamples=200, seed=run)["mIoU"]
         covered += low <= 0.5 <= high

@@ -77,6 +77,8 @@ def test_average_precision_by_hand():
     assert average_precision([wrong, right], truths[:1], scores=[0.1, 0.9], levels=[0.5]) == 1.0
     assert average_precision([wrong, right], truths[:1], scores=[0.5, 0.5], levels=[0.5]) == 0.5
     assert average_precision([], truths, levels=[0.5]) == 0.0
+    many = [wrong] * 30 + [right] + [wrong] * 9  # more than a sort that is not stable keeps in order
+    assert average_precision(many, truths[:1], scores=[0.5, 0.4, *[0.5] * 38], levels=[0.5]) == pytest.approx(1 / 30)
     tied = [(4, 6), (0, 5)], [(0, 5), (5, 10)]  # the first window is as near to either truth and takes the later
     assert average_precision(*tied, levels=[1 / 6]) == 1.0
     assert average_precision(tied[0], tied[1][::-1], levels=[1 / 6]) == 0.5

@@ -1,10 +1,7 @@
 """Temporal grounding metrics. A number is reproducible only together with the name of its protocol."""
 
 from timetok.metrics.ceiling import Ceiling as Ceiling, codec_ceiling as codec_ceiling
-from timetok.metrics.predictions import (
-    read_predictions as read_predictions,
-    write_captions as write_captions,
-)
+from timetok.metrics.predictions import read_predictions as read_predictions, write_captions as write_captions
 from timetok.metrics.protocols import PROTOCOLS as PROTOCOLS, Protocol as Protocol, find_protocol as find_protocol
 from timetok.metrics.scoring import (
     Difference as Difference,

@@ -30,10 +30,9 @@ def parse_moments(text: str) -> list[float]:
     ([12.0, 45.5], [3.0, 5.0], [5.0, 70.0])
     """
     found = list(map(float, _MARK.findall(text))) or ClockCodec().parse(text)
-    if found := found or [float(moment) for pair in _RANGE.findall(text) for moment in pair]:
-        return found
+    found = found or [float(moment) for pair in _RANGE.findall(text) for moment in pair]
     pointed = SecondsCodec().parse(text)
-    return pointed if len(pointed) > 1 else list(map(float, re.findall(_NUMBER, text)))
+    return found or (pointed if len(pointed) > 1 else list(map(float, re.findall(_NUMBER, text))))
 
 
 def read_predictions(

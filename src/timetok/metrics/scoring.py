@@ -15,17 +15,8 @@ from numpy.typing import NDArray
 
 from timetok.errors import ArgumentError, DataError, TimeRangeError
 from timetok.metrics.protocols import Protocol, find_protocol
-from timetok.metrics.spans import (
-    as_pairs,
-    average_precision,
-    detection,
-    hit_at_1,
-    hull_iou,
-    iou,
-    matched_iou,
-    union_iou,
-)
-from timetok.timegrid import Span
+from timetok.metrics.spans import as_pairs, average_precision, detection, hit_at_1, hull_iou, matched_iou, union_iou
+from timetok.timegrid import Span, iou
 
 Floats: TypeAlias = NDArray[np.float64]
 Pair: TypeAlias = tuple["Prediction | None", "Reference"]
@@ -190,10 +181,9 @@ def evaluate(
         SampleScore(one.question_id, one.vid, one.task, tuple(islice(spans, size)), held, dict(row))
         for one, size, held, row in zip(references, windows.sizes, parsed.tolist(), named, strict=True)
     )
-    tasks: dict[str, list[int]] = {task: [] for task in sorted({one.task for one in references})}
-    for place, one in enumerate(references):
-        tasks[one.task].append(place)
-    by_task = {task: _score([samples[k] for k in places], table[places], rules) for task, places in tasks.items()}
+    tasks = [one.task for one in references]
+    places = {task: [k for k, each in enumerate(tasks) if each == task] for task in sorted({*tasks})}
+    by_task = {task: _score([samples[k] for k in some], table[some], rules) for task, some in places.items()}
     return Report(
         **vars(_score(samples, table, rules)), protocol=rules, per_sample=samples, by_task=by_task, problems=problems
     )
@@ -256,8 +246,7 @@ def _measures(windows: _Ragged, paired: Sequence[Pair], rules: Protocol) -> dict
             measures[name] = np.array([_mean_precision(*row, low, high) for row in rows])
     if "HIT@1" in rules.measures:
         shown = [(answer.saliency if answer else (), one.saliency) for answer, one in paired]
-        hits = [hit_at_1(*each) if all(each) else (math.nan if not each[1] else 0) for each in shown]
-        measures["HIT@1"] = np.array(hits)
+        measures["HIT@1"] = [hit_at_1(*each) if all(each) else (0 if each[1] else math.nan) for each in shown]
     if "detection" in rules.measures:
         sides = zip(windows.rows(), truths.rows(), strict=True)
         found = [detection(*each, levels=rules.thresholds, strict=rules.strict) for each in sides]
