@@ -41,6 +41,7 @@ class Protocol:
     Raises:
         ArgumentError: A choice is none.
 
+    >>> import dataclasses
     >>> dataclasses.replace(PROTOCOLS["charades-sta"], name="mine", tops=(1, 5)).thresholds
     (0.3, 0.5, 0.7)
     """

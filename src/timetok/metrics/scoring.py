@@ -162,7 +162,7 @@ def evaluate(
     counts, wanted = (Counter(each.question_id for each in group) for group in (given, references))
     problems = {
         "missing": [key for key in wanted if not counts[key]],
-        "there twice": [key for key in wanted | counts if counts[key] > 1 or wanted[key] > 1],
+        "there twice": [key for key in {**wanted, **counts} if counts[key] > 1 or wanted[key] > 1],
         "of no reference": [key for key in counts if not wanted[key]],
     }
     if any(problems.values()) and (malformed == "raise" or max(wanted.values()) > 1):
