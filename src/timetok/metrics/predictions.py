@@ -15,23 +15,24 @@ from timetok.timegrid import Span
 
 _MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # as `TimeTokenizer.decode` writes moments
 _UNIT = r"(?:s|secs?|seconds?)?"
-_NUMBER = rf"([0-9]+(?:\.[0-9]+)?)(?=\s*{_UNIT}\b)(?![:.][0-9])"
-_RANGE = re.compile(rf"{_NUMBER}\s*{_UNIT}\s*(?:-|–|to|and|until)\s*{_NUMBER}")
+_NUMBER = rf"(?<![\w.])([0-9]+(?:\.[0-9]+)?)(?=\s*{_UNIT}\b)(?![:.][0-9])"
+_RANGE = re.compile(rf"{_NUMBER}\s*{_UNIT}\s*(?:[-–—,]|to|and|until)\s*{_NUMBER}")
 _IDS = ("question_id", "qid", "id")
 _VIDEOS, _QUERIES = ("vid", "video", "video_id"), ("query", "question", "sentence")
-_WINDOWS = ("pred_relevant_windows", "times_seconds", "windows", "spans", "span", "timestamps", "timestamp", "pred")
-_TEXTS = ("answer", "text", "prediction", "pred", "response", "output")
+_PREDICTED = ("pred_relevant_windows", "pred", "prediction", "response", "output")
+_ANSWERS = (*_PREDICTED, "windows", "spans", "span", "timestamps", "timestamp", "answer", "text")  # may be annotations
 
 
 def parse_moments(text: str) -> list[float]:
-    """Seconds of the moments in a text: ``<12.3>``, else ``01:15``, ranges, numbers with a point, any numbers.
+    """Seconds of the moments in a text: ``<12.3>``, else ``01:15``, ranges, two numbers with a point, any numbers.
 
     >>> parse_moments("2 men: from 12 to 45.5 seconds"), parse_moments("[3, 5]"), parse_moments("00:05 - 01:10")
     ([12.0, 45.5], [3.0, 5.0], [5.0, 70.0])
     """
     found = list(map(float, _MARK.findall(text))) or ClockCodec().parse(text)
     found = found or [float(moment) for pair in _RANGE.findall(text) for moment in pair]
-    return found or SecondsCodec().parse(text) or SecondsCodec(0).parse(text)
+    pointed = SecondsCodec().parse(text)
+    return found or (pointed if len(pointed) > 1 else list(map(float, re.findall(_NUMBER, text))))
 
 
 def read_predictions(
@@ -45,7 +46,7 @@ def read_predictions(
     number is listed, and stands for an answer without a span; an entry without an id is listed alone. DataError: the
     file cannot be read.
     """
-    with raised_as(DataError, f"{path}: not readable as JSON or JSON lines", OSError, ValueError):
+    with raised_as(DataError, f"{path}: not readable as JSON or JSON lines", OSError, ValueError, RecursionError):
         text = Path(path).read_text(encoding="utf-8-sig")
         try:
             content: Any = json.loads(text)
@@ -65,7 +66,7 @@ def read_predictions(
             continue
         try:
             predictions.append(_prediction(str(key), given))
-        except (TypeError, ValueError, KeyError):  # a Prediction of NaN, text where a number should be
+        except (TypeError, ValueError, OverflowError):  # a Prediction of NaN, text where a number should be
             problems["not numbers"].append(str(key))
             predictions.append(Prediction(str(key), ()))
     return predictions, problems
@@ -76,15 +77,16 @@ def _first(entry: Mapping[str, Any], names: Sequence[str], default: Any = None) 
 
 
 def _prediction(key: str, entry: Mapping[str, Any]) -> Prediction:
-    windows = _first(entry, _WINDOWS)
-    if isinstance(windows, str) or windows is None:
-        return Prediction(key, tuple(parse_moments(_first(entry, _TEXTS, ""))))
-    rows: list[Any] = [[row["start"], row["end"]] if isinstance(row, dict) else row for row in windows]
-    if not any(isinstance(row, list) for row in rows):
-        return Prediction(key, tuple(rows))
-    seconds = tuple(moment for start, end, *_ in rows for moment in (start, end))
-    scores = tuple(row[2] for row in rows if len(row) > 2)
-    return Prediction(key, seconds, scores, tuple(entry.get("pred_saliency_scores", ())))
+    if "times_seconds" in entry:  # a file of answers of ours
+        return Prediction(key, tuple(entry["times_seconds"]), unfinished=entry.get("unfinished") is True)
+    answer, saliency = _first(entry, _ANSWERS, ""), _first(entry, ("pred_saliency_scores",), ())
+    if isinstance(answer, str):
+        return Prediction(key, tuple(parse_moments(answer)), saliency=saliency)
+    rows = answer if all(isinstance(row, list) for row in answer) else [answer]
+    if not isinstance(answer, list) or any(len(row) not in (2, 3) for row in rows):
+        raise ValueError("expected a start, an end and maybe a score")
+    seconds = tuple(moment for row in rows for moment in row[:2])
+    return Prediction(key, seconds, tuple(row[2] for row in rows if len(row) > 2), saliency)
 
 
 def parse_captions(text: str) -> list[tuple[str, Span]]:

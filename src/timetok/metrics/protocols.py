@@ -30,7 +30,7 @@ class Protocol:
             or in pairs, assigned so that their mean IoU is the highest (``"match"``).
         decimals: To how many digits of a second moments are rounded; None leaves them.
         clamp: Move moments into the video.
-        inverted: A span that ends before it starts is sorted, or stays in its place and meets nothing.
+        inverted: A span that ends before it starts is sorted, or becomes a moment at its start, which meets nothing.
         unparsed: What an answer without a span counts: an IoU of 0, that of the whole video, or nothing at all, out of
             every denominator.
         lost_last: A moment that is the very last token of an answer is not read.
@@ -41,6 +41,7 @@ class Protocol:
     Raises:
         ArgumentError: A choice is none.
 
+    >>> import dataclasses
     >>> dataclasses.replace(PROTOCOLS["charades-sta"], name="mine", tops=(1, 5)).thresholds
     (0.3, 0.5, 0.7)
     """

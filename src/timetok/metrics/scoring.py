@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain, product
+from itertools import chain, islice, product, starmap
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,17 +16,8 @@ from numpy.typing import NDArray
 
 from timetok.errors import ArgumentError, DataError, TimeRangeError
 from timetok.metrics.protocols import Protocol, find_protocol
-from timetok.metrics.spans import (
-    as_pairs,
-    average_precision,
-    detection,
-    hit_at_1,
-    hull_iou,
-    iou,
-    matched_iou,
-    union_iou,
-)
-from timetok.timegrid import Span
+from timetok.metrics.spans import as_pairs, average_precision, detection, hit_at_1, hull_iou, matched_iou, union_iou
+from timetok.timegrid import Span, iou
 
 Floats: TypeAlias = NDArray[np.float64]
 Pair: TypeAlias = tuple["Prediction | None", "Reference"]
@@ -182,7 +173,7 @@ def evaluate(
     counts, wanted = (Counter(each.question_id for each in group) for group in (given, references))
     problems = {
         "missing": [key for key in wanted if not counts[key]],
-        "there twice": [key for key in wanted | counts if counts[key] > 1 or wanted[key] > 1],
+        "there twice": [key for key in {**wanted, **counts} if counts[key] > 1 or wanted[key] > 1],
         "of no reference": [key for key in counts if not wanted[key]],
     }
     if any(problems.values()) and (malformed == "raise" or max(wanted.values()) > 1):
@@ -193,87 +184,98 @@ def evaluate(
     paired = [(answers.get(one.question_id), one) for one in references]
     windows, parsed = _windows(paired, rules)
     measures = _measures(windows, paired, rules)
+    table = np.stack([*measures.values()], 1)  # [n c]
     if rules.unparsed == "drop":
-        measures = {name: np.where(parsed, values, math.nan) for name, values in measures.items()}
-    rows = np.stack([*measures.values()], 1).tolist()
+        table[~parsed] = math.nan
+    spans, named = starmap(Span, windows.pairs.tolist()), (zip(measures, row, strict=True) for row in table.tolist())
     samples = tuple(
-        SampleScore(one.question_id, one.vid, one.task, tuple(Span(*pair) for pair in pairs.tolist()), held, values)
-        for one, pairs, held, values in zip(
-            references, windows, parsed.tolist(), (dict(zip(measures, row, strict=True)) for row in rows), strict=True
-        )
+        SampleScore(one.question_id, one.vid, one.task, tuple(islice(spans, size)), held, dict(row))
+        for one, size, held, row in zip(references, windows.sizes, parsed.tolist(), named, strict=True)
     )
-    tasks: dict[str, list[SampleScore]] = {one.task: [] for one in sorted(references, key=lambda one: one.task)}
-    for sample in samples:
-        tasks[sample.task].append(sample)
-    by_task = {task: _score(group, rules) for task, group in tasks.items()}
+    tasks = [one.task for one in references]
+    places = {task: [k for k, each in enumerate(tasks) if each == task] for task in sorted({*tasks})}
+    by_task = {task: _score([samples[k] for k in some], table[some], rules) for task, some in places.items()}
     return Report(
-        **vars(_score(samples, rules)), protocol=rules, per_sample=samples, by_task=by_task, problems=problems
+        **vars(_score(samples, table, rules)), protocol=rules, per_sample=samples, by_task=by_task, problems=problems
     )
 
 
-def _windows(paired: Sequence[Pair], rules: Protocol) -> tuple[list[Floats], NDArray[np.bool_]]:
-    """The windows ``[m 2]`` of each answer, or what the rules put in their place, and which answers held any."""
+@dataclass(frozen=True)
+class _Ragged:
+    """Rows of windows, one behind the other: all their pairs ``[sum(sizes) 2]``, and how many each row has."""
+
+    pairs: Floats
+    sizes: list[int]
+
+    def rows(self) -> list[Floats]:
+        return np.split(self.pairs, np.cumsum(self.sizes)[:-1])
+
+    def padded(self, width: int) -> Floats:
+        """The first pairs of each row, ``[n width 2]``, behind them windows without length, which meet nothing."""
+        row = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
+        table, first = np.zeros((len(self.sizes), width, 2)), place < width
+        table[row[first], place[first]] = self.pairs[first]
+        return table
+
+
+def _windows(paired: Sequence[Pair], rules: Protocol) -> tuple[_Ragged, NDArray[np.bool_]]:
+    """The windows of each answer, or what the rules put in their place, and which answers held any."""
     rows: list[tuple[float, ...]] = []
     for answer, _ in paired:
         seconds = answer.seconds if answer else ()
         seconds = seconds[: len(seconds) - (answer is not None and answer.unfinished and rules.lost_last)]
         rows.append(seconds[: len(seconds) // 2 * 2][: rules.max_windows and 2 * rules.max_windows])
-    parsed = np.array([len(row) > 0 for row in rows])
-    if rules.unparsed == "whole":
-        rows = [row or (0.0, one.duration_seconds) for row, (_, one) in zip(rows, paired, strict=True)]
-    sizes = [len(row) // 2 for row in rows]
+    sizes, lengths = np.array([len(row) // 2 for row in rows]), np.array([one.duration_seconds for _, one in paired])
     pairs = as_pairs(np.fromiter(chain.from_iterable(rows), np.float64))
     if rules.decimals is not None:
         pairs = pairs.round(rules.decimals)
     if rules.clamp:
-        pairs = np.clip(pairs, 0, np.repeat([one.duration_seconds for _, one in paired], sizes)[:, None])
+        pairs = np.clip(pairs, 0, np.repeat(lengths, sizes)[:, None])
     pairs = np.sort(pairs) if rules.inverted == "sort" else np.where(pairs[:, :1] > pairs[:, 1:], pairs[:, :1], pairs)
-    return np.split(pairs, np.cumsum(sizes)[:-1]), parsed
+    parsed = sizes > 0
+    if rules.unparsed == "whole":
+        pairs = np.insert(pairs, sizes.cumsum()[~parsed], np.stack([0 * lengths, lengths], 1)[~parsed], axis=0)
+        sizes = np.maximum(sizes, 1)
+    return _Ragged(pairs, sizes.tolist()), parsed
 
 
-def _measures(windows: Sequence[Floats], paired: Sequence[Pair], rules: Protocol) -> dict[str, Floats]:
+def _measures(windows: _Ragged, paired: Sequence[Pair], rules: Protocol) -> dict[str, Floats]:
     """Each measure of every answer, ``[n]``."""
-    truths = [as_pairs(one.spans) for _, one in paired]
-    sides = list(zip(windows, truths, strict=True))
-    reached = {top: _reached(sides, top, rules) for top in {1, *rules.tops}}
+    sizes = [len(one.spans) for _, one in paired]
+    truths = _Ragged(as_pairs(list(chain.from_iterable(one.spans for _, one in paired))), sizes)
+    reached = _reached(windows, truths, rules)
     if rules.iou_decimals is not None:
-        reached = {top: ious.round(rules.iou_decimals) for top, ious in reached.items()}
-    measures: dict[str, Any] = {"mIoU": reached[1]}
+        reached = reached.round(rules.iou_decimals)
+    measures: dict[str, Any] = {"mIoU": reached[:, 0]}
     for top, level in product(rules.tops, rules.thresholds):
-        measures[f"R{top}@{level:g}"] = reached[top] > level if rules.strict else reached[top] >= level
+        best = reached[:, top - 1]
+        measures[f"R{top}@{level:g}"] = best > level if rules.strict else best >= level
     if "mAP" in rules.measures:
         for name, (low, high) in _LENGTHS.items():
-            measures[name] = np.array(
-                [_mean_precision(*row, low, high) for row in zip(windows, truths, paired, strict=True)]
-            )
+            rows = zip(windows.rows(), truths.rows(), paired, strict=True)
+            measures[name] = np.array([_mean_precision(*row, low, high) for row in rows])
     if "HIT@1" in rules.measures:
         shown = [(answer.saliency if answer else (), one.saliency) for answer, one in paired]
-        hits = [hit_at_1(*each) if all(each) else (math.nan if not each[1] else 0) for each in shown]
-        measures["HIT@1"] = np.array(hits)
+        measures["HIT@1"] = [hit_at_1(*each) if all(each) else (0 if each[1] else math.nan) for each in shown]
     if "detection" in rules.measures:
+        sides = zip(windows.rows(), truths.rows(), strict=True)
         found = [detection(*each, levels=rules.thresholds, strict=rules.strict) for each in sides]
         measures["precision"], measures["recall"] = np.array(found).T
     if "count" in rules.measures:
-        measures["count"] = np.array([len(found) == len(spans) for found, spans in sides])
+        measures["count"] = np.equal(windows.sizes, truths.sizes)
     return {name: np.asarray(values, dtype=np.float64) for name, values in measures.items()}
 
 
-def _reached(sides: Sequence[tuple[Floats, Floats]], top: int, rules: Protocol) -> Floats:
-    """The highest IoU ``[n]`` of the first ``top`` windows of each answer with what they are held against."""
+def _reached(windows: _Ragged, truths: _Ragged, rules: Protocol) -> Floats:
+    """The highest IoU of the first one, two, … windows of each answer with what they are held against: ``[n tops]``."""
+    width = max(rules.tops, default=1)
     if rules.truths in _SETS:
-        return np.array([_SETS[rules.truths](*each) for each in sides])
-    windows, truths = ([each[k] for each in sides] for k in (0, 1))
-    widest = max(map(len, truths)) if rules.truths == "best" else 1
-    held = iou(_padded(windows, top)[:, :, None], _padded(truths, widest)[:, None])
-    return np.asarray(held.max((1, 2)))
-
-
-def _padded(rows: Sequence[Floats], width: int) -> Floats:
-    """The first pairs of each row, ``[n width 2]``, behind them windows without length, which meet nothing."""
-    table = np.zeros((len(rows), width, 2))
-    for place, row in zip(table, rows, strict=True):
-        place[: len(row)] = row[:width]
-    return table
+        ious = [_SETS[rules.truths](*sides) for sides in zip(windows.rows(), truths.rows(), strict=True)]
+        return np.repeat(np.array(ious)[:, None], width, axis=1)
+    held = truths.padded(max(truths.sizes) if rules.truths == "best" else 1)
+    ious = iou(windows.padded(width)[:, :, None], held[:, None]).max(2)
+    return np.asarray(np.maximum.accumulate(ious, axis=1))
 
 
 def _mean_precision(windows: Floats, truths: Floats, pair: Pair, low: float, high: float) -> float:
@@ -284,8 +286,8 @@ def _mean_precision(windows: Floats, truths: Floats, pair: Pair, low: float, hig
     return float(average_precision(windows, wanted, scores=scores or None).mean()) if len(wanted) else math.nan
 
 
-def _score(samples: Sequence[SampleScore], rules: Protocol) -> Score:
-    totals, counts = _by_video(samples, _table(samples), rules)
+def _score(samples: Sequence[SampleScore], table: Floats, rules: Protocol) -> Score:
+    totals, counts = _by_video(samples, table, rules)
     values = _named(samples, _share(totals.sum(0), counts.sum(0)))
     return Score(values | {"parsed": float(np.mean([each.parsed for each in samples]))}, len(samples), len(totals))
 
@@ -296,9 +298,10 @@ def _table(samples: Sequence[SampleScore]) -> Floats:
 
 
 def _by_video(samples: Sequence[SampleScore], table: Floats, rules: Protocol) -> tuple[Floats, Floats]:
-    """What each video adds to the numerator and the denominator of every average, ``[v c]``."""
-    _, video = np.unique([sample.vid for sample in samples], return_inverse=True)
-    totals, counts = np.zeros((2, video.max() + 1, table.shape[1]))
+    """What each video, in the order of names, adds to the numerator and the denominator of every average, ``[v c]``."""
+    places = {vid: k for k, vid in enumerate(sorted({sample.vid for sample in samples}))}
+    video = [places[sample.vid] for sample in samples]
+    totals, counts = np.zeros((2, len(places), table.shape[1]))
     np.add.at(totals, video, np.nan_to_num(table))
     np.add.at(counts, video, ~np.isnan(table))
     return (totals, counts) if rules.average == "sample" else (np.nan_to_num(_share(totals, counts)), np.sign(counts))
@@ -367,7 +370,7 @@ def compare(
 
     The interval is that of `bootstrap`, with the same videos drawn for both; the p-value that of a permutation test,
     which swaps the systems' answers video by video. Where a protocol drops answers, those of either side are left out.
-    ArgumentError is raised unless both reports are of one protocol and the same questions.
+    F1, no average, is not compared. ArgumentError is raised unless both are of one protocol and the same questions.
     """
     ids = [[sample.question_id for sample in report.per_sample] for report in (one, other)]
     if one.protocol != other.protocol or {*ids[0]} != {*ids[1]}:

@@ -63,11 +63,7 @@ def matched_iou(a: Spans, b: Spans) -> float:
 
 
 def average_precision(
-    windows: Spans,
-    truths: Spans,
-    *,
-    scores: ArrayLike | None = None,
-    levels: Sequence[float] = AP_LEVELS,
+    windows: Spans, truths: Spans, *, scores: ArrayLike | None = None, levels: Sequence[float] = AP_LEVELS
 ) -> NDArray[np.float64]:
     """Average precision ``[l]`` of ranked windows at some IoU levels, each of the truths found at most once.
 
@@ -94,11 +90,7 @@ def average_precision(
 
 
 def detection(
-    windows: Spans,
-    truths: Spans,
-    *,
-    levels: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
-    strict: bool = True,
+    windows: Spans, truths: Spans, *, levels: Sequence[float] = (0.3, 0.5, 0.7, 0.9), strict: bool = True
 ) -> tuple[float, float]:
     """Precision and recall of the events found in one video: the means over some IoU levels.
 
