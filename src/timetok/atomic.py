@@ -34,7 +34,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write ``content`` as indented JSON."""
     with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(plain(content), indent=1) + "\n", encoding="utf-8")
+
+
+def plain(content: Any) -> Any:
+    """The content as JSON has it: lists, and null for NaN."""
+    return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
 
 def read_json(path: str | os.PathLike[str], kind: type, expected: str) -> Any:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from timetok import __version__
+from timetok.atomic import plain
 from timetok.errors import ArgumentError, DataError, TimetokError, raised_as
 from timetok.metrics import PROTOCOLS
 from timetok.timegrid import Span
@@ -196,8 +197,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     from timetok.metrics import compare
-    from timetok.recipes.evaluate import read_questions, score_file
-    from timetok.recipes.report import write_report
+    from timetok.recipes.evaluate import read_questions, score_file, write_report
 
     where = {"layout": options.layout, "durations": options.durations}
     questions = read_questions(options.data, options.protocol, **where)
@@ -207,7 +207,7 @@ def _score(options: argparse.Namespace) -> None:
         other = score_file(options.against, questions, protocol=options.protocol)
         found = compare(report, other, seed=options.seed)
         if options.json:
-            print(json.dumps({name: asdict(each) for name, each in found.items()}))
+            print(json.dumps(plain({name: asdict(each) for name, each in found.items()})))
         else:
             print(f"less {options.against}:", *(f"{name:<10} {each}" for name, each in found.items()), sep="\n")
     if options.out:
@@ -216,7 +216,7 @@ def _score(options: argparse.Namespace) -> None:
 
 def _told(report: Any, options: argparse.Namespace) -> str:
     if options.json:
-        return json.dumps(report.as_json())
+        return json.dumps(plain(asdict(report)))
     listed = [f"{kind}: {len(ids)}  {' '.join(map(str, ids[:9]))}" for kind, ids in report.problems.items() if ids]
     return "\n".join([str(report), *listed])
 

@@ -3,15 +3,15 @@
 Shapes: n questions, v videos, c measures, r resamples.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import chain, islice, product, starmap
+from dataclasses import dataclass, field
+from itertools import chain, product, starmap
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from timetok.errors import ArgumentError, DataError, TimeRangeError
@@ -132,20 +132,10 @@ class Report(Score):
             rows.append([name, *values, str(score.num_samples), str(score.num_videos)])
         return rows
 
-    def as_json(self) -> dict[str, Any]:
-        """All of it as JSON has it, NaN as null."""
-        content: dict[str, Any] = plain(asdict(self))
-        return content
-
     def __str__(self) -> str:
         widths = [max(map(len, column)) for column in zip(*self.rows(), strict=True)]
         rows = ([f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)] for row in self.rows())
         return "\n".join("  ".join([cells[0].strip().ljust(widths[0]), *cells[1:]]) for cells in rows)
-
-
-def plain(content: Any) -> Any:
-    """The content as JSON has it: lists, and null for NaN."""
-    return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
 
 def evaluate(
@@ -187,40 +177,21 @@ def evaluate(
     table = np.stack([*measures.values()], 1)  # [n c]
     if rules.unparsed == "drop":
         table[~parsed] = math.nan
-    spans, named = starmap(Span, windows.pairs.tolist()), (zip(measures, row, strict=True) for row in table.tolist())
-    samples = tuple(
-        SampleScore(one.question_id, one.vid, one.task, tuple(islice(spans, size)), held, dict(row))
-        for one, size, held, row in zip(references, windows.sizes, parsed.tolist(), named, strict=True)
-    )
+    spans = ([*starmap(Span, pairs.tolist())] for pairs in windows)
+    rows = (dict(zip(measures, row, strict=True)) for row in table.tolist())
+    samples = [
+        SampleScore(one.question_id, one.vid, one.task, tuple(found), held, row)
+        for one, found, held, row in zip(references, spans, parsed.tolist(), rows, strict=True)
+    ]
     tasks = [one.task for one in references]
     places = {task: [k for k, each in enumerate(tasks) if each == task] for task in sorted({*tasks})}
     by_task = {task: _score([samples[k] for k in some], table[some], rules) for task, some in places.items()}
-    return Report(
-        **vars(_score(samples, table, rules)), protocol=rules, per_sample=samples, by_task=by_task, problems=problems
-    )
+    total = vars(_score(samples, table, rules))
+    return Report(**total, protocol=rules, per_sample=tuple(samples), by_task=by_task, problems=problems)
 
 
-@dataclass(frozen=True)
-class _Ragged:
-    """Rows of windows, one behind the other: all their pairs ``[sum(sizes) 2]``, and how many each row has."""
-
-    pairs: Floats
-    sizes: list[int]
-
-    def rows(self) -> list[Floats]:
-        return np.split(self.pairs, np.cumsum(self.sizes)[:-1])
-
-    def padded(self, width: int) -> Floats:
-        """The first pairs of each row, ``[n width 2]``, behind them windows without length, which meet nothing."""
-        row = np.repeat(np.arange(len(self.sizes)), self.sizes)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
-        table, first = np.zeros((len(self.sizes), width, 2)), place < width
-        table[row[first], place[first]] = self.pairs[first]
-        return table
-
-
-def _windows(paired: Sequence[Pair], rules: Protocol) -> tuple[_Ragged, NDArray[np.bool_]]:
-    """The windows of each answer, or what the rules put in their place, and which answers held any."""
+def _windows(paired: Sequence[Pair], rules: Protocol) -> tuple[list[Floats], NDArray[np.bool_]]:
+    """The windows ``[m 2]`` of each answer, or what the rules put in their place, and which answers held any."""
     rows: list[tuple[float, ...]] = []
     for answer, _ in paired:
         seconds = answer.seconds if answer else ()
@@ -233,18 +204,16 @@ def _windows(paired: Sequence[Pair], rules: Protocol) -> tuple[_Ragged, NDArray[
     if rules.clamp:
         pairs = np.clip(pairs, 0, np.repeat(lengths, sizes)[:, None])
     pairs = np.sort(pairs) if rules.inverted == "sort" else np.where(pairs[:, :1] > pairs[:, 1:], pairs[:, :1], pairs)
-    parsed = sizes > 0
+    windows = np.split(pairs, sizes.cumsum()[:-1])
     if rules.unparsed == "whole":
-        pairs = np.insert(pairs, sizes.cumsum()[~parsed], np.stack([0 * lengths, lengths], 1)[~parsed], axis=0)
-        sizes = np.maximum(sizes, 1)
-    return _Ragged(pairs, sizes.tolist()), parsed
+        windows = [each if len(each) else np.array([[0.0, d]]) for each, d in zip(windows, lengths, strict=True)]
+    return windows, sizes > 0
 
 
-def _measures(windows: _Ragged, paired: Sequence[Pair], rules: Protocol) -> dict[str, Floats]:
+def _measures(windows: Sequence[Floats], paired: Sequence[Pair], rules: Protocol) -> dict[str, Floats]:
     """Each measure of every answer, ``[n]``."""
-    sizes = [len(one.spans) for _, one in paired]
-    truths = _Ragged(as_pairs(list(chain.from_iterable(one.spans for _, one in paired))), sizes)
-    reached = _reached(windows, truths, rules)
+    sides = [(each, as_pairs(one.spans)) for each, (_, one) in zip(windows, paired, strict=True)]
+    reached = _reached(sides, rules)
     if rules.iou_decimals is not None:
         reached = reached.round(rules.iou_decimals)
     measures: dict[str, Any] = {"mIoU": reached[:, 0]}
@@ -252,44 +221,54 @@ def _measures(windows: _Ragged, paired: Sequence[Pair], rules: Protocol) -> dict
         best = reached[:, top - 1]
         measures[f"R{top}@{level:g}"] = best > level if rules.strict else best >= level
     if "mAP" in rules.measures:
+        scores = [answer.scores if answer else () for answer, _ in paired]
         for name, (low, high) in _LENGTHS.items():
-            rows = zip(windows.rows(), truths.rows(), paired, strict=True)
-            measures[name] = np.array([_mean_precision(*row, low, high) for row in rows])
+            rows = zip(sides, scores, strict=True)
+            measures[name] = [_mean_precision(*each, ranks[: len(each[0])], low, high) for each, ranks in rows]
     if "HIT@1" in rules.measures:
         shown = [(answer.saliency if answer else (), one.saliency) for answer, one in paired]
         measures["HIT@1"] = [hit_at_1(*each) if all(each) else (0 if each[1] else math.nan) for each in shown]
     if "detection" in rules.measures:
-        sides = zip(windows.rows(), truths.rows(), strict=True)
         found = [detection(*each, levels=rules.thresholds, strict=rules.strict) for each in sides]
         measures["precision"], measures["recall"] = np.array(found).T
     if "count" in rules.measures:
-        measures["count"] = np.equal(windows.sizes, truths.sizes)
+        measures["count"] = [len(found) == len(truths) for found, truths in sides]
     return {name: np.asarray(values, dtype=np.float64) for name, values in measures.items()}
 
 
-def _reached(windows: _Ragged, truths: _Ragged, rules: Protocol) -> Floats:
+def _reached(sides: Sequence[tuple[Floats, Floats]], rules: Protocol) -> Floats:
     """The highest IoU of the first one, two, … windows of each answer with what they are held against: ``[n tops]``."""
     width = max(rules.tops, default=1)
     if rules.truths in _SETS:
-        ious = [_SETS[rules.truths](*sides) for sides in zip(windows.rows(), truths.rows(), strict=True)]
-        return np.repeat(np.array(ious)[:, None], width, axis=1)
-    held = truths.padded(max(truths.sizes) if rules.truths == "best" else 1)
-    ious = iou(windows.padded(width)[:, :, None], held[:, None]).max(2)
+        return np.array([[_SETS[rules.truths](*each)] * width for each in sides])
+    held = _padded([truths for _, truths in sides], None if rules.truths == "best" else 1)
+    ious = iou(_padded([windows for windows, _ in sides], width)[:, :, None], held[:, None]).max(2)
     return np.asarray(np.maximum.accumulate(ious, axis=1))
 
 
-def _mean_precision(windows: Floats, truths: Floats, pair: Pair, low: float, high: float) -> float:
+def _padded(rows: Sequence[Floats], width: int | None) -> Floats:
+    """The first pairs of each row, ``[n width 2]``, behind them windows without length, which meet nothing."""
+    table = np.zeros((len(rows), width or max(map(len, rows)), 2))
+    for place, row in zip(table, rows, strict=True):
+        place[: len(row)] = row[: len(place)]
+    return table
+
+
+def _mean_precision(windows: Floats, truths: Floats, scores: Sequence[float], low: float, high: float) -> float:
     """Average precision over all levels, for the annotated windows of some lengths; NaN where there are none."""
     length = truths[:, 1] - truths[:, 0]
     wanted = truths[(low < length) & (length <= high)]
-    scores = pair[0].scores[: len(windows)] if pair[0] else ()
     return float(average_precision(windows, wanted, scores=scores or None).mean()) if len(wanted) else math.nan
 
 
 def _score(samples: Sequence[SampleScore], table: Floats, rules: Protocol) -> Score:
     totals, counts = _by_video(samples, table, rules)
-    values = _named(samples, _share(totals.sum(0), counts.sum(0)))
-    return Score(values | {"parsed": float(np.mean([each.parsed for each in samples]))}, len(samples), len(totals))
+    values = dict(zip(samples[0].measures, _share(totals.sum(0), counts.sum(0)).tolist(), strict=True))
+    if "precision" in values:  # their F1 is that of the averages
+        both = values["precision"] + values["recall"]
+        values["F1"] = 2 * values["precision"] * values["recall"] / both if both else 0.0
+    values["parsed"] = float(np.mean([sample.parsed for sample in samples]))
+    return Score(values, len(samples), len(totals))
 
 
 def _table(samples: Sequence[SampleScore]) -> Floats:
@@ -311,43 +290,27 @@ def _share(total: Floats, count: Floats) -> Floats:
     return np.asarray(np.divide(total, count, out=np.full(total.shape, math.nan), where=count > 0))
 
 
-def _named(samples: Sequence[SampleScore], averages: Floats) -> dict[str, float]:
-    """Averages by name, and F1 of those of precision and recall."""
-    values = dict(zip(samples[0].measures, averages.tolist(), strict=True))
-    if "precision" in values:
-        both = values["precision"] + values["recall"]
-        values["F1"] = 2 * values["precision"] * values["recall"] / both if both else 0.0
-    return values
-
-
 def bootstrap(
     report: Report, *, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Confidence intervals of a report's averages, by name: percentiles over resampled data sets.
 
-    Videos are drawn, with replacement and with all their questions, because questions about one video go together.
+    Videos are drawn, with replacement and with all their questions, because questions about one video go together. F1
+    and the share that was parsed have none.
     """
     totals, counts = _by_video(report.per_sample, _table(report.per_sample), report.protocol)
-    drawn = _resampled(totals, counts, num_resamples, np.random.default_rng(seed))
-    rows = [[*_named(report.per_sample, averages).values()] for averages in drawn]
-    return dict(zip(_named(report.per_sample, drawn[0]), _interval(np.array(rows), level), strict=True))
+    ends = _intervals(totals, counts, num_resamples, level, np.random.default_rng(seed))
+    return dict(zip(report.per_sample[0].measures, ends, strict=True))
 
 
-def _interval(rows: Floats, level: float) -> list[tuple[float, float]]:
-    """The quantiles of each column between which its share ``level`` lies; NaN where there is nothing but NaN."""
+def _intervals(totals: Floats, counts: Floats, num: int, level: float, rng: Generator) -> list[tuple[float, float]]:
+    """Quantiles of each average over as many videos as there are, drawn with replacement; NaN if it always is."""
+    drawn = (np.bincount(rng.integers(len(totals), size=len(totals)), minlength=len(totals)) for _ in range(num))
+    rows = np.array([_share(times @ totals, times @ counts) for times in drawn])
     known = ~np.isnan(rows).all(0)
     ends = np.full((2, rows.shape[1]), math.nan)
     ends[:, known] = np.nanquantile(rows[:, known], (0.5 - level / 2, 0.5 + level / 2), axis=0)
     return [(low, high) for low, high in ends.T.tolist()]
-
-
-def _resampled(totals: Floats, counts: Floats, num: int, rng: np.random.Generator) -> Floats:
-    """Averages ``[r c]`` over as many videos as there are, drawn with replacement."""
-    rows, videos = [], len(totals)
-    for _ in range(num):
-        times = np.bincount(rng.integers(videos, size=videos), minlength=videos)
-        rows.append(_share(times @ totals, times @ counts))
-    return np.array(rows)
 
 
 @dataclass(frozen=True)
@@ -379,7 +342,7 @@ def compare(
     difference = _table(one.per_sample) - _table(other.per_sample)[[places[key] for key in ids[0]]]
     totals, counts = _by_video(one.per_sample, difference, one.protocol)
     value, rng = _share(totals.sum(0), counts.sum(0)), np.random.default_rng(seed)
-    ends = _interval(_resampled(totals, counts, num_resamples, rng), level)
+    ends = _intervals(totals, counts, num_resamples, level, rng)
     swapped = [rng.choice((-1.0, 1.0), len(totals)) @ totals for _ in range(num_resamples)]
     extreme = np.sum(np.abs(swapped) >= np.abs(totals.sum(0)) * (1 - 1e-9), axis=0)  # whatever the order of a sum
     p_values = (extreme + 1) / (num_resamples + 1)

@@ -1,5 +1,11 @@
-"""Explanations judged by another model, without a client: the batch files of OpenAI-compatible services."""
+"""Explanations judged by another model, without a client: the batch files of OpenAI-compatible services.
 
+timetok evaluate MODEL data/rtl.json --out runs/rtl
+python examples/judge.py data/rtl.json runs/rtl --model NAME --out asked.jsonl      # send it to a service
+python examples/judge.py asked.jsonl replied.jsonl                                  # its replies, in any number
+"""
+
+import argparse
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -9,6 +15,7 @@ from statistics import fmean
 
 from timetok.atomic import replacing
 from timetok.errors import ArgumentError, DataError, raised_as
+from timetok.recipes.evaluate import read_answers, read_questions
 
 PROMPT = """Two people explained their answer to a question about a video, which you cannot see. How well does each of
 them answer what was asked: to the point, credible, precise, complete? Order and length count for nothing. Write on the
@@ -81,3 +88,22 @@ def read_replies(requests: str | Path, *replies: str | Path) -> JudgeReport:
     judged = {key: (fmean(p for p, _ in rows), fmean(r for _, r in rows)) for key, rows in pairs.items() if all(rows)}
     predicted, true = (sum(pair[k] for pair in judged.values()) for k in (0, 1))
     return JudgeReport(100 * predicted / true if judged else float("nan"), len(judged), failures, judged)
+
+
+def pairs_of(data: str | Path, run: str | Path) -> list[tuple[str, str, str, str]]:
+    """What `write_requests` takes, of the questions of a data set and the folder of an evaluation that asked them."""
+    answers = read_answers(Path(run))
+    rows = [(str(each.reference.question_id), each) for each in read_questions(data)]
+    return [(key, each.text, each.answer, answers[key].text) for key, each in rows]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", help="data set and run, or requests and replies")
+    parser.add_argument("--model", help="who is to judge: write requests")
+    parser.add_argument("--out", default="asked.jsonl", help="where to (%(default)s)")
+    parser.add_argument("--both-orders", action="store_true")
+    options = parser.parse_args()
+    if options.model:
+        write_requests(options.out, pairs_of(*options.files), model=options.model, both_orders=options.both_orders)
+    print(f"written: {options.out}" if options.model else read_replies(*options.files) if options.files else __doc__)

@@ -7,8 +7,8 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, strategies as st
 
+from judge import JudgeReport, read_replies, write_requests
 from timetok.errors import ArgumentError, DataError
-from timetok.metrics.judge import JudgeReport, read_replies, write_requests
 
 PAIRS = [
     ("q1", "When is it shut?", "At the end, by hand.", "When she leaves."),
