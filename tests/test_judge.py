@@ -2,13 +2,15 @@
 
 import json
 import math
+from dataclasses import asdict
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, strategies as st
 
-from judge import JudgeReport, read_replies, write_requests
+from judge import JudgeReport, pairs_of, read_replies, write_requests
 from timetok.errors import ArgumentError, DataError
+from timetok.lita.answer import Answer
 
 PAIRS = [
     ("q1", "When is it shut?", "At the end, by hand.", "When she leaves."),
@@ -198,3 +200,15 @@ def test_a_service_that_answers_from_the_requests_gives_back_what_it_thought(tmp
         predicted, true = (sum(pair[k] for pair in judged.values()) for k in (0, 1))
         assert report.score == pytest.approx(float(100 * predicted / true))
         assert report == read_replies(folder / "asked.jsonl", *files[::-1])  # whatever came first
+
+
+def test_questions_of_a_run_are_judged(tmp_path, monkeypatch):
+    """The commands of the docstring, on the answers of an evaluation."""
+    entry = {"vid": "a", "question": "When?", "answer": "<2.00> <6.50> because it falls", "duration": 10.0}
+    (tmp_path / "rtl.json").write_text(json.dumps([{**entry, "question_id": 1}]))
+    answer = Answer("<1.00> <6.00> as it slips", (), (), (1.0, 6.0), 10.0)
+    (tmp_path / "answers-0-of-1.jsonl").write_text(json.dumps({"question_id": "1", **asdict(answer)}) + "\n")
+    asked = tmp_path / "asked.jsonl"
+    write_requests(asked, pairs_of(tmp_path / "rtl.json", tmp_path), model="judge")
+    said = json.loads(asked.read_text())["body"]["messages"][0]["content"]
+    assert said.index("When?") < said.index("because it falls") < said.index("as it slips")

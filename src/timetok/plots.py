@@ -83,41 +83,33 @@ def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel:
     return figure
 
 
-def scores(
-    ious: ArrayLike,
-    errors: ArrayLike,
-    *,
-    lengths: ArrayLike,
-    positions: ArrayLike,
-    probabilities: ArrayLike = (),
-    right: ArrayLike = (),
-) -> Figure:
+def scores(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw how an evaluation went: IoUs, errors by the length of the video and by place in it, calibration.
 
-    Args:
-        ious: IoU of each answer, ``[n]``; NaN is left out.
-        errors: Mean distance in seconds of both boundaries from the truth, ``[m]``, of answers that have some.
-        lengths: Seconds of their videos, ``[m]``.
-        positions: Where the middle of the true span lies in its video, from 0 to 1, ``[m]``.
-        probabilities: What the model gave its boundaries, ``[k]``; none leaves the picture empty.
-        right: Whether each was right, ``[k]``.
+    ``rows`` are those of the ``samples.csv`` of an evaluation, as numbers or as text.
     """
+
+    def columns(*names: str) -> NDArray[np.float64]:  # of the rows that have them all
+        values = [[float("nan" if row[name] == "" else row[name]) for name in names] for row in rows]
+        table = np.array(values).reshape(-1, len(names))
+        return np.asarray(table[~np.isnan(table).any(1)].T)
+
     figure = Figure((2 * _WIDTH, 7.0), _DPI, facecolor="white", layout="constrained")
     shares, by_length, by_place, calibration = figure.subplots(2, 2).flat
-    values = np.asarray(ious, dtype=np.float64)
-    shares.hist(values[~np.isnan(values)], np.linspace(0, 1, 21), color=_ANSWER, edgecolor="white")
+    shares.hist(columns("mIoU")[0], np.linspace(0, 1, 21), color=_ANSWER, edgecolor="white")
     shares.set(xlabel="IoU", ylabel="answers")
-    for axes, x, name in ((by_length, lengths, "length of the video in seconds"), (by_place, positions, "place in it")):
-        low, middle, high, at = _quarters(np.asarray(x, dtype=np.float64), np.asarray(errors, dtype=np.float64))
+    by = {"seconds": (by_length, "length of the video in seconds"), "place": (by_place, "place in the video")}
+    for name, (axes, label) in by.items():
+        low, middle, high, at = _quarters(*columns(name, "error"))
         axes.fill_between(at, low, high, color=_ANSWER, alpha=0.2, label="middle half")
-        axes.plot(at, middle, color=_ANSWER, marker="o", markersize=4, label="median")
-        axes.set(xlabel=name, ylabel="error in seconds")
+        axes.plot(at, middle, "o-", color=_ANSWER, markersize=4, label="median")
+        axes.set(xlabel=label, ylabel="error in seconds")
         axes.legend(frameon=False)
-    likely, found = np.asarray(probabilities, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    bins = np.minimum((likely * 10).astype(int), 9)
-    used = [bins == k for k in range(10) if (bins == k).any()]
+    likely, right = np.hstack([columns(f"{side}_probability", f"{side}_right") for side in ("start", "end")])
+    bins = [np.minimum((likely * 10).astype(int), 9) == k for k in range(10)]
+    means = [(likely[some].mean(), right[some].mean()) for some in bins if some.any()]
     calibration.plot([0, 1], [0, 1], color=_MUTED, linewidth=0.8)
-    calibration.plot([likely[k].mean() for k in used], [found[k].mean() for k in used], "o-", color=_ANSWER)
+    calibration.plot([x for x, _ in means], [y for _, y in means], "o-", color=_ANSWER, clip_on=False)
     calibration.set(xlabel="probability of a boundary", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
     return figure
 

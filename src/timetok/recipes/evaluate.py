@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import file_digest, sha256
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from timetok import plots
@@ -19,18 +19,10 @@ from timetok.atomic import replacing, write_json
 from timetok.errors import ArgumentError, DataError, raised_as
 from timetok.hub import AnyLocalizer, read_ahead
 from timetok.lita.answer import Answer, Localizer
-from timetok.metrics import (
-    Prediction,
-    Protocol,
-    Reference,
-    Report,
-    bootstrap,
-    evaluate,
-    find_protocol,
-    iou,
-    parse_captions,
-    read_predictions,
-    write_captions,
+
+from timetok.metrics import (  # isort: skip
+    Prediction, Protocol, Reference, Report, SampleScore, bootstrap, evaluate, find_protocol, iou, parse_captions,
+    read_predictions, write_captions,
 )  # fmt: skip
 from timetok.metrics.spans import as_pairs
 from timetok.recipes.cache import claim, fingerprint
@@ -259,29 +251,43 @@ def write_report(
     grid: TimeGrid | None = None,
     seed: int = 0,
 ) -> None:
-    """Write ``report.json``, ``report.md``, ``report.png`` and ``samples.csv`` into a folder, with intervals of 95 %.
+    """Write ``report.json``, ``report.md``, ``samples.csv`` and, drawn from it, ``report.png``; intervals are of 95 %.
 
-    ``references`` are in the order of the report, and so are ``answers``, whose texts are told too; where the protocol
-    asks for events they are written as ``captions.json`` for caption scorers. With the ``grid`` of a model's time
-    tokens the figure shows how often a boundary is on the right mark, by the probability of its token.
+    ``references`` are in the order of the report, and so are ``answers``, which are told too; where the protocol asks
+    for events they are written as ``captions.json`` for caption scorers. With the ``grid`` of a model's time tokens it
+    is told which boundaries are on the right mark.
     """
     out.mkdir(parents=True, exist_ok=True)
     intervals = bootstrap(report, seed=seed)
     write_json(out / "report.json", {**asdict(report), "intervals": intervals})
     with replacing(out / "report.md") as partial:
         partial.write_text(_markdown(report, intervals), encoding="utf-8")
+    sides = zip_longest(report.per_sample, references, answers)
+    rows = [_row(sample, truth, answer, grid) for sample, truth, answer in sides]
     with replacing(out / "samples.csv") as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        measures = [*report.per_sample[0].measures]
-        rows.writerow(["question_id", "vid", "task", "seconds", "truth", "windows", "parsed", *measures, "answer"])
-        for k, (sample, truth) in enumerate(zip(report.per_sample, references, strict=True)):
-            spans = (" ".join(f"{a:g}-{b:g}" for a, b in each) for each in (truth.spans, sample.windows))
-            row = [sample.question_id, sample.vid, sample.task, truth.duration_seconds, *spans, sample.parsed]
-            rows.writerow([*row, *sample.measures.values(), answers[k].text if answers else ""])
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    plots.save(plots.scores(rows), out / "report.png")
     if answers and "detection" in report.protocol.measures:
         texts = zip([truth.vid for truth in references], answers, strict=True)
         write_captions(out / "captions.json", {vid: parse_captions(answer.text) for vid, answer in texts})
-    plots.save(_figure(report, references, answers, grid), out / "report.png")
+
+
+def _row(sample: SampleScore, truth: Reference, answer: Answer | None, grid: TimeGrid | None) -> dict[str, Any]:
+    """A line of the table; errors are those of the first window, against the annotated one nearest to it."""
+    window, truths, length = as_pairs(sample.windows[:1]), as_pairs(truth.spans), truth.duration_seconds
+    held = truths[iou(window, truths).argmax() if len(window) else 0]
+    off = np.abs(window[0] - held) if sample.parsed else np.full(2, np.nan)
+    row: dict[str, Any] = {"question_id": sample.question_id, "vid": sample.vid, "task": sample.task, "seconds": length}
+    spans = {"truth": truth.spans, "windows": sample.windows}
+    row |= {name: " ".join(f"{start:g}-{end:g}" for start, end in each) for name, each in spans.items()}
+    row |= {"parsed": sample.parsed, **sample.measures, "error": off.mean(), "place": held.mean() / length}
+    right = off <= (grid.max_error(length) if grid else 0) * (1 + 1e-9)
+    likely = answer.probabilities[:2] if answer and sample.parsed and grid else ()
+    for side, near, chance in zip_longest(("start", "end"), right.tolist(), likely, fillvalue=""):
+        row |= {f"{side}_probability": chance, f"{side}_right": int(near) if likely else ""}
+    return row | {"answer": answer.text if answer else ""}
 
 
 def _markdown(report: Report, intervals: dict[str, tuple[float, float]]) -> str:
@@ -291,24 +297,3 @@ def _markdown(report: Report, intervals: dict[str, tuple[float, float]]) -> str:
     rows = [header, ["---"] * len(header), first, ends, *others]
     listed = [f"{kind}: {', '.join(map(str, ids))}" for kind, ids in report.problems.items() if ids]
     return "\n\n".join(["\n".join(f"| {' | '.join(row)} |" for row in rows), *listed]) + "\n"
-
-
-def _figure(
-    report: Report, references: Sequence[Reference], answers: Sequence[Answer], grid: TimeGrid | None
-) -> Figure:
-    """The first window of each answer that held one, against the annotated one nearest to it."""
-    errors, lengths, middles, probabilities, right = (list[float]() for _ in range(5))
-    for k, (sample, truth) in enumerate(zip(report.per_sample, references, strict=True)):
-        if sample.parsed:
-            window, truths = as_pairs(sample.windows[:1]), as_pairs(truth.spans)
-            held = truths[iou(window, truths).argmax()]
-            errors.append(np.abs(window[0] - held).mean())
-            lengths.append(truth.duration_seconds)
-            middles.append(held.mean() / truth.duration_seconds)
-            if grid and answers and answers[k].probabilities:
-                step = grid.max_error(truth.duration_seconds) * (1 + 1e-9)
-                probabilities += answers[k].probabilities[:2]
-                right += (np.abs(window[0] - held) <= step).tolist()
-    ious = [sample.measures["mIoU"] for sample in report.per_sample]
-    places = {"lengths": lengths, "positions": middles}
-    return plots.scores(ious, errors, **places, probabilities=probabilities, right=right)
