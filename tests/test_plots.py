@@ -271,7 +271,7 @@ def test_scores_draw_what_the_rows_say():
         (line,) = axes.lines
         assert line.get_xdata() == pytest.approx(at) and line.get_ydata() == pytest.approx([9.0 - k for k in range(10)])
     diagonal, reached = calibration.lines
-    assert diagonal.get_xdata() == [0, 1]
+    assert list(diagonal.get_xdata()) == [0, 1]
     assert list(reached.get_xdata()) == pytest.approx([0.05 + k / 10 for k in range(10)])
     assert list(reached.get_ydata()) == pytest.approx([0] * 5 + [1] * 5)
 
