@@ -16,7 +16,8 @@ from timetok.timegrid import Span
 _MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # as `TimeTokenizer.decode` writes moments
 _UNIT = r"(?:s|secs?|seconds?)?"
 _NUMBER = rf"(?<![\w.])([0-9]+(?:\.[0-9]+)?)(?=\s*{_UNIT}\b)(?![:.][0-9])"
-_RANGE = re.compile(rf"{_NUMBER}\s*{_UNIT}\s*(?:[-–—,]|to|and|until)\s*{_NUMBER}")
+_BETWEEN = r"(?:[-–—]|to|until|(?(1)and|(?!))|(?(2),|(?!)))"  # "and" and "," join other numbers, too
+_RANGE = re.compile(rf"(between\s+)?([\[(]\s*)?{_NUMBER}\s*{_UNIT}\s*{_BETWEEN}\s*{_NUMBER}")
 _IDS = ("question_id", "qid", "id")
 _VIDEOS, _QUERIES = ("vid", "video", "video_id"), ("query", "question", "sentence")
 _PREDICTED = ("pred_relevant_windows", "pred", "prediction", "response", "output")
@@ -30,28 +31,34 @@ def parse_moments(text: str) -> list[float]:
     ([12.0, 45.5], [3.0, 5.0], [5.0, 70.0])
     """
     found = list(map(float, _MARK.findall(text))) or ClockCodec().parse(text)
-    found = found or [float(moment) for pair in _RANGE.findall(text) for moment in pair]
+    found = found or [float(moment) for *_, start, end in _RANGE.findall(text) for moment in (start, end)]
     pointed = SecondsCodec().parse(text)
     return found or (pointed if len(pointed) > 1 else list(map(float, re.findall(_NUMBER, text))))
 
 
 def read_predictions(
-    path: str | os.PathLike[str], *, asked: Mapping[tuple[str, str], str] | None = None
+    path: str | os.PathLike[str], *, asked: Mapping[tuple[str, str], list[str]] | None = None
 ) -> tuple[list[Prediction], dict[str, list[str]]]:
     """Read what a system answered, and by kind the problems met: a list, or an object by id, in JSON; or JSON lines.
 
-    An entry has an id (``question_id``, ``qid`` or ``id``), or a video and a query that ``asked`` has the id of; and
-    moments in a row, or a list of ``[start, end]``, a score behind them or not, as in QVHighlights'
-    ``pred_relevant_windows``; or a text, of which `parse_moments` reads the moments. Ids become text. What is no finite
+    An entry has an id (``question_id``, ``qid`` or ``id``), or a video and a query that ``asked`` has ids of, given in
+    turn; and ``[start, end]``, or a list of these, a score behind them or not, as in QVHighlights'
+    ``pred_relevant_windows``; or a text, of which `parse_moments` reads the moments. Captions are read as
+    `write_captions` writes them, and of the folder of an evaluation its answers. Ids become text. What is no finite
     number is listed, and stands for an answer without a span; an entry without an id is listed alone. DataError: the
     file cannot be read.
     """
+    file, left = Path(path), {about: [*ids] for about, ids in (asked or {}).items()}
     with raised_as(DataError, f"{path}: not readable as JSON or JSON lines", OSError, ValueError, RecursionError):
-        text = Path(path).read_text(encoding="utf-8-sig")
+        files = sorted(file.glob("answers-*.jsonl")) if file.is_dir() else [file]
+        text = "".join(each.read_text(encoding="utf-8-sig") for each in files)
         try:
             content: Any = json.loads(text)
         except json.JSONDecodeError:
             content = [json.loads(line) for line in text.split("\n") if line.strip()]
+    if isinstance(content, dict) and isinstance(content.get("results"), dict):  # of dense captioning
+        rows = content["results"].items()
+        content = {vid: [event["timestamp"] for event in events] for vid, events in rows}
     if isinstance(content, dict) and not content.keys() & {*_IDS, *_VIDEOS}:
         content = [
             {**each, "id": key} if isinstance(each, dict) else {"id": key, "pred": each}
@@ -60,8 +67,11 @@ def read_predictions(
     predictions, problems = [], dict[str, list[str]]({"without an id": [], "not numbers": []})
     for k, entry in enumerate(content if isinstance(content, list) else [content]):
         given = entry if isinstance(entry, dict) else {}
-        about = str(_first(given, _VIDEOS, "")), str(_first(given, _QUERIES, ""))
-        if (key := _first(given, _IDS, (asked or {}).get(about))) is None:
+        ids = left.get((str(_first(given, _VIDEOS, "")), str(_first(given, _QUERIES, "")).strip()))
+        key = _first(given, _IDS)
+        if key is None and ids:
+            key = ids.pop(0)
+        if key is None:
             problems["without an id"].append(f"entry {k}")
             continue
         try:

@@ -16,11 +16,22 @@ from numpy.typing import NDArray
 
 from timetok.errors import ArgumentError, DataError, TimeRangeError
 from timetok.metrics.protocols import Protocol, find_protocol
-from timetok.metrics.spans import as_pairs, average_precision, detection, hit_at_1, hull_iou, matched_iou, union_iou
+from timetok.metrics.spans import (
+    AP_LEVELS,
+    as_pairs,
+    average_precision,
+    detection,
+    hit_at_1,
+    hull_iou,
+    matched_iou,
+    union_iou,
+)
 from timetok.timegrid import Span, iou
 
 Floats: TypeAlias = NDArray[np.float64]
 Pair: TypeAlias = tuple["Prediction | None", "Reference"]
+
+_rounded = np.vectorize(round, otypes=[np.float64])  # as Python rounds, not as numpy does
 
 _SETS = {"union": union_iou, "hull": hull_iou, "match": matched_iou}
 _LENGTHS = {"mAP": (0.0, math.inf), "mAP short": (0.0, 10.0), "mAP middle": (10.0, 30.0), "mAP long": (30.0, math.inf)}
@@ -157,7 +168,7 @@ def evaluate(
     >>> evaluate([Prediction("a", (2.0, 6.0))], [Reference("a", "clip", Span(4, 6), 10.0)]).miou
     0.5
     """
-    rules, given, references = find_protocol(protocol), list(predictions), list(references)
+    rules, given, references = find_protocol(protocol), list(dict.fromkeys(predictions)), list(references)
     if not references:
         raise DataError("references is empty: expected at least one annotated answer")
     counts, wanted = (Counter(each.question_id for each in group) for group in (given, references))
@@ -200,7 +211,7 @@ def _windows(paired: Sequence[Pair], rules: Protocol) -> tuple[list[Floats], NDA
     sizes, lengths = np.array([len(row) // 2 for row in rows]), np.array([one.duration_seconds for _, one in paired])
     pairs = as_pairs(np.fromiter(chain.from_iterable(rows), np.float64))
     if rules.decimals is not None:
-        pairs = pairs.round(rules.decimals)
+        pairs = _rounded(pairs, rules.decimals)
     if rules.clamp:
         pairs = np.clip(pairs, 0, np.repeat(lengths, sizes)[:, None])
     pairs = np.sort(pairs) if rules.inverted == "sort" else np.where(pairs[:, :1] > pairs[:, 1:], pairs[:, :1], pairs)
@@ -215,7 +226,7 @@ def _measures(windows: Sequence[Floats], paired: Sequence[Pair], rules: Protocol
     sides = [(each, as_pairs(one.spans)) for each, (_, one) in zip(windows, paired, strict=True)]
     reached = _reached(sides, rules)
     if rules.iou_decimals is not None:
-        reached = reached.round(rules.iou_decimals)
+        reached = _rounded(reached, rules.iou_decimals)
     measures: dict[str, Any] = {"mIoU": reached[:, 0]}
     for top, level in product(rules.tops, rules.thresholds):
         best = reached[:, top - 1]
@@ -224,15 +235,18 @@ def _measures(windows: Sequence[Floats], paired: Sequence[Pair], rules: Protocol
         scores = [answer.scores if answer else () for answer, _ in paired]
         for name, (low, high) in _LENGTHS.items():
             rows = zip(sides, scores, strict=True)
-            measures[name] = [_mean_precision(*each, ranks[: len(each[0])], low, high) for each, ranks in rows]
-    if "HIT@1" in rules.measures:
+            found = np.array([_precision(*each, ranks[: len(each[0])], low, high) for each, ranks in rows])
+            measures[name] = found.mean(1)
+            if name == "mAP":
+                measures |= {"mAP@0.5": found[:, 0], "mAP@0.75": found[:, 5]}
+    if "HIT@1" in rules.measures and any(answer and answer.saliency for answer, _ in paired):
         shown = [(answer.saliency if answer else (), one.saliency) for answer, one in paired]
         measures["HIT@1"] = [hit_at_1(*each) if all(each) else (0 if each[1] else math.nan) for each in shown]
     if "detection" in rules.measures:
-        found = [detection(*each, levels=rules.thresholds, strict=rules.strict) for each in sides]
-        measures["precision"], measures["recall"] = np.array(found).T
+        shares = [detection(*each, levels=rules.thresholds, strict=rules.strict) for each in sides]
+        measures["precision"], measures["recall"] = np.array(shares).T
     if "count" in rules.measures:
-        measures["count"] = [len(found) == len(truths) for found, truths in sides]
+        measures["count"] = [len(each) == len(truths) for each, truths in sides]
     return {name: np.asarray(values, dtype=np.float64) for name, values in measures.items()}
 
 
@@ -254,11 +268,11 @@ def _padded(rows: Sequence[Floats], width: int | None) -> Floats:
     return table
 
 
-def _mean_precision(windows: Floats, truths: Floats, scores: Sequence[float], low: float, high: float) -> float:
-    """Average precision over all levels, for the annotated windows of some lengths; NaN where there are none."""
+def _precision(windows: Floats, truths: Floats, scores: Sequence[float], low: float, high: float) -> Floats:
+    """Average precision at all levels, for the annotated windows of some lengths; NaN where there are none."""
     length = truths[:, 1] - truths[:, 0]
     wanted = truths[(low < length) & (length <= high)]
-    return float(average_precision(windows, wanted, scores=scores or None).mean()) if len(wanted) else math.nan
+    return average_precision(windows, wanted, scores=scores or None) if len(wanted) else np.full(len(AP_LEVELS), np.nan)
 
 
 def _score(samples: Sequence[SampleScore], table: Floats, rules: Protocol) -> Score:
@@ -304,10 +318,10 @@ def bootstrap(
 
 
 def _intervals(totals: Floats, counts: Floats, num: int, level: float, rng: Generator) -> list[tuple[float, float]]:
-    """Quantiles of each average over as many videos as there are, drawn with replacement; NaN if it always is."""
+    """Quantiles of each average over as many videos as there are, drawn anew; NaN if it always is, or of one video."""
     drawn = (np.bincount(rng.integers(len(totals), size=len(totals)), minlength=len(totals)) for _ in range(num))
     rows = np.array([_share(times @ totals, times @ counts) for times in drawn])
-    known = ~np.isnan(rows).all(0)
+    known = ~np.isnan(rows).all(0) & (len(totals) > 1)
     ends = np.full((2, rows.shape[1]), math.nan)
     ends[:, known] = np.nanquantile(rows[:, known], (0.5 - level / 2, 0.5 + level / 2), axis=0)
     return [(low, high) for low, high in ends.T.tolist()]

@@ -26,7 +26,7 @@ from timetok.metrics import (  # isort: skip
 )  # fmt: skip
 from timetok.metrics.spans import as_pairs
 from timetok.recipes.cache import claim, fingerprint
-from timetok.recipes.records import read_records
+from timetok.recipes.records import Event, load_entries, read_records
 from timetok.recipes.tasks import WORDINGS
 from timetok.timegrid import Span, TimeGrid
 
@@ -52,7 +52,7 @@ def read_questions(
     data: str | Path,
     protocol: str | Protocol = "lita-rtl",
     *,
-    wording: str | None = None,
+    wording: str = _QUERY,
     media: str | Path | None = None,
     **how: Any,
 ) -> list[Question]:
@@ -64,13 +64,16 @@ def read_questions(
     Args:
         data: The file; of a folder, ``event_loc.json`` and ``rtl.json``.
         protocol: As in `timetok.metrics.evaluate`.
-        wording: The question about an ``{event}``, where the layout has queries; LITA's first if None.
+        wording: The question about an ``{event}``, a query in small letters, where the layout has queries.
         media: Where the videos are, ``videos`` beside the file if None.
         how: ``layout`` and ``durations`` of `read_records`.
 
     Raises:
         DataError: There is none, or an entry does not follow its schema, or lacks a window or a duration.
+        ArgumentError: ``wording`` has no place for the event.
     """
+    if "{event}" not in wording:
+        raise ArgumentError(f"wording: expected a question with {{event}} in it, got {wording!r}")
     path, rules, questions = Path(data), find_protocol(protocol), []
     for file in _files(path):
         found = read_records(file, media=media or file.parent / "videos", bad="keep", **how)
@@ -79,16 +82,17 @@ def read_questions(
             together = found.layout == "qvhighlights" or "detection" in rules.measures
             groups = [record.events] if together else [(event,) for event in record.events]
             for k, group in enumerate(groups):
-                name, query = record.name if len(groups) == 1 else f"{record.name}#{k}", group[0].text
-                text = query if group[0].answer else (wording or _QUERY).format(event=query.rstrip(".").lower())
+                name = record.name if len(groups) == 1 else f"{record.name}#{k}"
+                query, _, answer = group[0] if group else Event("", None)
+                text = query if answer else wording.replace("{event}", query.rstrip(".").lower())
                 text = _DENSE if "detection" in rules.measures else text
                 spans = tuple(event.span for event in group if event.span)
-                if not (text and spans and record.duration_seconds):
-                    expected = "a question, its window and the duration of its video"
-                    raise DataError(f"{file.name}: {name}: expected {expected}, got {record}; see layout, durations")
+                needed = {"question": query, "window": spans, "duration (see durations)": record.duration_seconds}
+                if lacking := [what for what, has in needed.items() if not has]:
+                    raise DataError(f"{file.name}: {name}: lacks a {' and a '.join(lacking)}")
                 key, task = name if path.is_file() else f"{file.stem}/{name}", record.subset or file.stem
                 truth = Reference(key, record.vid, spans, record.duration_seconds, task, shown.get(name, ()))
-                questions.append(Question(text, record.media, query, group[0].answer, truth))
+                questions.append(Question(text, record.media, query, answer, truth))
     if not questions:
         raise DataError(f"data: expected a file of annotations or a folder with {_FILES}, got {str(path)!r}")
     return questions
@@ -98,7 +102,7 @@ def _saliency(file: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
     """What annotators gave each two seconds of a video of QVHighlights, 0 to all others, by query."""
     found = {}
     with raised_as(DataError, f"{file.name}: saliency_scores, relevant_clip_ids", LookupError, ValueError, TypeError):
-        for entry in map(json.loads, filter(str.strip, file.read_text(encoding="utf-8-sig").split("\n"))):
+        for _, entry in load_entries(file, {}):
             given = np.array(entry.get("saliency_scores", ()), dtype=np.float64)
             clips = np.zeros((max(int(entry["duration"] / 2), 1), *given.shape[1:]))
             clips[entry.get("relevant_clip_ids", range(len(given)))] = given
@@ -154,18 +158,27 @@ def evaluate_model(
 
 def score(questions: Sequence[Question], answers: Sequence[Answer], *, protocol: str | Protocol = "lita-rtl") -> Report:
     """Score one answer a question."""
-    pairs = zip([question.reference for question in questions], answers, strict=True)
-    found = [Prediction(one.question_id, each.times_seconds, unfinished=each.unfinished) for one, each in pairs]
-    return evaluate(found, [question.reference for question in questions], protocol)
+    references, found = [question.reference for question in questions], []
+    for one, answer in zip(references, answers, strict=True):
+        times = answer.times_seconds
+        if "detection" in find_protocol(protocol).measures:  # moments amid a caption are no events
+            times = tuple(moment for _, span in parse_captions(answer.text) for moment in span) or times
+        found.append(Prediction(one.question_id, times, unfinished=answer.unfinished))
+    return evaluate(found, references, protocol)
 
 
 def score_file(
     predictions: str | Path, questions: Sequence[Question], *, protocol: str | Protocol = "lita-rtl"
 ) -> Report:
-    """Score a file that `read_predictions` reads; what is wrong with it is listed in the report."""
-    asked = {(each.reference.vid, each.query): str(each.reference.question_id) for each in questions}
+    """Score what `read_predictions` reads; what is wrong with it is listed; DataError if it is about none of these."""
+    asked: dict[tuple[str, str], list[str]] = {}
+    for each in questions:
+        asked.setdefault((each.reference.vid, each.query), []).append(str(each.reference.question_id))
     found, problems = read_predictions(predictions, asked=asked)
     report = evaluate(found, [each.reference for each in questions], protocol, malformed="count")
+    if len(report.problems["missing"]) == len(questions):
+        expected, got = questions[0].reference.question_id, [each.question_id for each in found[:1]]
+        raise DataError(f"{predictions}: no id is one of the data set's, such as {expected!r}; the first is {got}")
     return replace(report, problems={**problems, **report.problems})
 
 
@@ -174,9 +187,10 @@ def describe(
 ) -> dict[str, Any]:
     """All that a number depends on: rules, ``settings``, versions, and checksums of model, annotations and videos."""
     videos = sorted({question.path for question in questions if question.path})
-    seen = sha256("".join(f"{path.name} {fingerprint(path)}\n" for path in videos).encode()).hexdigest()
+    told = [*map(fingerprint, videos), *((each.text, each.reference) for each in questions)]  # durations, too
+    seen = sha256(repr(told).encode()).hexdigest()
     packages = {name: version(name) for name in ("timetok", "torch", "transformers", "numpy", "av")}
-    sums = {"model": _checksums(model.rglob("*"), model), "data": _checksums(_files(data), data.parent), "videos": seen}
+    sums = {"model": _checksums(model.glob("*")), "data": _checksums(_files(data)), "questions": seen}
     return {"protocol": asdict(find_protocol(protocol)), **settings, "versions": packages, "sha256": sums}
 
 
@@ -184,11 +198,11 @@ def _files(data: Path) -> list[Path]:
     return [data] if data.is_file() else [data / name for name in _FILES if (data / name).is_file()]
 
 
-def _checksums(files: Iterable[Path], folder: Path) -> dict[str, str]:
+def _checksums(files: Iterable[Path]) -> dict[str, str]:
     sums = {}
     for path in sorted(file for file in files if file.is_file()):
         with path.open("rb") as file:
-            sums[str(path.relative_to(folder))] = file_digest(file, "sha256").hexdigest()
+            sums[path.name] = file_digest(file, "sha256").hexdigest()
     return sums
 
 
@@ -207,9 +221,11 @@ def run(
     Answers are written as they come, and what `write_report` does once those of all parts are there; until then it
     gives None. ``settings`` are as of `describe`; DataError is raised where the folder holds answers under others.
     """
+    videos, done = sorted({str(question.path) for question in questions}), read_answers(out)
+    if not done:  # what was refused may be put right in the same folder
+        (out / "manifest.json").unlink(missing_ok=True)
     claim(out / "manifest.json", settings)
-    videos = sorted({str(question.path) for question in questions})
-    mine, done = {*videos[part[0] :: part[1]]}, read_answers(out)
+    mine = {*videos[part[0] :: part[1]]}
     left = [each for each in questions if str(each.path) in mine and each.reference.question_id not in done]
     left.sort(key=lambda question: str(question.path))  # those about one video side by side
     file = out / f"answers-{part[0]}-of-{part[1]}.jsonl"
@@ -233,12 +249,13 @@ def read_answers(out: Path) -> dict[str | int, Answer]:
     """The answers in the folder of an evaluation, by question."""
     found: dict[str | int, Answer] = {}
     for file in sorted(out.glob("answers-*.jsonl")):
-        for line in file.read_text(encoding="utf-8").split("\n")[:-1]:
-            entry = json.loads(line)
-            key = entry.pop("question_id")
-            lists: Any = {key: tuple(each) for key, each in entry.items() if isinstance(each, list)}
-            lists["spans"] = tuple(Span(**span) for span in entry["spans"])
-            found[key] = Answer(**entry | lists)
+        with raised_as(DataError, f"{file}: expected the answers of an evaluation", ValueError, LookupError, TypeError):
+            for line in file.read_text(encoding="utf-8").split("\n")[:-1]:
+                entry = json.loads(line)
+                key = entry.pop("question_id")
+                lists: Any = {name: tuple(each) for name, each in entry.items() if isinstance(each, list)}
+                lists["spans"] = tuple(Span(**span) for span in entry["spans"])
+                found[key] = Answer(**entry | lists)
     return found
 
 
@@ -284,7 +301,9 @@ def _row(sample: SampleScore, truth: Reference, answer: Answer | None, grid: Tim
     row |= {name: " ".join(f"{start:g}-{end:g}" for start, end in each) for name, each in spans.items()}
     row |= {"parsed": sample.parsed, **sample.measures, "error": off.mean(), "place": held.mean() / length}
     right = off <= (grid.max_error(length) if grid else 0) * (1 + 1e-9)
-    likely = answer.probabilities[:2] if answer and sample.parsed and grid else ()
+    likely: list[float] = []
+    if answer and answer.probabilities and sample.parsed and grid:  # in the order of the window's ends
+        likely = [chance for _, chance in sorted(zip(answer.times_seconds[:2], answer.probabilities, strict=False))]
     for side, near, chance in zip_longest(("start", "end"), right.tolist(), likely, fillvalue=""):
         row |= {f"{side}_probability": chance, f"{side}_right": int(near) if likely else ""}
     return row | {"answer": answer.text if answer else ""}

@@ -114,7 +114,7 @@ def read_records(
         raise ArgumentError(f"expected layout in {[*LAYOUTS]}, bad in {get_args(Bad)}, got {layout!r}, {bad!r}")
     lengths = _read_lengths(Path(durations)) if isinstance(durations, str | Path) else durations or {}
     with raised_as(DataError, f"{path}", DataError):
-        entries = _load(Path(path), lengths)
+        entries = load_entries(Path(path), lengths)
         reader = _Reader(layout or _sniff(entries[0][1] if entries else None), media, bad)
         for entry in entries:
             reader.add(*entry)
@@ -227,7 +227,7 @@ def _column(where: str, content: Any, spec: str, role: str) -> list[Any]:
     return [value.strip() for value in values] if role in ("texts", "answers") else values
 
 
-def _load(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, Any]]:
+def load_entries(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, Any]]:
     """Where each entry of a file stands, and the entry; what an object calls it is its field `_KEY`."""
     with raised_as(DataError, "not readable as JSON", OSError, ValueError, RecursionError):
         text = path.read_text(encoding="utf-8-sig")
