@@ -72,20 +72,12 @@ def iou(a: Span | NDArray[np.float64], b: Span | NDArray[np.float64]) -> Any:
 class TimeGrid:
     """T marks spread evenly over a video, by default LITA's: the first at 0 seconds, the last at its end.
 
-    ``index = round(steps * (seconds / duration) - offset)`` and ``seconds = (index + offset) * duration / steps``,
-    where ``marks`` decides how many steps the video has and where in its step a mark stands:
-
-    ============  =====  ======  ==========================================
-    ``marks``     steps  offset  the T marks
-    ============  =====  ======  ==========================================
-    ``"edges"``   T - 1  0       at both ends and evenly between
-    ``"centres"`` T      1/2     in the middle of each of T equal parts
-    ``"starts"``  T      0       at the begin of each of T equal parts
-    ============  =====  ======  ==========================================
+    ``index = round(steps * (seconds / duration) - offset)`` and ``seconds = (index + offset) * duration / steps``.
 
     Args:
         num_tokens: T, the number of marks, at least 2.
-        marks: Where they stand.
+        marks: Where they stand: ``"edges"``, at both ends and evenly between (T - 1 steps, offset 0); ``"centres"``, in
+            the middle of each of T equal parts (T steps, offset 1/2); ``"starts"``, where each begins (T steps, 0).
         rounding: Which mark a moment between two is given: the nearest, and of two the even (``"half-even"``, as
             numpy rounds) or the later one (``"half-up"``); or the one before (``"floor"``, but for rounding errors).
         out_of_range: What happens to a timestamp outside ``[0, duration]`` or an index outside ``[0, T)``:
@@ -142,7 +134,7 @@ class TimeGrid:
 
     @property
     def _layout(self) -> tuple[int, float]:
-        """Steps and offset, as in the table."""
+        """Steps and offset."""
         return self.num_tokens - (self.marks == "edges"), 0.5 * (self.marks == "centres")
 
     def encode(self, seconds: Any, duration: Any) -> Any:
@@ -157,9 +149,7 @@ class TimeGrid:
         if self.out_of_range == "raise":
             _refuse("seconds", times, (times < 0) | (times > length), "between 0 and the duration")
         with np.errstate(over="ignore"):  # an overflow is clamped like any other timestamp beyond the end
-            marks = np.asarray(times / length)
-            marks *= steps
-        marks -= offset
+            marks = np.asarray(times / length * steps - offset)
         marks = _rounded(marks, self.rounding)
         np.clip(marks, 0, self.num_tokens - 1, out=marks)
         return _as_given(marks.astype(np.int64), seconds, duration)
@@ -196,6 +186,14 @@ class TimeGrid:
         (steps, offset), between = self._layout, 1.0 if self.rounding == "floor" else 0.5
         at_the_end = steps - (self.num_tokens - 1 + offset)
         return _as_given(max(between, offset, at_the_end) * _durations(duration) / steps)
+
+
+def with_durations(rows: Sequence[Any], duration: Any) -> Iterator[tuple[Any, Any]]:
+    """Each row with its duration, where there is one for all or one for each; else a TimeRangeError."""
+    durations = [duration] * len(rows) if duration is None or np.ndim(duration) == 0 else list(duration)
+    if len(durations) != len(rows):
+        raise TimeRangeError(f"durations: expected one for all or one for each of {len(rows)}, got {len(durations)}")
+    return zip(rows, durations, strict=True)
 
 
 def _rounded(marks: NDArray[np.float64], rounding: Rounding) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import os
 import random
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count, takewhile
 from pathlib import Path
@@ -19,17 +19,10 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.atomic import read_json, write_json
 from timetok.codecs import ClockCodec, IndexCodec, MomentCodec, SecondsCodec, check_num_spans
-from timetok.errors import (
-    ArgumentError,
-    MalformedAnswerError,
-    ModelFolderError,
-    TimeRangeError,
-    TokenizerError,
-    raised_as,
-)
-from timetok.timegrid import Number, Numbers, Span, TimeGrid
+from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TokenizerError, raised_as
+from timetok.timegrid import Number, Numbers, Span, TimeGrid, with_durations
 
-CodecName: TypeAlias = Literal["index", "seconds", "clock"]
+Codec: TypeAlias = Literal["index", "seconds", "clock"] | MomentCodec
 CODECS: dict[str, type[Any]] = {"index": IndexCodec, "seconds": SecondsCodec, "clock": ClockCodec}
 Malformed: TypeAlias = Literal["drop", "raise", "sort"]
 SETTINGS_FILE = "time_tokens.json"
@@ -64,12 +57,7 @@ class TimeTokenizer:
 
     @classmethod
     def wrap(
-        cls,
-        hf_tokenizer: PreTrainedTokenizerBase,
-        T: int = 100,
-        *,
-        codec: CodecName | MomentCodec = "index",
-        lita_spacing: bool = False,
+        cls, hf_tokenizer: PreTrainedTokenizerBase, T: int = 100, *, codec: Codec = "index", lita_spacing: bool = False
     ) -> Self:
         """Put time on a tokenizer, adding tokens to it in place as ``add_tokens`` does. Wrapping twice is harmless.
 
@@ -153,7 +141,7 @@ class TimeTokenizer:
     def decode_time(self, ids: Any, duration: Number | Numbers) -> Any:
         """Seconds at which time tokens stand: a float for one id, a float64 array of the same shape for ids of any.
 
-        Ids that also hold text are for `times` and `spans`: here one that is no time token raises TimeRangeError. For
+        Ids that also hold text are for `times` and `spans`: here one that is no time token raises ArgumentError. For
         other codecs than ``"index"`` ids are those of one text.
         """
         numbers = as_integers(ids)
@@ -161,7 +149,7 @@ class TimeTokenizer:
             return np.array(self.times(np.atleast_1d(numbers), duration), dtype=np.float64)
         if (wrong := numbers[~self._is_time(numbers)]).size:
             between = f"{self.time_token_ids[0]} to {self.time_token_ids[-1]}"
-            raise TimeRangeError(f"ids must be time tokens, {between}, got {wrong.flat[0]}; see spans, times")
+            raise ArgumentError(f"ids must be time tokens, {between}, got {wrong.flat[0]}; see spans, times")
         return self.grid.decode(numbers - self.time_token_ids[0], duration)
 
     def to_tokens(self, text: str, duration: Any) -> str:
@@ -212,8 +200,7 @@ class TimeTokenizer:
             # its own tokens, with a line break wherever something else stood between them
             own = "".join(names.get(token, "\n") for token in row.tolist())
             return self.codec.parse(own if names else self.decode(row), length)
-        found: list[float] = self.grid.decode(row[self._is_time(row)] - self.time_token_ids[0], length).tolist()
-        return found
+        return list(self.grid.decode(row[self._is_time(row)] - self.time_token_ids[0], length).tolist())
 
     def spans(
         self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0, malformed: Malformed = "drop"
@@ -319,11 +306,9 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spac
     """Add the codec's tokens unless they are there; TokenizerError as in `TimeTokenizer.wrap`."""
     vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
     names = map(codec.token, count()) if isinstance(codec, IndexCodec) else wanted  # more than wanted may be there
-    present = list(takewhile(vocabulary.__contains__, names))
-    if present and len(present) != len(wanted):
-        num = len(present)
-        raise TokenizerError(f"T: the tokenizer already carries {num} time tokens, got {len(wanted)}; use T={num}")
-    if present:
+    if num := len(list(takewhile(vocabulary.__contains__, names))):
+        if num != len(wanted):
+            raise TokenizerError(f"T: the tokenizer already carries {num} time tokens, got {len(wanted)}; use T={num}")
         first = tokenizer.added_tokens_decoder.get(vocabulary[wanted[0]])
         if getattr(first, "rstrip", False) != lita_spacing:
             raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
@@ -367,11 +352,3 @@ def as_row(ids: Any) -> NDArray[np.int64]:
     if row.ndim != 1:
         raise ArgumentError(f"ids must be one sequence, got shape {row.shape}; use batch_decode or spans for a batch")
     return row[row >= 0]
-
-
-def with_durations(rows: Sequence[Any], duration: Any) -> Iterator[tuple[Any, Any]]:
-    """Each row with its duration, where there is one for all or one for each; else a TimeRangeError."""
-    durations = [duration] * len(rows) if duration is None or np.ndim(duration) == 0 else list(duration)
-    if len(durations) != len(rows):
-        raise TimeRangeError(f"durations: expected one for all or one for each of {len(rows)}, got {len(durations)}")
-    return zip(rows, durations, strict=True)

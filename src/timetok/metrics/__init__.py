@@ -1,6 +1,5 @@
 """Temporal grounding metrics. A number is reproducible only together with the name of its protocol."""
 
-from timetok.metrics.ceiling import Ceiling as Ceiling, codec_ceiling as codec_ceiling
 from timetok.metrics.judge import (
     JudgeReport as JudgeReport,
     read_replies as read_replies,
@@ -26,7 +25,9 @@ from timetok.metrics.scoring import (
 )
 from timetok.metrics.spans import (
     AP_LEVELS as AP_LEVELS,
+    Ceiling as Ceiling,
     average_precision as average_precision,
+    codec_ceiling as codec_ceiling,
     detection as detection,
     hit_at_1 as hit_at_1,
     hull_iou as hull_iou,

@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from timetok.errors import ArgumentError
 
@@ -36,10 +36,7 @@ class Protocol:
         lost_last: A moment that is the very last token of an answer is not read.
         iou_decimals: To how many digits the IoU is rounded, before the thresholds; None leaves it.
         average: Over samples, or over the means of videos.
-        measures: What else is computed: see `timetok.metrics.spans`.
-
-    Raises:
-        ArgumentError: A choice is none.
+        measures: What else is computed: see `timetok.metrics.spans`. A choice that is none raises ArgumentError.
 
     >>> import dataclasses
     >>> dataclasses.replace(PROTOCOLS["charades-sta"], name="mine", tops=(1, 5)).thresholds
@@ -63,6 +60,8 @@ class Protocol:
     measures: tuple[Measure, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("thresholds", "tops", "measures"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         choices = {"truths": Truths, "inverted": Inverted, "unparsed": Unparsed, "average": Average}
         given = [(name, getattr(self, name), kind) for name, kind in choices.items()]
         for name, value, kind in given + [("measures", measure, Measure) for measure in self.measures]:
@@ -70,13 +69,8 @@ class Protocol:
                 raise ArgumentError(f"{name} must be one of {get_args(kind)}, got {value!r}")
 
 
-def _read(name: str, rules: dict[str, Any]) -> Protocol:
-    lists = {key: tuple(each) for key, each in rules.items() if isinstance(each, list)}
-    return Protocol(name=name, **rules | lists)
-
-
 _ROWS = tomllib.loads(Path(__file__).with_name("protocols.toml").read_text(encoding="utf-8"))
-PROTOCOLS = {name: _read(name, rules) for name, rules in _ROWS.items()}
+PROTOCOLS = {name: Protocol(name=name, **rules) for name, rules in _ROWS.items()}
 """The named protocols."""
 
 
