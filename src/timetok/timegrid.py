@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from timetok.errors import ArgumentError, TimeRangeError, raised_as
 
 Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
-Numbers: TypeAlias = NDArray[Any] | Sequence[Any]
+Numbers: TypeAlias = Number | NDArray[Any] | Sequence[Any]
 Marks: TypeAlias = Literal["edges", "centres", "starts"]
 Rounding: TypeAlias = Literal["half-even", "half-up", "floor"]
 OutOfRange: TypeAlias = Literal["clamp", "raise"]
@@ -170,7 +170,7 @@ class TimeGrid:
         seconds = np.where(places == steps, length, places * length / steps)
         return _as_given(seconds, index, duration)
 
-    def sample_times(self, duration: Number | Numbers) -> NDArray[np.float64]:
+    def sample_times(self, duration: Numbers) -> NDArray[np.float64]:
         """Seconds at which all T marks stand, the instants to sample for one frame a mark: ``[...]`` → ``[... T]``.
 
         >>> TimeGrid(4, marks="centres").sample_times(8.0).tolist()
@@ -178,7 +178,7 @@ class TimeGrid:
         """
         return np.asarray(self.decode(np.arange(self.num_tokens), _durations(duration)[..., None]))
 
-    def max_error(self, duration: Number | Numbers) -> Any:
+    def max_error(self, duration: Numbers) -> Any:
         """Largest distance in seconds between a timestamp inside the video and its mark: a float, or float64 ``[...]``.
 
         Half a step for the nearest mark, a whole one for the mark before; more where an end of the video has no mark.

@@ -90,7 +90,7 @@ class TimeTokenizer:
         return self.codec.grid
 
     def __call__(
-        self, text: str | list[str], duration: Number | Numbers | None = None, *, trusted: bool = True, **hf_kwargs: Any
+        self, text: str | list[str], duration: Numbers | None = None, *, trusted: bool = True, **hf_kwargs: Any
     ) -> BatchEncoding:
         """Tokenise one text or a batch as the wrapped tokenizer does, whose ``__call__`` is handed ``hf_kwargs``.
 
@@ -130,7 +130,7 @@ class TimeTokenizer:
             return list(self._renamed().encode(text, add_special_tokens=False))
         return list(self.tokenizer.encode(self._with_tokens(text), add_special_tokens=False))
 
-    def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
+    def encode_time(self, seconds: Numbers, duration: Number) -> list[int]:
         """Ids that write one timestamp in seconds or several, without any text: one id each with ``codec="index"``."""
         if isinstance(self.codec, IndexCodec):
             return [self.time_token_ids[index] for index in np.atleast_1d(self.grid.encode(seconds, duration))]
@@ -138,7 +138,7 @@ class TimeTokenizer:
         written = " ".join(self.codec.format(moment, float(duration)) for moment in moments)
         return list(self.tokenizer.encode(written, add_special_tokens=False))
 
-    def decode_time(self, ids: Any, duration: Number | Numbers) -> Any:
+    def decode_time(self, ids: Any, duration: Numbers) -> Any:
         """Seconds at which time tokens stand: a float for one id, a float64 array of the same shape for ids of any.
 
         Ids that also hold text are for `times` and `spans`: here one that is no time token raises ArgumentError. For
@@ -182,11 +182,11 @@ class TimeTokenizer:
 
         return re.sub(f"(?:{pattern.pattern})+", in_seconds, text)
 
-    def batch_decode(self, ids: Iterable[Any], duration: Number | Numbers | None = None) -> list[str]:
+    def batch_decode(self, ids: Iterable[Any], duration: Numbers | None = None) -> list[str]:
         """`decode` for each row of a batch."""
         return [self.decode(row, each) for row, each in with_durations(list(ids), duration)]
 
-    def times(self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0) -> list[float]:
+    def times(self, ids: Any, duration: Numbers, *, prompt_length: int = 0) -> list[float]:
         """Every moment of one sequence of ids in seconds, as it is written: neither sorted nor paired; see `spans`.
 
         Moments written as tokens lie within the video; in plain text they are what it says.
@@ -202,9 +202,7 @@ class TimeTokenizer:
             return self.codec.parse(own if names else self.decode(row), length)
         return list(self.grid.decode(row[self._is_time(row)] - self.time_token_ids[0], length).tolist())
 
-    def spans(
-        self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0, malformed: Malformed = "drop"
-    ) -> list[Any]:
+    def spans(self, ids: Any, duration: Numbers, *, prompt_length: int = 0, malformed: Malformed = "drop") -> list[Any]:
         """Spans of generated ids: the first moment with the second, the third with the fourth, and so on.
 
         Args:

@@ -208,10 +208,8 @@ class SpanConstraint:
             raise ArgumentError("stop_ids must be given: the tokenizer has no eos token")
         # some tokenizers have no token for the space between two: WordPiece, and the one of LITA
         two = tt.tokenizer.encode(" ".join(tt.codec.tokens[:2]), add_special_tokens=False)
-        layout: Any = {"separator": separator, "free_text": free_text, "tight": len(two) == 2}
-        self.grammar = lru_cache(256)(
-            partial(SpanGrammar, tt.codec, least=min_spans, most=max_spans or math.inf, **layout)
-        )
+        most, layout = max_spans or math.inf, (separator, free_text, len(two) == 2)
+        self.grammar = lru_cache(256)(lambda duration: SpanGrammar(tt.codec, duration, min_spans, most, *layout))
         longest = self.grammar(_ANY_SECONDS)
         self._codec, self._texts = tt.codec, _token_texts(tt, longest.own_characters, self.stop_ids)
         examples: dict[str, str] = {}  # of each kind of characters; in the tree they stand for all of it

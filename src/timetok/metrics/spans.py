@@ -43,10 +43,9 @@ def hull_iou(a: Spans, b: Spans) -> float:
     >>> hull_iou([(0, 1), (9, 10)], [(0, 10)]), union_iou([(0, 1), (9, 10)], [(0, 10)])
     (1.0, 0.2)
     """
-    one, other = as_pairs(a), as_pairs(b)
-    if not len(one) or not len(other):
-        return 0.0
-    return float(iou(*(np.array([each[:, 0].min(), each[:, 1].max()]) for each in (one, other))))
+    sides = as_pairs(a), as_pairs(b)
+    hulls = [np.array([side[:, 0].min(), side[:, 1].max()]) for side in sides if len(side)]
+    return float(iou(*hulls)) if len(hulls) == 2 else 0.0
 
 
 def matched_iou(a: Spans, b: Spans) -> float:
