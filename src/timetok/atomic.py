@@ -16,9 +16,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path``: it takes that name when the block ends well, and is removed otherwise.
 
     A file that is there is replaced; a folder must be new or empty.
-
-    >>> with replacing("numbers.txt") as partial:  # doctest: +SKIP
-    ...     partial.write_text("1 2 3")
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")

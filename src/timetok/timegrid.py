@@ -75,7 +75,7 @@ class TimeGrid:
     ``index = round(steps * (seconds / duration) - offset)`` and ``seconds = (index + offset) * duration / steps``.
 
     Args:
-        num_tokens: T, the number of marks, at least 2.
+        num_tokens: T, the number of marks, an integer of at least 2.
         marks: Where they stand: ``"edges"``, at both ends and evenly between (T - 1 steps, offset 0); ``"centres"``, in
             the middle of each of T equal parts (T steps, offset 1/2); ``"starts"``, where each begins (T steps, 0).
         rounding: Which mark a moment between two is given: the nearest, and of two the even (``"half-even"``, as
@@ -83,9 +83,8 @@ class TimeGrid:
         out_of_range: What happens to a timestamp outside ``[0, duration]`` or an index outside ``[0, T)``:
             ``"clamp"`` moves it to the nearest mark, ``"raise"`` refuses it.
 
-    Raises:
-        ArgumentError: ``num_tokens`` is not an integer of at least 2, or a choice is not one.
-        TimeRangeError: In every method, a duration that is not a positive finite number of seconds.
+    What is none of these raises ArgumentError; in every method a duration that is not a positive finite number of
+    seconds raises TimeRangeError.
 
     Source: LITA (arXiv 2403.19046) section 3.2. The paper counts marks from 1, its code and this class from 0.
     LITA's code does not clamp when encoding and rounds decoded seconds to two decimals; this class does neither.

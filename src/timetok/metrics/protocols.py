@@ -3,14 +3,10 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from timetok.errors import ArgumentError
 
-Truths: TypeAlias = Literal["first", "best", "union", "hull", "match"]
-Inverted: TypeAlias = Literal["miss", "sort"]
-Unparsed: TypeAlias = Literal["zero", "whole", "drop"]
-Average: TypeAlias = Literal["sample", "video"]
 Measure: TypeAlias = Literal["mAP", "HIT@1", "detection", "count"]
 
 
@@ -49,23 +45,22 @@ class Protocol:
     strict: bool = False
     tops: tuple[int, ...] = (1,)
     max_windows: int | None = None
-    truths: Truths = "first"
+    truths: Literal["first", "best", "union", "hull", "match"] = "first"
     decimals: int | None = None
     clamp: bool = False
-    inverted: Inverted = "miss"
-    unparsed: Unparsed = "zero"
+    inverted: Literal["miss", "sort"] = "miss"
+    unparsed: Literal["zero", "whole", "drop"] = "zero"
     lost_last: bool = False
     iou_decimals: int | None = None
-    average: Average = "sample"
+    average: Literal["sample", "video"] = "sample"
     measures: tuple[Measure, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("thresholds", "tops", "measures"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        choices = {"truths": Truths, "inverted": Inverted, "unparsed": Unparsed, "average": Average}
-        given = [(name, getattr(self, name), kind) for name, kind in choices.items()]
+        given = [(name, getattr(self, name), kind) for name, kind in get_type_hints(Protocol).items()]
         for name, value, kind in given + [("measures", measure, Measure) for measure in self.measures]:
-            if value not in get_args(kind):
+            if get_origin(kind) is Literal and value not in get_args(kind):
                 raise ArgumentError(f"{name} must be one of {get_args(kind)}, got {value!r}")
 
 
