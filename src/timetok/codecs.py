@@ -48,10 +48,9 @@ def check_num_spans(min_spans: int, max_spans: int | None) -> None:
 
 @dataclass(frozen=True)
 class IndexCodec:
-    """One token for each mark of a grid: ``<t3> <t17>``.
+    """One token for each mark of a ``grid``: ``<t3> <t17>``.
 
     Args:
-        grid: The marks.
         template: A token, with ``{}`` once where its index goes and text on both sides.
         first: The index of the first token; LITA's paper writes ``<1>`` to ``<T>``, its code ``<t0>`` to ``<t99>``.
         span: Layout of a span, with ``{}`` twice. Other values raise ArgumentError.

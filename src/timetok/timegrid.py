@@ -35,8 +35,7 @@ class Span:
     end: float
 
     def __post_init__(self) -> None:
-        for name in ("start", "end"):
-            value: object = getattr(self, name)
+        for name, value in (("start", self.start), ("end", self.end)):
             if type(value) is not float or not math.isfinite(value):  # spares what spans are made of nearly always
                 number = _numbers(name, value)
                 if number.ndim:

@@ -68,23 +68,18 @@ class SpanGrammar:
         self.step = lru_cache(1 << 16)(self._step)
 
     def _parse(self, text: str) -> list[float]:
-        """Seconds of all moments in a text."""
         return self._codec.parse(text.translate(self._names), self._duration)
 
-    def _write(self, seconds: float, duration: float) -> str:
+    def _write(self, seconds: float, duration: float = _BEYOND_SECONDS) -> str:
         return self._tokens.sub(lambda token: self._private[token[0]], self._codec.format(seconds, duration))
 
     def _first_and_last(self) -> list[tuple[str, str]]:
         """The first and the last text of each length: 0.0 and 9.9, 10.0 and 99.9, and so on."""
-
-        def text(tick: int) -> str:
-            return self._write(tick / _TICKS, _BEYOND_SECONDS)
-
         shapes, tick, ticks = [], 0, range(_BEYOND_SECONDS * _TICKS)
         while tick < len(ticks):
-            first = text(tick)
-            tick = bisect(ticks, len(first), key=lambda later: len(text(later)))
-            shapes.append((first, text(tick - 1)))
+            first = self._write(tick / _TICKS)
+            tick = bisect(ticks, len(first), key=lambda later: len(self._write(later / _TICKS)))
+            shapes.append((first, self._write((tick - 1) / _TICKS)))
         return shapes
 
     def _when(self, text: str) -> float | None:

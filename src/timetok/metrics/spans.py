@@ -4,8 +4,7 @@ Windows are ``[m 2]``, starts and ends in seconds, or sequences of ``Span``; the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,17 +71,16 @@ def average_precision(
 
     Source: the detection task of ActivityNet; QVHighlights (arXiv 2107.09609) takes the mean over `AP_LEVELS`.
     """
-    ranked, wanted, level = as_pairs(windows), as_pairs(truths), np.asarray(levels)[:, None]
+    ranked, wanted, level = as_pairs(windows), as_pairs(truths), np.asarray(levels)
     if scores is not None:
         ranked = ranked[np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")]
-    free = np.ones((len(level), len(wanted)), dtype=bool)
+    rows, free = np.arange(len(level)), np.ones((len(level), len(wanted)), dtype=bool)
     hits = np.zeros((len(level), len(ranked)), dtype=bool)
     for rank, shares in enumerate(iou(ranked[:, None], wanted[::-1])):  # backwards, since argmax takes the first
         left = np.where(free, shares, -1.0)
-        nearest = left.argmax(1, keepdims=True)
-        found = np.take_along_axis(left, nearest, 1) >= level
-        hits[:, rank] = found[:, 0]
-        np.put_along_axis(free, nearest, np.take_along_axis(free, nearest, 1) & ~found, 1)
+        nearest = left.argmax(1)
+        hits[:, rank] = left[rows, nearest] >= level
+        free[rows, nearest] &= ~hits[:, rank]
     precision = hits.cumsum(1) / np.arange(1, len(ranked) + 1)
     highest = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
     return np.asarray((highest * hits).sum(1) / len(wanted))
@@ -112,8 +110,7 @@ def hit_at_1(scores: ArrayLike, annotated: ArrayLike, *, level: int = 4) -> bool
     return bool(best < len(table) and (table[best] >= level).any())
 
 
-@dataclass(frozen=True)
-class Ceiling:
+class Ceiling(NamedTuple):
     """Scores of the annotated spans themselves, written and read back: mean IoU of what is read with what was written.
 
     ``recall`` is the share that reaches an IoU threshold, ``zero_length`` the share that comes back without length.
