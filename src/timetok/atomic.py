@@ -37,8 +37,7 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 def read_json(path: str | os.PathLike[str], kind: type, expected: str) -> Any:
     """Read a JSON file of a list or an object, which should hold what is ``expected`` in words; else a DataError."""
     with raised_as(DataError, f"{path}: not readable as JSON; expected {expected}", OSError, ValueError):
-        text = Path(path).read_text(encoding="utf-8")
-        content = json.loads(text, parse_constant=int)  # refuses NaN, which is no JSON
+        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=int)  # refuses NaN, no JSON
     if not isinstance(content, kind):
         raise DataError(f"{path}: expected {expected}, got {type(content).__name__}")
     return content

@@ -122,9 +122,8 @@ class TimeGrid:
         99
         """
         presets: dict[str, dict[str, Any]] = {
-            "lita": {}, "vila": {}, "vtimellm": {"marks": "starts"},
-            "grounded-videollm": {"num_tokens": 301, "rounding": "floor"}, "momentor": {"num_tokens": 300},
-            "llava-st": {},
+            "lita": {}, "vila": {}, "llava-st": {}, "momentor": {"num_tokens": 300}, "vtimellm": {"marks": "starts"},
+            "grounded-videollm": {"num_tokens": 301, "rounding": "floor"},
         }  # fmt: skip
         if name not in presets:
             raise ArgumentError(f"name must be one of {', '.join(presets)}, got {name!r}")

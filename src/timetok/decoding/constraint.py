@@ -232,12 +232,10 @@ class SpanConstraint:
 
     def _follow(self, duration: float, state: State | None, token: int) -> State | None:
         """Where an answer stands after a token; None where it is not well-formed."""
-        step = self.grammar(duration).step
-        if token not in self._texts:
-            return None
-        for character in self._texts[token]:
+        step, text = self.grammar(duration).step, self._texts.get(token, "")
+        for character in text:
             state = state and step(state, character)
-        return state
+        return state if text else None
 
     def _mask(self, duration: float, state: State, size: int, device: torch.device) -> Tensor:
         """Which tokens may come next: bool ``[v]``."""
