@@ -27,8 +27,7 @@ OutOfRange: TypeAlias = Literal["clamp", "raise"]
 class Span:
     """A closed interval of a video in seconds; a moment is a span of length zero.
 
-    Unpacks like a pair: ``start, end = Span(1.5, 4)``. Raises TimeRangeError unless both are finite numbers and
-    ``start <= end``.
+    Unpacks like a pair: ``start, end = Span(1.5, 4)``. TimeRangeError unless both are finite and ``start <= end``.
     """
 
     start: float
@@ -131,7 +130,6 @@ class TimeGrid:
 
     @property
     def _layout(self) -> tuple[int, float]:
-        """Steps and offset."""
         return self.num_tokens - (self.marks == "edges"), 0.5 * (self.marks == "centres")
 
     def encode(self, seconds: Any, duration: Any) -> Any:

@@ -165,11 +165,10 @@ class TimeTokenizer:
         Negative ids (-100) and special tokens are left out; without a duration time tokens keep their names.
         """
         row = as_row(ids)
-        text = str(self.tokenizer.decode(row.tolist(), skip_special_tokens=True))
+        text, pattern = str(self.tokenizer.decode(row.tolist(), skip_special_tokens=True)), self._written
         marks = row[self._is_time(row)]
         if duration is None or not marks.size:
             return text
-        pattern = self._written
         if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
             text, pattern = str(self._renamed().decode(row.tolist(), skip_special_tokens=True)), self._named
         if isinstance(self.codec, IndexCodec):
@@ -245,10 +244,7 @@ class TimeTokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
-        """Load what `save_pretrained` wrote; ModelFolderError if it did not, or the codec was one of your own.
-
-        Loads torch, as every ``AutoTokenizer`` does.
-        """
+        """Load what `save_pretrained` wrote; ModelFolderError if it did not, or the codec was one of your own."""
         told = f"folder must hold what TimeTokenizer.save_pretrained wrote, got {str(folder)!r}"
         with raised_as(ModelFolderError, told, OSError, ValueError, TypeError, KeyError, AttributeError):
             settings = read_json(Path(folder) / SETTINGS_FILE, dict, "the settings of time tokens")
@@ -258,7 +254,7 @@ class TimeTokenizer:
             if "grid" in options:
                 options["grid"] = TimeGrid(**options["grid"])
             codec = CODECS[settings["codec"]](**options)
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer  # which loads torch
 
         return cls(AutoTokenizer.from_pretrained(os.fspath(folder)), codec)
 
@@ -296,7 +292,6 @@ class TimeTokenizer:
 
 
 def _strings(value: Any) -> list[str]:
-    """Every string in a nest of lists."""
     return [value] if isinstance(value, str) else [text for part in value or () for text in _strings(part)]
 
 

@@ -40,9 +40,8 @@ class SpanGrammar:
 
     No span lies after ``duration``, the length of the video in seconds. With ``tight``, no spaces are written beside
     moments: see ``lita_spacing`` of `timetok.TimeTokenizer`. The codec must write texts of one length as an odometer
-    does: each place runs through its digits by itself.
-
-    ``step(state, character)`` is the state after a character, None if it may not be; ``start`` is before the first.
+    does: each place runs through its digits by itself. ``step(state, character)`` is the state after a character, None
+    if it may not be; ``start`` is the one before the first.
     """
 
     def __init__(
@@ -52,8 +51,7 @@ class SpanGrammar:
             text.strip(" ") if tight else text for text in [*codec.span.split("{}"), separator]
         )
         self._codec, self._duration, self._min, self._max, self._free = codec, duration, least, most, free_text
-        # what stands for the codec's tokens, in their order
-        self.own_characters = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
+        self.own_characters = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))  # one a token
         self._tokens = re.compile("|".join(map(re.escape, codec.tokens)) or "(?!)")
         self._private = dict(zip(codec.tokens, self.own_characters, strict=True))
         self._names = str.maketrans({character: token for token, character in self._private.items()})

@@ -15,8 +15,7 @@ class Protocol:
     """Rules by which answers are scored; the defaults are those of most grounding benchmarks.
 
     Args:
-        name: What a report is headed with.
-        source: Where the rules come from.
+        name, source: What a report is headed with, and where the rules come from.
         thresholds: IoU levels of the recall.
         strict: The recall counts IoUs above a level, not those that reach it.
         tops: Each n of R@n, the share of questions where one of an answer's first n windows reaches the level.
