@@ -145,9 +145,8 @@ class TimeGrid:
             _refuse("seconds", times, (times < 0) | (times > length), "between 0 and the duration")
         with np.errstate(over="ignore"):  # an overflow is clamped like any other timestamp beyond the end
             marks = np.asarray(times / length * steps - offset)
-        marks = _rounded(marks, self.rounding)
         np.clip(marks, 0, self.num_tokens - 1, out=marks)
-        return _as_given(marks.astype(np.int64), seconds, duration)
+        return _as_given(_rounded(marks, self.rounding).astype(np.int64), seconds, duration)
 
     def decode(self, index: Any, duration: Any) -> Any:
         """Seconds at which each mark stands; with marks at edges the last is exactly the end of the video.
