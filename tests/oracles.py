@@ -203,7 +203,7 @@ def measure_slowly(prediction: Any, reference: Any, rules: Any) -> dict[str, Fra
         held = truths if rules.truths == "best" else truths[:1]
         values = [max(exact_iou(window, truth) for truth in held) for window in windows] or [Fraction(0)]
     if rules.iou_decimals is not None:
-        values = [round(value, rules.iou_decimals) for value in values]
+        values = [Fraction(round(float(value), rules.iou_decimals)) for value in values]  # as Python rounds floats
     levels = [Fraction(str(level)) for level in rules.thresholds]
     found: dict[str, Fraction | None] = {"mIoU": values[0]}
     for top in rules.tops:
@@ -216,6 +216,8 @@ def measure_slowly(prediction: Any, reference: Any, rules: Any) -> dict[str, Fra
             some = [(s, e) for s, e in truths if low < e - s and (high is None or e - s <= high)]
             each = [exact_average_precision(windows, some, scores, level) for level in AP_LEVELS] if some else []
             found[name] = sum(each) / len(each) if each else None
+            if name == "mAP":
+                found["mAP@0.5"], found["mAP@0.75"] = (each[0], each[5]) if each else (None, None)
     if "HIT@1" in rules.measures:
         clips = prediction.saliency if prediction else ()
         best = max(range(len(clips)), key=lambda i: (clips[i], -i)) if clips else None
@@ -233,7 +235,10 @@ def score_slowly(predictions: Iterable[Any], references: Sequence[Any], rules: A
     answers = {prediction.question_id: prediction for prediction in predictions}
     rows = [(each.vid, measure_slowly(answers.get(each.question_id), each, rules)) for each in references]
     averages: dict[str, Fraction | None] = {}
+    shown = any(each.question_id in answers and answers[each.question_id].saliency for each in references)
     for name in rows[0][1]:
+        if name == "HIT@1" and not shown:  # nothing was predicted that it could be read from
+            continue
         groups: dict[Any, list[Fraction]] = {}
         for place, (video, row) in enumerate(rows):
             if row[name] is not None:

@@ -115,6 +115,8 @@ def test_clamps_both_ends():
     grid = TimeGrid(100)
     assert grid.encode([-1e300, -1e-9, 10 + 1e-9, 1e300], 10).tolist() == [0, 0, 99, 99]
     assert grid.encode(1e308, 1e-300) == 99  # the quotient overflows
+    for rounding in ("half-up", "floor"):
+        assert TimeGrid(100, rounding=rounding).encode([1e308, -1e308], 1e-300).tolist() == [99, 0]
     assert grid.decode([-5, 100, 2**62], 10).tolist() == [0.0, 10.0, 10.0]
     assert grid.decode(np.array([2**63], dtype=np.uint64), 10).tolist() == [10.0]
 

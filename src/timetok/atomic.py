@@ -16,9 +16,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path``: it takes that name when the block ends well, and is removed otherwise.
 
     A file that is there is replaced; a folder must be new or empty.
-
-    >>> with replacing("numbers.txt") as partial:  # doctest: +SKIP
-    ...     partial.write_text("1 2 3")
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
@@ -45,8 +42,7 @@ def plain(content: Any) -> Any:
 def read_json(path: str | os.PathLike[str], kind: type, expected: str) -> Any:
     """Read a JSON file of a list or an object, which should hold what is ``expected`` in words; else a DataError."""
     with raised_as(DataError, f"{path}: not readable as JSON; expected {expected}", OSError, ValueError):
-        text = Path(path).read_text(encoding="utf-8")
-        content = json.loads(text, parse_constant=int)  # refuses NaN, which is no JSON
+        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=int)  # refuses NaN, no JSON
     if not isinstance(content, kind):
         raise DataError(f"{path}: expected {expected}, got {type(content).__name__}")
     return content

@@ -1,7 +1,4 @@
-"""How a moment is written: as a token of its own, as seconds in plain text, or as a clock shows it.
-
-Whoever builds prompts, parses answers or scores them need not know which codec is in use.
-"""
+"""How a moment is written: a token of its own, seconds in plain text, what a clock shows; no other room need know."""
 
 import math
 import re
@@ -51,10 +48,9 @@ def check_num_spans(min_spans: int, max_spans: int | None) -> None:
 
 @dataclass(frozen=True)
 class IndexCodec:
-    """One token for each mark of a grid: ``<t3> <t17>``.
+    """One token for each mark of a ``grid``: ``<t3> <t17>``.
 
     Args:
-        grid: The marks.
         template: A token, with ``{}`` once where its index goes and text on both sides.
         first: The index of the first token; LITA's paper writes ``<1>`` to ``<T>``, its code ``<t0>`` to ``<t99>``.
         span: Layout of a span, with ``{}`` twice. Other values raise ArgumentError.
@@ -112,6 +108,15 @@ class _PlainText:
             raise ArgumentError(f"decimals must not be negative, got {self.decimals!r}")
         _check_span(self.span)
 
+    @property
+    def _fraction(self) -> str:
+        return rf"\.[0-9]{{{self.decimals}}}" if self.decimals else ""
+
+    def _clamped(self, seconds: float, duration: float | None) -> float:
+        if not math.isfinite(seconds):
+            raise TimeRangeError(f"seconds must be finite, got {seconds!r}")
+        return max(0.0, min(seconds, math.inf if duration is None else duration))
+
 
 @dataclass(frozen=True)
 class SecondsCodec(_PlainText):
@@ -133,11 +138,11 @@ class SecondsCodec(_PlainText):
     @property
     def pattern(self) -> str:
         """A number with ``decimals`` digits after the point, and the unit."""
-        return rf"[0-9]+{_fraction(self.decimals)}{re.escape(self.unit)}"
+        return rf"[0-9]+{self._fraction}{re.escape(self.unit)}"
 
     def format(self, seconds: float, duration: float | None = None) -> str:
         """The moment, which must be finite, with ``decimals`` digits; not before 0 nor after a duration."""
-        return f"{_clamped(seconds, duration):.{self.decimals}f}{self.unit}"
+        return f"{self._clamped(seconds, duration):.{self.decimals}f}{self.unit}"
 
     def parse(self, text: str, duration: float | None = None) -> list[float]:
         """Every number that stands by itself, as in ``12.3``, ``12.3s`` or ``3.0-5.0``; none is clamped."""
@@ -166,11 +171,11 @@ class ClockCodec(_PlainText):
     def pattern(self) -> str:
         """Minutes and seconds, after hours where they are written."""
         minutes = "[0-9][0-9]+:[0-5][0-9]" if self.hours else "[0-9][0-9]+"
-        return rf"{minutes}:[0-5][0-9]{_fraction(self.decimals)}"
+        return rf"{minutes}:[0-5][0-9]{self._fraction}"
 
     def format(self, seconds: float, duration: float | None = None) -> str:
         """The moment, which must be finite, rounded to ``decimals``; not before 0 nor after a duration."""
-        ticks = round(_clamped(seconds, duration) * 10**self.decimals)  # first, or 59.7 would become 00:60
+        ticks = round(self._clamped(seconds, duration) * 10**self.decimals)  # first, or 59.7 would become 00:60
         whole, part = divmod(ticks, 10**self.decimals)
         minutes, second = divmod(whole, 60)
         front = f"{minutes // 60:02d}:{minutes % 60:02d}" if self.hours else f"{minutes:02d}"
@@ -180,16 +185,6 @@ class ClockCodec(_PlainText):
         """Every clock reading in ``text``, with hours or without, with a fraction or without; none is clamped."""
         found = re.findall(r"(?<![\w.:])(?:([0-9]+):)?([0-9]+):([0-5][0-9](?:\.[0-9]+)?)(?![\w:]|\.[0-9])", text)
         return [int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds) for hours, minutes, seconds in found]
-
-
-def _clamped(seconds: float, duration: float | None) -> float:
-    if not math.isfinite(seconds):
-        raise TimeRangeError(f"seconds must be finite, got {seconds!r}")
-    return max(0.0, min(seconds, math.inf if duration is None else duration))
-
-
-def _fraction(decimals: int) -> str:
-    return rf"\.[0-9]{{{decimals}}}" if decimals else ""
 
 
 def _check_span(span: str) -> None:

@@ -1,7 +1,4 @@
-"""Every exception timetok raises on purpose.
-
-Each refines the builtin a caller would catch anyway, and names the argument, what came, what was expected, the remedy.
-"""
+"""Every exception timetok raises on purpose: each refines a builtin, and tells argument, value, expectation, remedy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from timetok.errors import ArgumentError, TimeRangeError, raised_as
 
 Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
-Numbers: TypeAlias = NDArray[Any] | Sequence[Any]
+Numbers: TypeAlias = Number | NDArray[Any] | Sequence[Any]
 Marks: TypeAlias = Literal["edges", "centres", "starts"]
 Rounding: TypeAlias = Literal["half-even", "half-up", "floor"]
 OutOfRange: TypeAlias = Literal["clamp", "raise"]
@@ -27,16 +27,14 @@ OutOfRange: TypeAlias = Literal["clamp", "raise"]
 class Span:
     """A closed interval of a video in seconds; a moment is a span of length zero.
 
-    Unpacks like a pair: ``start, end = Span(1.5, 4)``. Raises TimeRangeError unless both are finite numbers and
-    ``start <= end``.
+    Unpacks like a pair: ``start, end = Span(1.5, 4)``. TimeRangeError unless both are finite and ``start <= end``.
     """
 
     start: float
     end: float
 
     def __post_init__(self) -> None:
-        for name in ("start", "end"):
-            value: object = getattr(self, name)
+        for name, value in (("start", self.start), ("end", self.end)):
             if type(value) is not float or not math.isfinite(value):  # spares what spans are made of nearly always
                 number = _numbers(name, value)
                 if number.ndim:
@@ -72,28 +70,19 @@ def iou(a: Span | NDArray[np.float64], b: Span | NDArray[np.float64]) -> Any:
 class TimeGrid:
     """T marks spread evenly over a video, by default LITA's: the first at 0 seconds, the last at its end.
 
-    ``index = round(steps * (seconds / duration) - offset)`` and ``seconds = (index + offset) * duration / steps``,
-    where ``marks`` decides how many steps the video has and where in its step a mark stands:
-
-    ============  =====  ======  ==========================================
-    ``marks``     steps  offset  the T marks
-    ============  =====  ======  ==========================================
-    ``"edges"``   T - 1  0       at both ends and evenly between
-    ``"centres"`` T      1/2     in the middle of each of T equal parts
-    ``"starts"``  T      0       at the begin of each of T equal parts
-    ============  =====  ======  ==========================================
+    ``index = round(steps * (seconds / duration) - offset)`` and ``seconds = (index + offset) * duration / steps``.
 
     Args:
-        num_tokens: T, the number of marks, at least 2.
-        marks: Where they stand.
+        num_tokens: T, the number of marks, an integer of at least 2.
+        marks: Where they stand: ``"edges"``, at both ends and evenly between (T - 1 steps, offset 0); ``"centres"``, in
+            the middle of each of T equal parts (T steps, offset 1/2); ``"starts"``, where each begins (T steps, 0).
         rounding: Which mark a moment between two is given: the nearest, and of two the even (``"half-even"``, as
             numpy rounds) or the later one (``"half-up"``); or the one before (``"floor"``, but for rounding errors).
         out_of_range: What happens to a timestamp outside ``[0, duration]`` or an index outside ``[0, T)``:
             ``"clamp"`` moves it to the nearest mark, ``"raise"`` refuses it.
 
-    Raises:
-        ArgumentError: ``num_tokens`` is not an integer of at least 2, or a choice is not one.
-        TimeRangeError: In every method, a duration that is not a positive finite number of seconds.
+    What is none of these raises ArgumentError; in every method a duration that is not a positive finite number of
+    seconds raises TimeRangeError.
 
     Source: LITA (arXiv 2403.19046) section 3.2. The paper counts marks from 1, its code and this class from 0.
     LITA's code does not clamp when encoding and rounds decoded seconds to two decimals; this class does neither.
@@ -132,9 +121,8 @@ class TimeGrid:
         99
         """
         presets: dict[str, dict[str, Any]] = {
-            "lita": {}, "vila": {}, "vtimellm": {"marks": "starts"},
-            "grounded-videollm": {"num_tokens": 301, "rounding": "floor"}, "momentor": {"num_tokens": 300},
-            "llava-st": {},
+            "lita": {}, "vila": {}, "llava-st": {}, "momentor": {"num_tokens": 300}, "vtimellm": {"marks": "starts"},
+            "grounded-videollm": {"num_tokens": 301, "rounding": "floor"},
         }  # fmt: skip
         if name not in presets:
             raise ArgumentError(f"name must be one of {', '.join(presets)}, got {name!r}")
@@ -142,7 +130,6 @@ class TimeGrid:
 
     @property
     def _layout(self) -> tuple[int, float]:
-        """Steps and offset, as in the table."""
         return self.num_tokens - (self.marks == "edges"), 0.5 * (self.marks == "centres")
 
     def encode(self, seconds: Any, duration: Any) -> Any:
@@ -157,12 +144,9 @@ class TimeGrid:
         if self.out_of_range == "raise":
             _refuse("seconds", times, (times < 0) | (times > length), "between 0 and the duration")
         with np.errstate(over="ignore"):  # an overflow is clamped like any other timestamp beyond the end
-            marks = np.asarray(times / length)
-            marks *= steps
-        marks -= offset
-        marks = _rounded(marks, self.rounding)
+            marks = np.asarray(times / length * steps - offset)
         np.clip(marks, 0, self.num_tokens - 1, out=marks)
-        return _as_given(marks.astype(np.int64), seconds, duration)
+        return _as_given(_rounded(marks, self.rounding).astype(np.int64), seconds, duration)
 
     def decode(self, index: Any, duration: Any) -> Any:
         """Seconds at which each mark stands; with marks at edges the last is exactly the end of the video.
@@ -180,7 +164,7 @@ class TimeGrid:
         seconds = np.where(places == steps, length, places * length / steps)
         return _as_given(seconds, index, duration)
 
-    def sample_times(self, duration: Number | Numbers) -> NDArray[np.float64]:
+    def sample_times(self, duration: Numbers) -> NDArray[np.float64]:
         """Seconds at which all T marks stand, the instants to sample for one frame a mark: ``[...]`` → ``[... T]``.
 
         >>> TimeGrid(4, marks="centres").sample_times(8.0).tolist()
@@ -188,7 +172,7 @@ class TimeGrid:
         """
         return np.asarray(self.decode(np.arange(self.num_tokens), _durations(duration)[..., None]))
 
-    def max_error(self, duration: Number | Numbers) -> Any:
+    def max_error(self, duration: Numbers) -> Any:
         """Largest distance in seconds between a timestamp inside the video and its mark: a float, or float64 ``[...]``.
 
         Half a step for the nearest mark, a whole one for the mark before; more where an end of the video has no mark.
@@ -196,6 +180,14 @@ class TimeGrid:
         (steps, offset), between = self._layout, 1.0 if self.rounding == "floor" else 0.5
         at_the_end = steps - (self.num_tokens - 1 + offset)
         return _as_given(max(between, offset, at_the_end) * _durations(duration) / steps)
+
+
+def with_durations(rows: Sequence[Any], duration: Any) -> Iterator[tuple[Any, Any]]:
+    """Each row with its duration, where there is one for all or one for each; else a TimeRangeError."""
+    durations = [duration] * len(rows) if duration is None or np.ndim(duration) == 0 else list(duration)
+    if len(durations) != len(rows):
+        raise TimeRangeError(f"durations: expected one for all or one for each of {len(rows)}, got {len(durations)}")
+    return zip(rows, durations, strict=True)
 
 
 def _rounded(marks: NDArray[np.float64], rounding: Rounding) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import os
 import random
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count, takewhile
 from pathlib import Path
@@ -19,17 +19,10 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.atomic import read_json, write_json
 from timetok.codecs import ClockCodec, IndexCodec, MomentCodec, SecondsCodec, check_num_spans
-from timetok.errors import (
-    ArgumentError,
-    MalformedAnswerError,
-    ModelFolderError,
-    TimeRangeError,
-    TokenizerError,
-    raised_as,
-)
-from timetok.timegrid import Number, Numbers, Span, TimeGrid
+from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TokenizerError, raised_as
+from timetok.timegrid import Number, Numbers, Span, TimeGrid, with_durations
 
-CodecName: TypeAlias = Literal["index", "seconds", "clock"]
+Codec: TypeAlias = Literal["index", "seconds", "clock"] | MomentCodec
 CODECS: dict[str, type[Any]] = {"index": IndexCodec, "seconds": SecondsCodec, "clock": ClockCodec}
 Malformed: TypeAlias = Literal["drop", "raise", "sort"]
 SETTINGS_FILE = "time_tokens.json"
@@ -64,12 +57,7 @@ class TimeTokenizer:
 
     @classmethod
     def wrap(
-        cls,
-        hf_tokenizer: PreTrainedTokenizerBase,
-        T: int = 100,
-        *,
-        codec: CodecName | MomentCodec = "index",
-        lita_spacing: bool = False,
+        cls, hf_tokenizer: PreTrainedTokenizerBase, T: int = 100, *, codec: Codec = "index", lita_spacing: bool = False
     ) -> Self:
         """Put time on a tokenizer, adding tokens to it in place as ``add_tokens`` does. Wrapping twice is harmless.
 
@@ -102,7 +90,7 @@ class TimeTokenizer:
         return self.codec.grid
 
     def __call__(
-        self, text: str | list[str], duration: Number | Numbers | None = None, *, trusted: bool = True, **hf_kwargs: Any
+        self, text: str | list[str], duration: Numbers | None = None, *, trusted: bool = True, **hf_kwargs: Any
     ) -> BatchEncoding:
         """Tokenise one text or a batch as the wrapped tokenizer does, whose ``__call__`` is handed ``hf_kwargs``.
 
@@ -142,7 +130,7 @@ class TimeTokenizer:
             return list(self._renamed().encode(text, add_special_tokens=False))
         return list(self.tokenizer.encode(self._with_tokens(text), add_special_tokens=False))
 
-    def encode_time(self, seconds: Number | Numbers, duration: Number) -> list[int]:
+    def encode_time(self, seconds: Numbers, duration: Number) -> list[int]:
         """Ids that write one timestamp in seconds or several, without any text: one id each with ``codec="index"``."""
         if isinstance(self.codec, IndexCodec):
             return [self.time_token_ids[index] for index in np.atleast_1d(self.grid.encode(seconds, duration))]
@@ -150,10 +138,10 @@ class TimeTokenizer:
         written = " ".join(self.codec.format(moment, float(duration)) for moment in moments)
         return list(self.tokenizer.encode(written, add_special_tokens=False))
 
-    def decode_time(self, ids: Any, duration: Number | Numbers) -> Any:
+    def decode_time(self, ids: Any, duration: Numbers) -> Any:
         """Seconds at which time tokens stand: a float for one id, a float64 array of the same shape for ids of any.
 
-        Ids that also hold text are for `times` and `spans`: here one that is no time token raises TimeRangeError. For
+        Ids that also hold text are for `times` and `spans`: here one that is no time token raises ArgumentError. For
         other codecs than ``"index"`` ids are those of one text.
         """
         numbers = as_integers(ids)
@@ -161,7 +149,7 @@ class TimeTokenizer:
             return np.array(self.times(np.atleast_1d(numbers), duration), dtype=np.float64)
         if (wrong := numbers[~self._is_time(numbers)]).size:
             between = f"{self.time_token_ids[0]} to {self.time_token_ids[-1]}"
-            raise TimeRangeError(f"ids must be time tokens, {between}, got {wrong.flat[0]}; see spans, times")
+            raise ArgumentError(f"ids must be time tokens, {between}, got {wrong.flat[0]}; see spans, times")
         return self.grid.decode(numbers - self.time_token_ids[0], duration)
 
     def to_tokens(self, text: str, duration: Any) -> str:
@@ -177,11 +165,10 @@ class TimeTokenizer:
         Negative ids (-100) and special tokens are left out; without a duration time tokens keep their names.
         """
         row = as_row(ids)
-        text = str(self.tokenizer.decode(row.tolist(), skip_special_tokens=True))
+        text, pattern = str(self.tokenizer.decode(row.tolist(), skip_special_tokens=True)), self._written
         marks = row[self._is_time(row)]
         if duration is None or not marks.size:
             return text
-        pattern = self._written
         if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
             text, pattern = str(self._renamed().decode(row.tolist(), skip_special_tokens=True)), self._named
         if isinstance(self.codec, IndexCodec):
@@ -194,11 +181,11 @@ class TimeTokenizer:
 
         return re.sub(f"(?:{pattern.pattern})+", in_seconds, text)
 
-    def batch_decode(self, ids: Iterable[Any], duration: Number | Numbers | None = None) -> list[str]:
+    def batch_decode(self, ids: Iterable[Any], duration: Numbers | None = None) -> list[str]:
         """`decode` for each row of a batch."""
         return [self.decode(row, each) for row, each in with_durations(list(ids), duration)]
 
-    def times(self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0) -> list[float]:
+    def times(self, ids: Any, duration: Numbers, *, prompt_length: int = 0) -> list[float]:
         """Every moment of one sequence of ids in seconds, as it is written: neither sorted nor paired; see `spans`.
 
         Moments written as tokens lie within the video; in plain text they are what it says.
@@ -212,12 +199,9 @@ class TimeTokenizer:
             # its own tokens, with a line break wherever something else stood between them
             own = "".join(names.get(token, "\n") for token in row.tolist())
             return self.codec.parse(own if names else self.decode(row), length)
-        found: list[float] = self.grid.decode(row[self._is_time(row)] - self.time_token_ids[0], length).tolist()
-        return found
+        return list(self.grid.decode(row[self._is_time(row)] - self.time_token_ids[0], length).tolist())
 
-    def spans(
-        self, ids: Any, duration: Number | Numbers, *, prompt_length: int = 0, malformed: Malformed = "drop"
-    ) -> list[Any]:
+    def spans(self, ids: Any, duration: Numbers, *, prompt_length: int = 0, malformed: Malformed = "drop") -> list[Any]:
         """Spans of generated ids: the first moment with the second, the third with the fourth, and so on.
 
         Args:
@@ -260,10 +244,7 @@ class TimeTokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
-        """Load what `save_pretrained` wrote; ModelFolderError if it did not, or the codec was one of your own.
-
-        Loads torch, as every ``AutoTokenizer`` does.
-        """
+        """Load what `save_pretrained` wrote; ModelFolderError if it did not, or the codec was one of your own."""
         told = f"folder must hold what TimeTokenizer.save_pretrained wrote, got {str(folder)!r}"
         with raised_as(ModelFolderError, told, OSError, ValueError, TypeError, KeyError, AttributeError):
             settings = read_json(Path(folder) / SETTINGS_FILE, dict, "the settings of time tokens")
@@ -273,7 +254,7 @@ class TimeTokenizer:
             if "grid" in options:
                 options["grid"] = TimeGrid(**options["grid"])
             codec = CODECS[settings["codec"]](**options)
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer  # which loads torch
 
         return cls(AutoTokenizer.from_pretrained(os.fspath(folder)), codec)
 
@@ -311,7 +292,6 @@ class TimeTokenizer:
 
 
 def _strings(value: Any) -> list[str]:
-    """Every string in a nest of lists."""
     return [value] if isinstance(value, str) else [text for part in value or () for text in _strings(part)]
 
 
@@ -319,11 +299,9 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spac
     """Add the codec's tokens unless they are there; TokenizerError as in `TimeTokenizer.wrap`."""
     vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
     names = map(codec.token, count()) if isinstance(codec, IndexCodec) else wanted  # more than wanted may be there
-    present = list(takewhile(vocabulary.__contains__, names))
-    if present and len(present) != len(wanted):
-        num = len(present)
-        raise TokenizerError(f"T: the tokenizer already carries {num} time tokens, got {len(wanted)}; use T={num}")
-    if present:
+    if num := len(list(takewhile(vocabulary.__contains__, names))):
+        if num != len(wanted):
+            raise TokenizerError(f"T: the tokenizer already carries {num} time tokens, got {len(wanted)}; use T={num}")
         first = tokenizer.added_tokens_decoder.get(vocabulary[wanted[0]])
         if getattr(first, "rstrip", False) != lita_spacing:
             raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
@@ -367,11 +345,3 @@ def as_row(ids: Any) -> NDArray[np.int64]:
     if row.ndim != 1:
         raise ArgumentError(f"ids must be one sequence, got shape {row.shape}; use batch_decode or spans for a batch")
     return row[row >= 0]
-
-
-def with_durations(rows: Sequence[Any], duration: Any) -> Iterator[tuple[Any, Any]]:
-    """Each row with its duration, where there is one for all or one for each; else a TimeRangeError."""
-    durations = [duration] * len(rows) if duration is None or np.ndim(duration) == 0 else list(duration)
-    if len(durations) != len(rows):
-        raise TimeRangeError(f"durations: expected one for all or one for each of {len(rows)}, got {len(durations)}")
-    return zip(rows, durations, strict=True)

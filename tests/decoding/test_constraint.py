@@ -210,6 +210,12 @@ def test_one_mask_for_all_videos_with_index_tokens(wrapped):
     assert constraint.mask.cache_info().currsize == 1
 
 
+@pytest.mark.parametrize("options", [{"min_spans": -1}, {"max_spans": 0}, {"min_spans": 3, "max_spans": 2}])
+def test_impossible_numbers_of_spans_are_named(wrapped, options):
+    with pytest.raises(ArgumentError, match="min_spans, max_spans"):
+        SpanConstraint(wrapped["byte_bpe", "index"], **options)
+
+
 def test_misuse_is_named(wrapped):
     tt = wrapped["byte_bpe", "index"]
     constraint = SpanConstraint(tt)

@@ -95,9 +95,11 @@ def test_a_submission_of_qvhighlights(tmp_path):
 
 def test_a_video_and_a_query_stand_for_an_id(tmp_path):
     other = {"video": "clip", "sentence": "he falls", "answer": "1 - 2"}
-    asked = {("clip", "he runs"): "q1"}
-    predictions, problems = read(tmp_path / "answers", [SUBMISSION, other], asked=asked)
-    assert list(predictions) == ["q1"] and problems["without an id"] == ["entry 1"]
+    asked = {("clip", "he runs"): ["q1", "q2"]}  # the same query twice: in turn
+    again = {**SUBMISSION, "query": " he runs "}  # as ActivityNet Captions has it
+    predictions, problems = read(tmp_path / "answers", [SUBMISSION, other, again, SUBMISSION], asked=asked)
+    assert list(predictions) == ["q1", "q2"] and problems["without an id"] == ["entry 1", "entry 3"]
+    assert asked == {("clip", "he runs"): ["q1", "q2"]}
 
 
 WRONG = {
@@ -176,7 +178,7 @@ def test_broken_files_are_read_or_named(tmp_path, source):
 def test_malformed_answers_count_as_the_protocol_says(tmp_path):
     content = [{"id": "a", "pred": [0, 4]}, {"id": "nan", "pred": [math.nan, 1]}, {"id": "x", "pred": [0, 1]}]
     predictions, problems = read_predictions(
-        write(tmp_path / "answers", [*content, *[{"id": "twice", "pred": [0, 4]}] * 2])
+        write(tmp_path / "answers", [*content, *[{"id": "twice", "pred": [0, end]} for end in (4, 5)]])
     )
     references = [Reference(key, key, Span(0, 4), 8.0) for key in ("a", "nan", "twice", "missing")]
     with pytest.raises(DataError, match="'missing' has 0 and 1, 'twice' has 2 and 1, 'x' has 1 and 0"):

@@ -259,6 +259,10 @@ def test_dense_captions_are_detected():
     assert score("dense-captions", "F1", ((), [(0, 1)])) == 0
 
 
+def test_lists_become_tuples():
+    assert Protocol(name="mine", thresholds=[0.5], tops=[1, 5]).thresholds == (0.5,)
+
+
 def test_choices_are_checked():
     with pytest.raises(ArgumentError, match=r"protocol must be one of \['activitynet-captions', .* got 'rtl'"):
         find_protocol("rtl")

@@ -15,7 +15,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from timetok.adapter.encoded import EncodedVideo
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import PoolingPlan, as_grid
-from timetok.tokenizer import TimeTokenizer, with_durations
+from timetok.timegrid import with_durations
+from timetok.tokenizer import TimeTokenizer
 
 VIDEO_TOKEN = "<video>"
 FEATURES, PIXELS = "video_features", "pixel_values_videos"

@@ -8,7 +8,7 @@ import math
 import re
 from bisect import bisect
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -26,60 +26,38 @@ _CONTEXT = 24  # characters of a text that are remembered while they may belong 
 
 
 class State(NamedTuple):
-    """Where in an answer a character stands.
+    """Where in an answer a character stands."""
 
-    Attributes:
-        place: ``start`` or ``end``, in that moment or on the way to it, ``outside`` of a span, or ``text``.
-        written: What of the moment is written; of a text, what may still matter: right behind a span its end, too.
-        rest: What must be written before anything else.
-        earliest: Seconds before which no moment may lie.
-        num_spans: Spans that are complete.
-    """
-
-    place: str
-    written: str = ""
-    rest: str = ""
-    earliest: float = 0.0
-    num_spans: int = 0
+    place: str  # ``start`` or ``end``, in that moment or on the way to it, ``outside`` of a span, or ``text``
+    written: str = ""  # of the moment; of a text, what may still matter: right behind a span its end, too
+    rest: str = ""  # what must be written before anything else
+    earliest: float = 0.0  # seconds before which no moment may lie
+    num_spans: int = 0  # those that are complete
 
 
 class SpanGrammar:
-    """Answers of well-formed spans about one video, read character by character; options as in `SpanConstraint`.
+    """Answers of ``least`` to ``most`` well-formed spans about one video; options as in `SpanConstraint`.
 
     No span lies after ``duration``, the length of the video in seconds. With ``tight``, no spaces are written beside
     moments: see ``lita_spacing`` of `timetok.TimeTokenizer`. The codec must write texts of one length as an odometer
-    does: each place runs through its digits by itself.
-
-    Attributes:
-        alphabet: Characters an answer without free text is made of.
-        own_characters: What stands for the codec's tokens, in their order.
-        start: The state before the first character.
-        step: ``step(state, character)`` is the next state; None if the character may not be.
+    does: each place runs through its digits by itself. ``step(state, character)`` is the state after a character, None
+    if it may not be; ``start`` is the one before the first.
     """
 
     def __init__(
-        self,
-        codec: MomentCodec,
-        duration: float = _ANY_SECONDS,
-        *,
-        min_spans: int = 1,
-        max_spans: int | None = 1,
-        separator: str = " ",
-        free_text: bool = False,
-        tight: bool = False,
+        self, codec: MomentCodec, duration: float, least: int, most: float, separator: str, free_text: bool, tight: bool
     ) -> None:
-        check_num_spans(min_spans, max_spans)
         self._before, self._between, self._after, self._gap = (
             text.strip(" ") if tight else text for text in [*codec.span.split("{}"), separator]
         )
-        self._min, self._max, self._free = min_spans, math.inf if max_spans is None else max_spans, free_text
-        self._codec, self._duration = codec, duration
-        self.own_characters = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))
+        self._codec, self._duration, self._min, self._max, self._free = codec, duration, least, most, free_text
+        self.own_characters = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))  # one a token
         self._tokens = re.compile("|".join(map(re.escape, codec.tokens)) or "(?!)")
         self._private = dict(zip(codec.tokens, self.own_characters, strict=True))
         self._names = str.maketrans({character: token for token, character in self._private.items()})
         self._shapes = self._first_and_last()
         self._digits = frozenset("0123456789").union(self.own_characters, *map("".join, self._shapes))
+        # what an answer without free text is made of
         self.alphabet = self._digits.union(" ", self._before, self._between, self._after, self._gap)
         self.start = State("text" if free_text else "outside")
         self._last = self._parse(self._write(duration, duration))[0]
@@ -88,23 +66,18 @@ class SpanGrammar:
         self.step = lru_cache(1 << 16)(self._step)
 
     def _parse(self, text: str) -> list[float]:
-        """Seconds of all moments in a text."""
         return self._codec.parse(text.translate(self._names), self._duration)
 
-    def _write(self, seconds: float, duration: float) -> str:
+    def _write(self, seconds: float, duration: float = _BEYOND_SECONDS) -> str:
         return self._tokens.sub(lambda token: self._private[token[0]], self._codec.format(seconds, duration))
 
     def _first_and_last(self) -> list[tuple[str, str]]:
         """The first and the last text of each length: 0.0 and 9.9, 10.0 and 99.9, and so on."""
-
-        def text(tick: int) -> str:
-            return self._write(tick / _TICKS, _BEYOND_SECONDS)
-
         shapes, tick, ticks = [], 0, range(_BEYOND_SECONDS * _TICKS)
         while tick < len(ticks):
-            first = text(tick)
-            tick = bisect(ticks, len(first), key=lambda later: len(text(later)))
-            shapes.append((first, text(tick - 1)))
+            first = self._write(tick / _TICKS)
+            tick = bisect(ticks, len(first), key=lambda later: len(self._write(later / _TICKS)))
+            shapes.append((first, self._write((tick - 1) / _TICKS)))
         return shapes
 
     def _when(self, text: str) -> float | None:
@@ -221,16 +194,16 @@ class SpanConstraint:
         free_text: bool = False,
         stop_ids: Sequence[int] | None = None,
     ) -> None:
+        check_num_spans(min_spans, max_spans)
         eos = tt.tokenizer.eos_token_id
         self.stop_ids = frozenset(stop_ids if stop_ids is not None else [] if eos is None else [eos])
         if not self.stop_ids:
             raise ArgumentError("stop_ids must be given: the tokenizer has no eos token")
         # some tokenizers have no token for the space between two: WordPiece, and the one of LITA
         two = tt.tokenizer.encode(" ".join(tt.codec.tokens[:2]), add_special_tokens=False)
-        layout: Any = {"separator": separator, "free_text": free_text, "tight": len(two) == 2}
-        grammar_of = partial(SpanGrammar, tt.codec, min_spans=min_spans, max_spans=max_spans, **layout)
-        self.grammar = lru_cache(256)(grammar_of)
-        longest = grammar_of()
+        most, layout = max_spans or math.inf, (separator, free_text, len(two) == 2)
+        self.grammar = lru_cache(256)(lambda duration: SpanGrammar(tt.codec, duration, min_spans, most, *layout))
+        longest = self.grammar(_ANY_SECONDS)
         self._codec, self._texts = tt.codec, _token_texts(tt, longest.own_characters, self.stop_ids)
         examples: dict[str, str] = {}  # of each kind of characters; in the tree they stand for all of it
         example = lru_cache(None)(lambda character: examples.setdefault(longest.kind(character), character))
@@ -257,12 +230,10 @@ class SpanConstraint:
 
     def _follow(self, duration: float, state: State | None, token: int) -> State | None:
         """Where an answer stands after a token; None where it is not well-formed."""
-        step = self.grammar(duration).step
-        if token not in self._texts:
-            return None
-        for character in self._texts[token]:
+        step, text = self.grammar(duration).step, self._texts.get(token, "")
+        for character in text:
             state = state and step(state, character)
-        return state
+        return state if text else None
 
     def _mask(self, duration: float, state: State, size: int, device: torch.device) -> Tensor:
         """Which tokens may come next: bool ``[v]``."""
@@ -301,9 +272,8 @@ class SpanLogitsProcessor(LogitsProcessor):
         for k, row in enumerate(rows):
             duration = each[k * len(each) // len(rows)]
             if self._constraint.stop_ids.isdisjoint(row):  # else it has ended, and padding follows
-                state: State | None = self._constraint.grammar(duration).start
-                for token in row:
-                    state = self._constraint.follow(duration, state, token)
+                start: State | None = self._constraint.grammar(duration).start
+                state = reduce(partial(self._constraint.follow, duration), row, start)
                 states.append(state)
                 # a beam that is no answer fills up a search with too few others
                 allowed[k] = self._constraint.mask(duration, state, scores.shape[1], scores.device) if state else False

@@ -15,8 +15,8 @@ from torch import Tensor
 from timetok.errors import ArgumentError
 from timetok.timegrid import Span, TimeGrid, iou
 
-Pairs: TypeAlias = NDArray[np.float64]
-Utility: TypeAlias = Callable[[Pairs, Pairs], NDArray[np.float64]]
+Floats: TypeAlias = NDArray[np.float64]
+Utility: TypeAlias = Callable[[Floats, Floats], Floats]
 
 _NEGLIGIBLE = 1e-3  # of the probability: possible truths beyond it are left out of sums
 _CHUNK = 2048
@@ -38,7 +38,7 @@ class SpanPosterior:
     ``covered`` is the share of the probability of all starts that was followed up.
     """
 
-    joint: NDArray[np.float64]
+    joint: Floats
     covered: float
     grid: TimeGrid
     duration_seconds: float
@@ -58,19 +58,17 @@ class SpanPosterior:
             raise ArgumentError(f"num must be at least 1, got {num!r}")
         seconds = self.grid.sample_times(self.duration_seconds)
         candidates = seconds[np.stack(np.triu_indices(self.grid.num_tokens), 1)]
-        ordered = np.sort(self.joint.ravel())
-        negligible = int(np.searchsorted(ordered.cumsum(), _NEGLIGIBLE, side="right"))  # so many are so together
-        likely = np.argwhere(self.joint >= ordered[min(negligible, ordered.size - 1)])
+        ordered = np.sort(self.joint, axis=None)
+        likely = np.argwhere(self.joint >= ordered[ordered.cumsum() > _NEGLIGIBLE][0])  # the others are so together
         truths, weights = seconds[likely], self.joint[tuple(likely.T)]
         parts = (candidates[k : k + _CHUNK, None] for k in range(0, len(candidates), _CHUNK))
         expected = np.concatenate([(utility or iou)(part, truths) @ weights for part in parts])
-        chosen: list[int] = []
-        for index in np.argsort(-expected, kind="stable"):
-            if not chosen or iou(candidates[index], candidates[chosen]).max() <= max_overlap:
-                chosen.append(int(index))
-            if len(chosen) == num:
-                break
-        return [ScoredSpan(Span(*candidates[k].tolist()), float(expected[k])) for k in chosen]
+        left, chosen = np.argsort(-expected, kind="stable"), list[ScoredSpan]()
+        while len(left) and len(chosen) < num:
+            best, left = left[0], left[1:]
+            chosen.append(ScoredSpan(Span(*candidates[best].tolist()), float(expected[best])))
+            left = left[iou(candidates[left], candidates[best]) <= max_overlap]
+        return chosen
 
     def refined(self, span: Span, *, steps: int = 2) -> Span:
         """Move the ends of a span, such as ``best().span``, between the marks: to the mean of the probability nearby.

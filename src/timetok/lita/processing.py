@@ -14,8 +14,8 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from timetok.adapter import VIDEO_TOKEN, VideoPrompts, as_prompts, check_typed, video_token_id
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import plan_of
-from timetok.timegrid import Span
-from timetok.tokenizer import TimeTokenizer, with_durations
+from timetok.timegrid import Span, with_durations
+from timetok.tokenizer import TimeTokenizer
 from timetok.video import Array, Frames, read_frames, spread
 from timetok.vision import FrameTransform
 

@@ -1,6 +1,5 @@
 """Temporal grounding metrics. A number is reproducible only together with the name of its protocol."""
 
-from timetok.metrics.ceiling import Ceiling, codec_ceiling
 from timetok.metrics.predictions import parse_captions, parse_moments, read_predictions, write_captions
 from timetok.metrics.protocols import PROTOCOLS, Protocol, find_protocol
 
@@ -8,7 +7,7 @@ from timetok.metrics.scoring import (  # isort: skip
     Difference, Prediction, Reference, Report, SampleScore, Score, bootstrap, compare, evaluate,
 )  # fmt: skip
 from timetok.metrics.spans import (  # isort: skip
-    AP_LEVELS, average_precision, detection, hit_at_1, hull_iou, iou, matched_iou, union_iou,
+    AP_LEVELS, Ceiling, average_precision, codec_ceiling, detection, hit_at_1, hull_iou, iou, matched_iou, union_iou,
 )  # fmt: skip
 
 __all__ = [

@@ -3,14 +3,10 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from timetok.errors import ArgumentError
 
-Truths: TypeAlias = Literal["first", "best", "union", "hull", "match"]
-Inverted: TypeAlias = Literal["miss", "sort"]
-Unparsed: TypeAlias = Literal["zero", "whole", "drop"]
-Average: TypeAlias = Literal["sample", "video"]
 Measure: TypeAlias = Literal["mAP", "HIT@1", "detection", "count"]
 
 
@@ -19,8 +15,7 @@ class Protocol:
     """Rules by which answers are scored; the defaults are those of most grounding benchmarks.
 
     Args:
-        name: What a report is headed with.
-        source: Where the rules come from.
+        name, source: What a report is headed with, and where the rules come from.
         thresholds: IoU levels of the recall.
         strict: The recall counts IoUs above a level, not those that reach it.
         tops: Each n of R@n, the share of questions where one of an answer's first n windows reaches the level.
@@ -36,10 +31,7 @@ class Protocol:
         lost_last: A moment that is the very last token of an answer is not read.
         iou_decimals: To how many digits the IoU is rounded, before the thresholds; None leaves it.
         average: Over samples, or over the means of videos.
-        measures: What else is computed: see `timetok.metrics.spans`.
-
-    Raises:
-        ArgumentError: A choice is none.
+        measures: What else is computed: see `timetok.metrics.spans`. A choice that is none raises ArgumentError.
 
     >>> import dataclasses
     >>> dataclasses.replace(PROTOCOLS["charades-sta"], name="mine", tops=(1, 5)).thresholds
@@ -52,31 +44,27 @@ class Protocol:
     strict: bool = False
     tops: tuple[int, ...] = (1,)
     max_windows: int | None = None
-    truths: Truths = "first"
+    truths: Literal["first", "best", "union", "hull", "match"] = "first"
     decimals: int | None = None
     clamp: bool = False
-    inverted: Inverted = "miss"
-    unparsed: Unparsed = "zero"
+    inverted: Literal["miss", "sort"] = "miss"
+    unparsed: Literal["zero", "whole", "drop"] = "zero"
     lost_last: bool = False
     iou_decimals: int | None = None
-    average: Average = "sample"
+    average: Literal["sample", "video"] = "sample"
     measures: tuple[Measure, ...] = ()
 
     def __post_init__(self) -> None:
-        choices = {"truths": Truths, "inverted": Inverted, "unparsed": Unparsed, "average": Average}
-        given = [(name, getattr(self, name), kind) for name, kind in choices.items()]
+        for name in ("thresholds", "tops", "measures"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        given = [(name, getattr(self, name), kind) for name, kind in get_type_hints(Protocol).items()]
         for name, value, kind in given + [("measures", measure, Measure) for measure in self.measures]:
-            if value not in get_args(kind):
+            if get_origin(kind) is Literal and value not in get_args(kind):
                 raise ArgumentError(f"{name} must be one of {get_args(kind)}, got {value!r}")
 
 
-def _read(name: str, rules: dict[str, Any]) -> Protocol:
-    lists = {key: tuple(each) for key, each in rules.items() if isinstance(each, list)}
-    return Protocol(name=name, **rules | lists)
-
-
 _ROWS = tomllib.loads(Path(__file__).with_name("protocols.toml").read_text(encoding="utf-8"))
-PROTOCOLS = {name: _read(name, rules) for name, rules in _ROWS.items()}
+PROTOCOLS = {name: Protocol(name=name, **rules) for name, rules in _ROWS.items()}
 """The named protocols."""
 
 

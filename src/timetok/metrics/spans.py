@@ -1,15 +1,18 @@
-"""What spans have in common with others, in numpy. Shapes: m windows of an answer, best first, k annotated, l levels.
+"""What spans have in common with others, and with themselves once written and read back; in numpy.
 
-Windows are ``[m 2]``, starts and ends in seconds, or sequences of ``Span``; they are closed intervals.
+Shapes: m windows of an answer, best first, k annotated, l levels. Windows are ``[m 2]``, starts and ends in seconds, or
+sequences of ``Span``; they are closed intervals.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from timetok.timegrid import iou as iou
+from timetok.codecs import IndexCodec, MomentCodec, format_span
+from timetok.errors import ArgumentError, raised_as
+from timetok.timegrid import Span, iou as iou
 
 Spans: TypeAlias = Iterable[Iterable[float]] | NDArray[np.float64]
 AP_LEVELS = tuple(np.arange(50, 100, 5) / 100)  # .5:.05:.95, each the nearest float to its decimal
@@ -27,14 +30,11 @@ def union_iou(a: Spans, b: Spans) -> float:
     >>> union_iou([(0, 2), (1, 3)], [(2, 4)])
     0.25
     """
-    one, other = as_pairs(a), as_pairs(b)
-    edges = np.unique(np.concatenate([one, other]))
-    in_one, in_other = (
-        np.any((side[:, :1] <= edges[:-1]) & (edges[1:] <= side[:, 1:]), axis=0) for side in (one, other)
-    )
-    length = np.diff(edges)
-    union = length[in_one | in_other].sum()
-    return float(length[in_one & in_other].sum() / union) if union > 0 else 0.0
+    sides = as_pairs(a), as_pairs(b)
+    edges = np.unique(np.concatenate(sides))
+    inside = [np.any((side[:, :1] <= edges[:-1]) & (edges[1:] <= side[:, 1:]), axis=0) for side in sides]
+    both, union = (np.diff(edges)[covered].sum() for covered in (np.all(inside, 0), np.any(inside, 0)))
+    return float(both / union) if union > 0 else 0.0
 
 
 def hull_iou(a: Spans, b: Spans) -> float:
@@ -43,10 +43,9 @@ def hull_iou(a: Spans, b: Spans) -> float:
     >>> hull_iou([(0, 1), (9, 10)], [(0, 10)]), union_iou([(0, 1), (9, 10)], [(0, 10)])
     (1.0, 0.2)
     """
-    one, other = as_pairs(a), as_pairs(b)
-    if not len(one) or not len(other):
-        return 0.0
-    return float(iou(*(np.array([each[:, 0].min(), each[:, 1].max()]) for each in (one, other))))
+    sides = as_pairs(a), as_pairs(b)
+    hulls = [np.array([side[:, 0].min(), side[:, 1].max()]) for side in sides if len(side)]
+    return float(iou(*hulls)) if len(hulls) == 2 else 0.0
 
 
 def matched_iou(a: Spans, b: Spans) -> float:
@@ -73,17 +72,16 @@ def average_precision(
 
     Source: the detection task of ActivityNet; QVHighlights (arXiv 2107.09609) takes the mean over `AP_LEVELS`.
     """
-    ranked, wanted, level = as_pairs(windows), as_pairs(truths), np.asarray(levels)[:, None]
+    ranked, wanted, level = as_pairs(windows), as_pairs(truths), np.asarray(levels)
     if scores is not None:
         ranked = ranked[np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")]
-    free = np.ones((len(level), len(wanted)), dtype=bool)
+    rows, free = np.arange(len(level)), np.ones((len(level), len(wanted)), dtype=bool)
     hits = np.zeros((len(level), len(ranked)), dtype=bool)
     for rank, shares in enumerate(iou(ranked[:, None], wanted[::-1])):  # backwards, since argmax takes the first
         left = np.where(free, shares, -1.0)
-        nearest = left.argmax(1, keepdims=True)
-        found = np.take_along_axis(left, nearest, 1) >= level
-        hits[:, rank] = found[:, 0]
-        np.put_along_axis(free, nearest, np.take_along_axis(free, nearest, 1) & ~found, 1)
+        nearest = left.argmax(1)
+        hits[:, rank] = left[rows, nearest] >= level
+        free[rows, nearest] &= ~hits[:, rank]
     precision = hits.cumsum(1) / np.arange(1, len(ranked) + 1)
     highest = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
     return np.asarray((highest * hits).sum(1) / len(wanted))
@@ -111,3 +109,42 @@ def hit_at_1(scores: ArrayLike, annotated: ArrayLike, *, level: int = 4) -> bool
     """
     best, table = int(np.argmax(np.asarray(scores))), np.asarray(annotated)
     return bool(best < len(table) and (table[best] >= level).any())
+
+
+class Ceiling(NamedTuple):
+    """Scores of the annotated spans themselves, written and read back: mean IoU of what is read with what was written.
+
+    ``recall`` is the share that reaches an IoU threshold, ``zero_length`` the share that comes back without length.
+    """
+
+    miou: float
+    recall: Mapping[float, float]
+    zero_length: float
+    num_spans: int
+
+
+def codec_ceiling(
+    codec: MomentCodec, spans: Spans, durations: ArrayLike, *, thresholds: Sequence[float] = (0.3, 0.5, 0.7, 0.9)
+) -> Ceiling:
+    """Best mIoU and recall a way of writing moments allows before any model is involved, each as near as it can be.
+
+    Of ``spans`` there is at least one; durations of their videos ``[k]`` in seconds, or one for all; else ArgumentError
+    is raised. ``thresholds`` are IoU levels of the recall.
+
+    >>> from timetok.timegrid import TimeGrid
+    >>> codec_ceiling(IndexCodec(TimeGrid(100)), [(10.0, 20.0)], 600.0).recall[0.7]
+    0.0
+    """
+    truth = as_pairs(spans)
+    if not len(truth):
+        raise ArgumentError("spans is empty: expected at least one annotated span")
+    with raised_as(ArgumentError, f"durations must be one number or {len(truth)} of them", ValueError):
+        lengths = np.broadcast_to(np.asarray(durations, dtype=np.float64), len(truth))
+    if isinstance(codec, IndexCodec):
+        read = codec.grid.decode(codec.grid.encode(truth, lengths[:, None]), lengths[:, None])
+    else:
+        pairs = zip(truth.tolist(), lengths.tolist(), strict=True)
+        read = np.array([codec.parse(format_span(codec, Span(*pair), length), length) for pair, length in pairs])
+    ious = iou(read, truth)
+    recall = {level: float((ious >= level).mean()) for level in thresholds}
+    return Ceiling(float(ious.mean()), recall, float((read[:, 0] == read[:, 1]).mean()), len(truth))
