@@ -92,11 +92,8 @@ def read_frames(
 
     Source: The sampling of LITA's released code (arXiv 2403.19046).
 
-    Example::
-
-        frames = read_frames("clip.mp4", num_frames=8, size=(224, 224))
-        frames.data.shape          # [8, 3, 224, 224]
-        frames.times_seconds[-1]   # one frame before frames.duration_seconds
+    >>> read_frames("clip.mp4", num_frames=8, size=(224, 224)).data.shape  # doctest: +SKIP
+    torch.Size([8, 3, 224, 224])
     """
     num_frames, picture = _positive("num_frames", num_frames), _Picture(size)
     if backend not in get_args(Backend):
@@ -118,15 +115,10 @@ def iter_frames(
     """Frames and their seconds since the first, uint8 ``[3 h w]``, as they are decoded; none is kept.
 
     ``source`` is a video file or a binary file object, which may be a pipe without end and stays open. Of each
-    ``every_seconds`` only the earliest frame is given; 0 gives them all. ``size`` is that of ``read_frames``. A
-    file that is cut off raises at once, other damage where it is met.
+    ``every_seconds`` only the earliest frame is given; 0 gives them all. ``size`` and what is raised are those of
+    ``read_frames``: a file that is cut off raises at once, other damage where it is met.
 
-    Raises:
-        VideoNotFoundError, VideoError, ArgumentError: As ``read_frames``, with the first frame or later.
-
-    Example::
-
-        for seconds, picture in iter_frames(sys.stdin.buffer, size=224, every_seconds=0.5): ...
+    >>> for seconds, picture in iter_frames(sys.stdin.buffer, size=224, every_seconds=0.5): ...  # doctest: +SKIP
     """
     if not 0 <= every_seconds < math.inf:
         raise ArgumentError(f"every_seconds must be 0 or more, got {every_seconds!r}")
@@ -222,8 +214,8 @@ def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> F
             raise ArgumentError(f"source must be uint8 [t 3 h w], none of them 0, got {kind} {shape}")
         stills: Any = source.numpy(force=True) if isinstance(source, torch.Tensor) else source
     elif isinstance(source, str | os.PathLike) and (Path(source).is_dir() or is_picture(Path(source).name)):
-        found = Path(source).iterdir() if Path(source).is_dir() else [Path(source)]
-        stills = sorted(file for file in found if is_picture(file.name))
+        found = sorted(Path(source).iterdir()) if Path(source).is_dir() else [Path(source)]
+        stills = [file for file in found if is_picture(file.name)]
         stills.sort(key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)])
         if not stills:
             raise VideoError(f"{source} is a folder without jpg or png files")

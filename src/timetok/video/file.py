@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from statistics import median
 from typing import Any, BinaryIO
 
 import av
@@ -94,7 +93,7 @@ def duration(path: Path, shown: Shown) -> float:
     """Seconds from the first frame to the end of the last, however long the container says it is."""
     last: Any = shown.last_ticks
     if last <= 0 and len(shown.ticks) > 1:
-        last = Fraction(median(np.diff(shown.ticks).tolist()))
+        last = Fraction(float(np.median(np.diff(shown.ticks))))
     duration = (int(shown.ticks[-1] - shown.ticks[0]) + last) * shown.time_base
     if duration <= 0:
         raise VideoError(f"{path} has a duration of 0 seconds; nothing can be located in it")
