@@ -37,9 +37,7 @@ class SlowFastPooler(nn.Module):
         backend: As in `pool`. ArgumentError is raised where it cannot carry out this layout anywhere, where there is no
             such layout, or ``dim`` is given to one without separators or missing for one with.
 
-    Attributes:
-        plan: The layout in integers.
-        arguments: What builds this pooler again, but for ``backend``.
+    Its ``plan`` is the layout in integers; its ``arguments`` build it again, but for ``backend``.
 
     Source: arXiv 2403.19046 §3.3: 100 + 256 tokens from 100 frames of 16 x 16 patches.
 
@@ -104,13 +102,10 @@ class SlowFastPooler(nn.Module):
     def stream(self, chunks: Iterable[Tensor], *, num_frames: int | None = None) -> Iterator[Tensor]:
         """Pool a video that comes in pieces; ``torch.cat(list(...))`` is what ``forward`` gives of the whole.
 
-        Args:
-            chunks: Frames ``[p e]`` or runs of them, ``[t p e]`` or ``[t h w e]``, in order.
-            num_frames: Frames in all, at least 1, else ArgumentError is raised. None if nobody knows: frames spread
-                over the video are then chosen at its end, each from 64 that were kept; the first and the last are.
-
-        Yields:
-            Tokens ``[n e]``: where a token a frame leads, those at once; the rest, kept as tokens, at the end.
+        ``chunks`` are frames ``[p e]`` or runs of them, ``[t p e]`` or ``[t h w e]``, in order. Tokens come as
+        ``[n e]``: where a token a frame leads, those at once; the rest, kept as tokens, at the end. ``num_frames`` are
+        those in all, at least 1, else ArgumentError is raised. None if nobody knows: frames spread over the video are
+        then chosen at its end, each from 64 that were kept; the first and the last are.
         """
         grids = (as_grid((chunk[None] if chunk.ndim == 2 else chunk)[None])[0] for chunk in chunks)
         return reference.stream(grids, self.plan, self.separators, num_frames)
@@ -161,10 +156,9 @@ def choose(plan: PoolingPlan, device: str, backend: str = "auto") -> str:
 
 
 def _triton_refuses(plan: PoolingPlan, device: str) -> str:
-    slow = plan.paths[1:]
-    are_means = all(path.plain and path.frames == "even" for path in slow)
-    are_unrolled = all(0 < min(path.window) <= max(path.window) <= _LARGEST for path in slow)
-    if not (plan.fast and len(slow) <= 1 and are_means and are_unrolled):
+    even = [path for path in plan.paths[1:] if path.plain and path.frames == "even"]
+    are_unrolled = all(0 < min(path.window) <= max(path.window) <= _LARGEST for path in even)
+    if not (plan.fast and len(plan.paths) == 1 + len(even) <= 2 and are_unrolled):
         sizes = f"means of up to {_LARGEST} x {_LARGEST} patches of frames 'even'"
         return f"its kernels know plans of one token a frame, then at most one path: {sizes}"
     if not _HAS_TRITON:

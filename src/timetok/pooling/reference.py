@@ -6,7 +6,6 @@ Shapes: b batch, t frames, h w patch grid, e width, g groups of frames, r c rows
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -91,7 +90,7 @@ def assembled(
             pieces += [(frames[0], group) for frames, group in zip(path.groups(num_frames), groups, strict=True)]
         else:
             pieces += [(0, part) for part in parts]
-    return torch.cat([tokens.flatten(1, -2) for _, tokens in sorted(pieces, key=itemgetter(0))], 1)
+    return torch.cat([tokens.flatten(1, -2) for _, tokens in sorted(pieces, key=lambda piece: piece[0])], 1)
 
 
 def separated(tokens: Tensor, path: Path, separators: Mapping[str, Tensor]) -> Tensor:
@@ -121,7 +120,7 @@ class _Means(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         b, t, h, w, e = ctx.shape
-        total: Tensor | None = None
+        total: Any = None
         for path in ctx.plan.paths:
             high, wide = path.window[1] or h, path.window[2] or w
             rows, columns, size, frames = h // high, w // wide, path.window[0] or t, path.frame_indices(t)
@@ -136,7 +135,6 @@ class _Means(torch.autograd.Function):
             each: Any = [(slice(None), cells)] if path.frames == "all" else zip(frames, cells.unbind(1), strict=True)
             for frame, cell in each:
                 windows[:, frame] += cell
-        assert total is not None
         return total, None
 
 

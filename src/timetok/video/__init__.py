@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -105,7 +105,7 @@ def read_frames(
     with suppress(VideoError) if backend == "pyav" else nullcontext():
         return _decode(path, shown, num_frames, picture, backend)
     # Either the file is damaged, which reading on will tell, or some of its packets show nothing.
-    left = replace(shown, ticks=np.unique([tick for tick, *_ in played(path)]), keyframes=())
+    left = shown._replace(ticks=np.unique([tick for tick, *_ in played(path)]), keyframes=())
     return _decode(path, left, num_frames, picture, backend)
 
 

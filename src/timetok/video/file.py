@@ -4,33 +4,26 @@ import re
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
+from av import VideoFrame, VideoStream
 from av.container import InputContainer
 from av.stream import Disposition
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from timetok.errors import VideoError
 
 
-@dataclass(frozen=True)
-class Shown:
-    """The frames a file presents, in time-base ticks.
+class Shown(NamedTuple):
+    """The frames a file presents, in time-base ticks."""
 
-    ``ticks`` are the presentation times in order, ``last_ticks`` the last frame's own duration (0 if unknown),
-    ``keyframes`` where decoding can start after a seek.
-    """
-
-    ticks: NDArray[np.int64]
-    last_ticks: int
-    keyframes: tuple[int, ...]
+    ticks: NDArray[np.int64]  # presentation times in order
+    last_ticks: int  # the last frame's own duration, 0 if unknown
+    keyframes: tuple[int, ...]  # where decoding can start after a seek
     time_base: Fraction
 
 
