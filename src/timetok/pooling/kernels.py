@@ -110,8 +110,7 @@ def slow_fast(grid: Tensor, num_slow: int, high: int, wide: int) -> Tensor:
     b, t, h, w, e = grid.shape
     if tokens.numel():
         layout, blocks = _layout(grid, num_slow, high, wide)
-        processors = 16 if INTERPRETED else torch.cuda.get_device_properties(grid.device).multi_processor_count
-        splits = min(triton.cdiv(processors, b * t * blocks), triton.cdiv(h, high))
+        splits = min(triton.cdiv(_processors(grid.device), b * t * blocks), triton.cdiv(h, high))
         sums = grid.new_empty(b, t, splits, e, dtype=torch.promote_types(grid.dtype, torch.float32))
         _forward[(b * t * splits * blocks,)](grid, tokens, sums, t, h, w, e, *grid.stride(), **layout, splits=splits)
         if splits > 1:
@@ -158,3 +157,7 @@ def _layout(grid: Tensor, num_slow: int, high: int, wide: int) -> tuple[dict[str
     real = tl.float64 if grid.dtype == torch.float64 else tl.float32
     layout = {"num_slow": num_slow, "high": high, "wide": wide, "cells": cells, "block": block, "real": real}
     return layout | {"enable_fp_fusion": False}, triton.cdiv(grid.shape[4], block)  # Triton 3.9 warns where nobody says
+
+
+def _processors(device: torch.device) -> int:
+    return 16 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
