@@ -68,8 +68,7 @@ class SlowFastPooler(nn.Module):
         if bool(names) != (dim is not None):
             wanted = f"the width of the language model, for {', '.join(names)}" if names else "None: none are learned"
             raise ArgumentError(f"dim: expected {wanted}, got {dim!r}")
-        vectors = {name: torch.randn(dim or 0) * (dim or 1) ** -0.5 for name in names}
-        self.separators: Any = nn.ParameterDict(vectors)
+        self.separators: Any = nn.ParameterDict({name: torch.randn(dim or 0) * (dim or 1) ** -0.5 for name in names})
 
     @classmethod
     def preset(cls, name: str, *, dim: int | None = None) -> Self:
@@ -85,10 +84,9 @@ class SlowFastPooler(nn.Module):
     ) -> Tensor | list[Tensor]:
         """Pool to ``[b n e]`` in the dtype of the input, or to ``[n e]`` for each video of a list or of a padded batch.
 
-        Args:
-            features: ``[b t p e]`` with a square patch grid, or ``[b t h w e]``, no smaller than a window; a list of
-                such without b where videos differ in length. Else ArgumentError is raised.
-            num_frames: Frames of each video in a padded batch; the others are not looked at.
+        ``features`` are ``[b t p e]`` with a square patch grid, or ``[b t h w e]``, no smaller than a window; a list of
+        such without b where videos differ in length. ``num_frames`` are those of each video in a padded batch, of which
+        the others are not looked at. What is none of these raises ArgumentError.
         """
         if not isinstance(features, Tensor):
             return [self.forward(video.unsqueeze(0))[0] for video in features]

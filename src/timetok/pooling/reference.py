@@ -162,8 +162,7 @@ def stream(
     if not total or num_frames not in (None, total):
         raise ArgumentError(f"chunks: expected {num_frames or 'at least 1'} frames in all, got {total}")
     if later:
-        cells = {each.path: each.cells(total) for each in later}
-        yield assembled(cells, plan.by_frame, separators, total)[0]
+        yield assembled({each.path: each.cells(total) for each in later}, plan.by_frame, separators, total)[0]
 
 
 class _PathStream:
@@ -196,7 +195,6 @@ class _PathStream:
             self._kept[num_frames - 1] = over_space(self._last[None, None], self.path)
         means = []
         for frames in self.path.groups(num_frames):
-            number = frames[0]
-            nearest = number if number in self._kept else min(self._kept, key=lambda kept: abs(kept - number))
+            nearest = frames[0] if frames[0] in self._kept else min(self._kept, key=lambda kept: abs(kept - frames[0]))
             means.append((self._kept[nearest] / len(frames)).to(self._last.dtype))
         return means

@@ -9,13 +9,12 @@ import math
 import operator
 import os
 import re
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -31,9 +30,10 @@ from timetok.video.file import Shown, Walk, demux, duration, opened, played
 
 Source = str | os.PathLike[str]
 Array = torch.Tensor | NDArray[np.uint8]
+Media = Source | Array
 Backend = Literal["pyav", "torchcodec"]
 _FramesAt = Callable[[NDArray[np.int64]], Iterator[VideoFrame]]
-Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor]
+Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +67,7 @@ class Frames:
 
 
 def read_frames(
-    source: Source | Array,
-    num_frames: int = 100,
-    *,
-    size: Size | None = None,
-    fps: float | None = None,
-    backend: Backend = "pyav",
+    source: Media, num_frames: int = 100, *, size: Size = None, fps: float | None = None, backend: Backend = "pyav"
 ) -> Frames:
     """Read frames spread evenly over a video, the first and the last included: ``[t 3 h w]``, t = ``num_frames``.
 
@@ -110,7 +105,7 @@ def read_frames(
 
 
 def iter_frames(
-    source: Source | BinaryIO, *, size: Size | None = None, every_seconds: float = 0
+    source: Source | BinaryIO, *, size: Size = None, every_seconds: float = 0
 ) -> Generator[tuple[float, torch.Tensor], None, None]:
     """Frames and their seconds since the first, uint8 ``[3 h w]``, as they are decoded; none is kept.
 
@@ -123,12 +118,12 @@ def iter_frames(
     if not 0 <= every_seconds < math.inf:
         raise ArgumentError(f"every_seconds must be 0 or more, got {every_seconds!r}")
     step = Fraction(every_seconds).limit_denominator(10**6)  # 0.1 means 1/10: its double is more and would miss frames
-    picture, before = _Picture(size), None
+    picture, scaler, before = _Picture(size), VideoReformatter(), None
     given: Any = source if hasattr(source, "read") else _file(source)
     for _, seconds, frame in played(given):
         if (interval := seconds // step if step else seconds) != before:
             before = interval
-            yield float(seconds), picture(frame)
+            yield float(seconds), picture(frame, scaler)
 
 
 def _positive(name: str, value: object) -> int:
@@ -157,15 +152,14 @@ def spread(num_available: int, num_frames: int) -> NDArray[np.int64]:
 class _Picture:
     """Turns decoded frames into pictures uint8 [3 h w]: RGB, upright, all of one size."""
 
-    def __init__(self, size: Size | None) -> None:
+    def __init__(self, size: Size) -> None:
         if isinstance(size, Sequence) and len(size) == 2:
             size = _positive("size[0] (height)", size[0]), _positive("size[1] (width)", size[1])
         elif size is not None and not callable(size):
             size = _positive("size, unless it is (height, width) or a function,", size)
         self.size, self.shape = size, size if isinstance(size, tuple) else None
-        self.scalers = threading.local()  # kept: setting one up costs several times what scaling a small frame does
 
-    def __call__(self, frame: VideoFrame) -> torch.Tensor:
+    def __call__(self, frame: VideoFrame, scaler: VideoReformatter) -> torch.Tensor:
         matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # begins with a b _ c d: x' = a x + c y, y' = b x + d y
         a, b, _, c, d = np.frombuffer(bytes(matrix)[:20], np.int32).tolist() if matrix else (1, 0, 0, 0, 1)
         is_turned = abs(b) > abs(a)
@@ -174,7 +168,6 @@ class _Picture:
             self.shape = shape[0] * self.size // min(shape), shape[1] * self.size // min(shape)
         self.shape = self.shape or shape  # a stream that changes its size later is scaled to that of its first frame
         height, width = self.shape[::-1] if is_turned else self.shape
-        scaler: VideoReformatter = self.scalers.__dict__.setdefault("mine", VideoReformatter())
         pixels = scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
         picture = torch.from_numpy(pixels).permute((2, 1, 0) if is_turned else (2, 0, 1))
         down, right = (b, c) if is_turned else (d, a)
@@ -190,7 +183,8 @@ class _Picture:
     def sample(self, indices: NDArray[np.int64], frames_at: _FramesAt, starts: Sequence[int] = ()) -> torch.Tensor:
         """Pictures [t 3 h w] at never decreasing indices, each asked for once, from each of ``starts`` by a thread."""
         parts = np.split(np.unique(indices), starts)
-        pictures = [map(self, frames_at(part)) for part in parts]
+        # A scaler for each: setting one up costs several times what scaling a small frame does.
+        pictures = [map(self, frames_at(part), repeat(VideoReformatter())) for part in parts]
         first = next(pictures[0])  # which tells all parts their size
         data = torch.empty(len(indices), *first.shape, dtype=torch.uint8)
 
