@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from timetok.atomic import replacing
 from timetok.codecs import ClockCodec
@@ -104,29 +104,24 @@ def scores(
     """
     figure = Figure((2 * _WIDTH, 7.0), _DPI, facecolor="white", layout="constrained")
     shares, by_length, by_place, calibration = figure.subplots(2, 2).flat
-    values = np.asarray(ious, dtype=np.float64)
+    values, distances, likely, found = (np.asarray(each, np.float64) for each in (ious, errors, probabilities, right))
     shares.hist(values[~np.isnan(values)], np.linspace(0, 1, 21), color=_ANSWER, edgecolor="white")
     shares.set(xlabel="IoU", ylabel="answers")
     for axes, x, name in ((by_length, lengths, "length of the video in seconds"), (by_place, positions, "place in it")):
-        low, middle, high, at = _quarters(np.asarray(x, dtype=np.float64), np.asarray(errors, dtype=np.float64))
+        groups = [each for each in np.array_split(np.argsort(x, kind="stable"), 10) if len(each)]  # of equal size
+        at = [np.asarray(x)[each].mean() for each in groups]
+        quartiles = [np.quantile(distances[each], (0.25, 0.5, 0.75)) for each in groups]
+        low, middle, high = np.reshape(quartiles, (-1, 3)).T
         axes.fill_between(at, low, high, color=_ANSWER, alpha=0.2, label="middle half")
         axes.plot(at, middle, color=_ANSWER, marker="o", markersize=4, label="median")
         axes.set(xlabel=name, ylabel="error in seconds")
         axes.legend(frameon=False)
-    likely, found = np.asarray(probabilities, dtype=np.float64), np.asarray(right, dtype=np.float64)
     bins = np.minimum((likely * 10).astype(int), 9)
     used = [bins == k for k in range(10) if (bins == k).any()]
     calibration.plot([0, 1], [0, 1], color=_MUTED, linewidth=0.8)
     calibration.plot([likely[k].mean() for k in used], [found[k].mean() for k in used], "o-", color=_ANSWER)
     calibration.set(xlabel="probability of a boundary", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
     return figure
-
-
-def _quarters(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The quartiles of ``y``, and the mean of ``x``, in up to ten groups of equal size by ``x``: ``[4 groups]``."""
-    groups = [each for each in np.array_split(np.argsort(x, kind="stable"), 10) if len(each)]
-    rows = [[*np.quantile(y[each], (0.25, 0.5, 0.75)), x[each].mean()] for each in groups]
-    return np.array(rows).reshape(-1, 4).T
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
