@@ -3,7 +3,7 @@
 Shapes: b batch, t frames, p patches, h w patch grid, e vision width, n visual tokens.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, cast
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from timetok.errors import ArgumentError
 from timetok.pooling import reference
 from timetok.pooling.plan import PRESETS, Path, PoolingPlan, Token, plan_of
+from timetok.pooling.reference import Vectors
 
 __all__ = [
     "BACKENDS", "PRESETS", "Backend", "Path", "PoolingPlan", "SlowFastPooler", "Token", "as_grid", "choose", "plan_of",
@@ -126,13 +127,11 @@ def as_grid(features: Tensor) -> Tensor:
 class Backend(NamedTuple):
     """``run`` carries out a plan; ``why_not`` says why it cannot on a kind of device, and nothing where it can."""
 
-    run: Callable[[Tensor, PoolingPlan, Mapping[str, Tensor]], Tensor]
+    run: Callable[[Tensor, PoolingPlan, Vectors], Tensor]
     why_not: Callable[[PoolingPlan, str], str]
 
 
-def pool(
-    grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor] | None = None, *, backend: Wanted = "auto"
-) -> Tensor:
+def pool(grid: Tensor, plan: PoolingPlan, separators: Vectors | None = None, *, backend: Wanted = "auto") -> Tensor:
     """``[b t h w e]`` → ``[b n e]``, in the dtype of the input; sums are taken in float32 or better.
 
     Features may have any strides; ``separators`` are the learned vectors ``[e]`` that the plan names. ``backend`` is
@@ -169,7 +168,7 @@ def _triton_refuses(plan: PoolingPlan, device: str) -> str:
     return ""
 
 
-def _run_triton(grid: Tensor, plan: PoolingPlan, _: Mapping[str, Tensor]) -> Tensor:
+def _run_triton(grid: Tensor, plan: PoolingPlan, _: Vectors) -> Tensor:
     from timetok.pooling import kernels
 
     slow = plan.paths[-1]
