@@ -132,12 +132,10 @@ class Walk:
             self.position = self.keyframes[before]
             self.container.seek(self.position, stream=self.stream)
             self.frames = self._forward()
-        for reached, frame in self.frames:
-            if reached == tick:
-                return frame
-            if reached > tick:
-                break
-        raise VideoError(f"{self.container.name} decodes differently each time it is read; re-encode it")
+        reached, frame = next((found for found in self.frames if found[0] >= tick), (None, None))
+        if frame is None or reached != tick:
+            raise VideoError(f"{self.container.name} decodes differently each time it is read; re-encode it")
+        return frame
 
 
 def played(source: Path | BinaryIO) -> Iterator[tuple[int, Fraction, VideoFrame]]:
