@@ -15,7 +15,7 @@ import torch
 
 from timetok import video
 from timetok.errors import ArgumentError, VideoError, VideoNotFoundError
-from timetok.video import Frames, file as video_file, read_frames
+from timetok.video import Frames, read_frames
 from tiny_videos import HEIGHT, NTSC, WIDTH, decode_everything, draw, expected_indices, numbers, read_number, write
 
 
@@ -24,8 +24,8 @@ def packets_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one element for each packet handed to the decoder."""
     seen: list[int] = []
 
-    class Counted(video_file.Walk):
-        def __init__(self, container: Any, stream: Any, shown: Any) -> None:
+    class Counted(video._Walk):
+        def __init__(self, container: Any, stream: Any, shown: Any = ()) -> None:
             def demux(stream: Any) -> Iterator[Any]:
                 for packet in container.demux(stream):
                     seen.append(1)
@@ -33,7 +33,7 @@ def packets_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
             super().__init__(SimpleNamespace(demux=demux, seek=container.seek, format=container.format), stream, shown)
 
-    monkeypatch.setattr(video, "Walk", Counted)
+    monkeypatch.setattr(video, "_Walk", Counted)
     return seen
 
 
@@ -149,8 +149,8 @@ def test_without_places_to_seek_to_nothing_is_decoded_twice(
 
 
 def test_the_last_frame_without_a_duration_lasts_the_median_gap() -> None:
-    shown = video_file.Shown(np.array([0, 10, 20, 35, 45]), 0, (), Fraction(1, 100))
-    assert video_file.duration(Path("a.mp4"), shown) == 0.55
+    shown = video._Shown(np.array([0, 10, 20, 35, 45]), 0, (), Fraction(1, 100))
+    assert video._duration(Path("a.mp4"), shown) == 0.55
 
 
 # ------------------------------------------------------------------------------------------------------ bad input
@@ -230,9 +230,9 @@ def test_no_frame(tmp_path: Path) -> None:
 
 
 def test_no_duration() -> None:
-    still = video_file.Shown(np.array([5]), 0, (), Fraction(1, 8))
+    still = video._Shown(np.array([5]), 0, (), Fraction(1, 8))
     with pytest.raises(VideoError, match="duration of 0 seconds"):
-        video_file.duration(Path("a.mp4"), still)
+        video._duration(Path("a.mp4"), still)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.6, 0.8, 0.95])

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import VideoReformatter
 
 from timetok import video
 from timetok.errors import VideoError
@@ -215,7 +216,7 @@ def test_a_stream_that_changes_its_size_keeps_that_of_its_first_frame() -> None:
     first, later = (av.VideoFrame(width, height, "rgb24") for width, height in ((96, 64), (50, 50)))
     parts = {0: [first, later], 2: [later, later], 4: [later]}  # by their first index; a thread each
     for size, shape in ((None, (3, 64, 96)), (32, (3, 32, 48)), ((20, 10), (3, 20, 10)), (lambda p: p, (3, 64, 96))):
-        picture = video._Picture(size)
-        assert picture(first).shape == picture(later).shape == shape
+        picture, scaler = video._Picture(size), VideoReformatter()
+        assert picture(first, scaler).shape == picture(later, scaler).shape == shape
         data = video._Picture(size).sample(np.array([0, 1, 1, 2, 3, 4]), lambda part: iter(parts[part[0]]), [2, 4])
         assert data.shape == (6, *shape)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from timetok.atomic import replacing
 from timetok.codecs import ClockCodec
@@ -100,7 +100,10 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> Figure:
     shares.set(xlabel="IoU", ylabel="answers")
     by = {"seconds": (by_length, "length of the video in seconds"), "place": (by_place, "place in the video")}
     for name, (axes, label) in by.items():
-        low, middle, high, at = _quarters(*columns(name, "error"))
+        x, errors = columns(name, "error")
+        groups = [each for each in np.array_split(np.argsort(x, kind="stable"), 10) if len(each)]  # of equal size
+        low, middle, high = np.reshape([np.quantile(errors[each], (0.25, 0.5, 0.75)) for each in groups], (-1, 3)).T
+        at = [x[each].mean() for each in groups]
         axes.fill_between(at, low, high, color=_ANSWER, alpha=0.2, label="middle half")
         axes.plot(at, middle, "o-", color=_ANSWER, markersize=4, label="median")
         axes.set(xlabel=label, ylabel="error in seconds")
@@ -112,13 +115,6 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> Figure:
     calibration.plot([x for x, _ in means], [y for _, y in means], "o-", color=_ANSWER, clip_on=False)
     calibration.set(xlabel="probability of a boundary", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
     return figure
-
-
-def _quarters(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The quartiles of ``y``, and the mean of ``x``, in up to ten groups of equal size by ``x``: ``[4 groups]``."""
-    groups = [each for each in np.array_split(np.argsort(x, kind="stable"), 10) if len(each)]
-    rows = [[*np.quantile(y[each], (0.25, 0.5, 0.75)), x[each].mean()] for each in groups]
-    return np.array(rows).reshape(-1, 4).T
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:

@@ -223,8 +223,8 @@ class FrameEncoder(nn.Module):
             return
         pixels, counts = torch.unique_consecutive(pixels, dim=0, return_counts=True)
         for chunk, repeats in zip(pixels.split(self.chunk_size), counts.split(self.chunk_size), strict=True):
-            features, index = self.frames(chunk), torch.arange(len(chunk), device=chunk.device)
-            yield from (features[rows] for rows in index.repeat_interleave(repeats).split(self.chunk_size))
+            features = self.frames(chunk)
+            yield from (features[rows] for rows in torch.repeat_interleave(repeats).split(self.chunk_size))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """``[b t c s s]`` of a ``FrameTransform`` → ``[b t p e]``, p = ``grid[0] * grid[1]`` in row-major order."""

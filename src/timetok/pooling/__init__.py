@@ -3,7 +3,7 @@
 Shapes: b batch, t frames, p patches, h w patch grid, e vision width, n visual tokens.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, cast
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from timetok.errors import ArgumentError
 from timetok.pooling import reference
 from timetok.pooling.plan import PRESETS, Path, PoolingPlan, Token, plan_of
+from timetok.pooling.reference import Vectors
 
 __all__ = [
     "BACKENDS", "PRESETS", "Backend", "Path", "PoolingPlan", "SlowFastPooler", "Token", "as_grid", "choose", "plan_of",
@@ -37,9 +38,7 @@ class SlowFastPooler(nn.Module):
         backend: As in `pool`. ArgumentError is raised where it cannot carry out this layout anywhere, where there is no
             such layout, or ``dim`` is given to one without separators or missing for one with.
 
-    Attributes:
-        plan: The layout in integers.
-        arguments: What builds this pooler again, but for ``backend``.
+    Its ``plan`` is the layout in integers; its ``arguments`` build it again, but for ``backend``.
 
     Source: arXiv 2403.19046 §3.3: 100 + 256 tokens from 100 frames of 16 x 16 patches.
 
@@ -70,8 +69,7 @@ class SlowFastPooler(nn.Module):
         if bool(names) != (dim is not None):
             wanted = f"the width of the language model, for {', '.join(names)}" if names else "None: none are learned"
             raise ArgumentError(f"dim: expected {wanted}, got {dim!r}")
-        vectors = {name: torch.randn(dim or 0) * (dim or 1) ** -0.5 for name in names}
-        self.separators: Any = nn.ParameterDict(vectors)
+        self.separators: Any = nn.ParameterDict({name: torch.randn(dim or 0) * (dim or 1) ** -0.5 for name in names})
 
     @classmethod
     def preset(cls, name: str, *, dim: int | None = None) -> Self:
@@ -87,10 +85,9 @@ class SlowFastPooler(nn.Module):
     ) -> Tensor | list[Tensor]:
         """Pool to ``[b n e]`` in the dtype of the input, or to ``[n e]`` for each video of a list or of a padded batch.
 
-        Args:
-            features: ``[b t p e]`` with a square patch grid, or ``[b t h w e]``, no smaller than a window; a list of
-                such without b where videos differ in length. Else ArgumentError is raised.
-            num_frames: Frames of each video in a padded batch; the others are not looked at.
+        ``features`` are ``[b t p e]`` with a square patch grid, or ``[b t h w e]``, no smaller than a window; a list of
+        such without b where videos differ in length. ``num_frames`` are those of each video in a padded batch, of which
+        the others are not looked at. What is none of these raises ArgumentError.
         """
         if not isinstance(features, Tensor):
             return [self.forward(video.unsqueeze(0))[0] for video in features]
@@ -104,13 +101,10 @@ class SlowFastPooler(nn.Module):
     def stream(self, chunks: Iterable[Tensor], *, num_frames: int | None = None) -> Iterator[Tensor]:
         """Pool a video that comes in pieces; ``torch.cat(list(...))`` is what ``forward`` gives of the whole.
 
-        Args:
-            chunks: Frames ``[p e]`` or runs of them, ``[t p e]`` or ``[t h w e]``, in order.
-            num_frames: Frames in all, at least 1, else ArgumentError is raised. None if nobody knows: frames spread
-                over the video are then chosen at its end, each from 64 that were kept; the first and the last are.
-
-        Yields:
-            Tokens ``[n e]``: where a token a frame leads, those at once; the rest, kept as tokens, at the end.
+        ``chunks`` are frames ``[p e]`` or runs of them, ``[t p e]`` or ``[t h w e]``, in order. Tokens come as
+        ``[n e]``: where a token a frame leads, those at once; the rest, kept as tokens, at the end. ``num_frames`` are
+        those in all, at least 1, else ArgumentError is raised. None if nobody knows: frames spread over the video are
+        then chosen at its end, each from 64 that were kept; the first and the last are.
         """
         grids = (as_grid((chunk[None] if chunk.ndim == 2 else chunk)[None])[0] for chunk in chunks)
         return reference.stream(grids, self.plan, self.separators, num_frames)
@@ -133,13 +127,11 @@ def as_grid(features: Tensor) -> Tensor:
 class Backend(NamedTuple):
     """``run`` carries out a plan; ``why_not`` says why it cannot on a kind of device, and nothing where it can."""
 
-    run: Callable[[Tensor, PoolingPlan, Mapping[str, Tensor]], Tensor]
+    run: Callable[[Tensor, PoolingPlan, Vectors], Tensor]
     why_not: Callable[[PoolingPlan, str], str]
 
 
-def pool(
-    grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor] | None = None, *, backend: Wanted = "auto"
-) -> Tensor:
+def pool(grid: Tensor, plan: PoolingPlan, separators: Vectors | None = None, *, backend: Wanted = "auto") -> Tensor:
     """``[b t h w e]`` → ``[b n e]``, in the dtype of the input; sums are taken in float32 or better.
 
     Features may have any strides; ``separators`` are the learned vectors ``[e]`` that the plan names. ``backend`` is
@@ -161,10 +153,9 @@ def choose(plan: PoolingPlan, device: str, backend: str = "auto") -> str:
 
 
 def _triton_refuses(plan: PoolingPlan, device: str) -> str:
-    slow = plan.paths[1:]
-    are_means = all(path.plain and path.frames == "even" for path in slow)
-    are_unrolled = all(0 < min(path.window) <= max(path.window) <= _LARGEST for path in slow)
-    if not (plan.fast and len(slow) <= 1 and are_means and are_unrolled):
+    even = [path for path in plan.paths[1:] if path.plain and path.frames == "even"]
+    are_unrolled = all(0 < min(path.window) <= max(path.window) <= _LARGEST for path in even)
+    if not (plan.fast and len(plan.paths) == 1 + len(even) <= 2 and are_unrolled):
         sizes = f"means of up to {_LARGEST} x {_LARGEST} patches of frames 'even'"
         return f"its kernels know plans of one token a frame, then at most one path: {sizes}"
     if not _HAS_TRITON:
@@ -177,7 +168,7 @@ def _triton_refuses(plan: PoolingPlan, device: str) -> str:
     return ""
 
 
-def _run_triton(grid: Tensor, plan: PoolingPlan, _: Mapping[str, Tensor]) -> Tensor:
+def _run_triton(grid: Tensor, plan: PoolingPlan, _: Vectors) -> Tensor:
     from timetok.pooling import kernels
 
     slow = plan.paths[-1]

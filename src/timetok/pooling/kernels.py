@@ -154,10 +154,9 @@ def _layout(grid: Tensor, num_slow: int, high: int, wide: int) -> tuple[dict[str
     cells = triton.next_power_of_2(triton.cdiv(grid.shape[3], wide))
     # 8 cells of 128 bfloat16 are 16 bytes a thread of four warps, and a window's loads are in flight together
     block = min(triton.next_power_of_2(grid.shape[4]), max(1024 // cells, 16))
-    layout = {"num_slow": num_slow, "high": high, "wide": wide, "cells": cells, "block": block}
-    layout["real"] = tl.float64 if grid.dtype == torch.float64 else tl.float32
-    layout["enable_fp_fusion"] = False  # Triton 3.9 warns where nobody says
-    return layout, triton.cdiv(grid.shape[4], block)
+    real = tl.float64 if grid.dtype == torch.float64 else tl.float32
+    layout = {"num_slow": num_slow, "high": high, "wide": wide, "cells": cells, "block": block, "real": real}
+    return layout | {"enable_fp_fusion": False}, triton.cdiv(grid.shape[4], block)  # Triton 3.9 warns where nobody says
 
 
 def _processors(device: torch.device) -> int:

@@ -13,7 +13,6 @@ Reduction: TypeAlias = Literal["mean", "max", "bilinear"]
 Partial: TypeAlias = Literal["floor", "ceil", "adaptive"]
 Place: TypeAlias = Literal["start", "end", "frame_start", "frame_end", "row_end"]
 Interval: TypeAlias = tuple[int, int]
-Separators: TypeAlias = tuple[tuple[Place, str], ...]
 
 
 class Token(NamedTuple):
@@ -38,11 +37,10 @@ class Path:
     """Which frames of a video, and how each becomes tokens.
 
     Args:
-        name: Of the path, such as ``"slow"``.
+        name: Such as ``"slow"``.
         frames: ``"all"``; ``"even"``, ``num`` of them at ``round(linspace(0, t - 1, num))``, ties to even; ``"floor"``,
             ``num`` of them at ``int(linspace(0, t, num + 1))[:-1]``; ``"every"``, each ``num``-th from the first on;
             ``"others"``, those that ``"every"`` leaves; or indices.
-        num: See ``frames``.
         window: Frames, rows and columns that become one token; 0 for all of them.
         cells: Rows and columns of tokens a frame, in place of a window's: cell i of n spans ``floor(i h / n)`` to
             ``ceil((i + 1) h / n)``, as adaptive pooling in PyTorch has it.
@@ -61,7 +59,7 @@ class Path:
     cells: Interval | None = None
     reduction: Reduction = "mean"
     partial: Partial = "floor"
-    separators: Separators = ()
+    separators: tuple[tuple[Place, str], ...] = ()
 
     def __post_init__(self) -> None:
         chosen: list[Any] = [("reduction", self.reduction, Reduction), ("partial", self.partial, Partial)]
@@ -184,15 +182,9 @@ def _path_tokens(path: Path, num_frames: int, grid: Interval) -> list[Token]:
 def plan_of(
     *, preset: str | None = None, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2, dim: object = None
 ) -> PoolingPlan:
-    """A published layout by its name in `PRESETS`, or one of LITA's kind: a token a frame, then a few in detail.
+    """The layout of a `SlowFastPooler` of these arguments, of which ``dim`` has no say.
 
-    Those are spread evenly with both ends included; ``dim`` is the pooler's and has no say. ArgumentError is raised
-    where there is no such name, no token would come out, or a number is no integer or too small.
-
-    Source: arXiv 2403.19046 §3.3: s² slow frames, s x s average pooling, s = 2.
-
-    >>> plan_of().num_tokens(100, (16, 16))
-    356
+    ArgumentError is raised if there is no such name, no token would come out, or a number is no integer or too small.
     """
     if preset is not None:
         if preset not in PRESETS:

@@ -6,8 +6,7 @@ Shapes: b batch, t frames, h w patch grid, e width, g groups of frames, r c rows
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,11 +16,12 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d, avg_po
 from timetok.errors import ArgumentError
 from timetok.pooling.plan import Path, PoolingPlan
 
+Vectors: TypeAlias = Mapping[str, Tensor]  # learned separators [e] by name
 _SMALL = 1 << 15  # numbers; below, calls cost more than memory
 _KEPT = 64  # frames to choose from for each that is spread over a video of unknown length
 
 
-def pool(grid: Tensor, plan: PoolingPlan, separators: Mapping[str, Tensor]) -> Tensor:
+def pool(grid: Tensor, plan: PoolingPlan, separators: Vectors) -> Tensor:
     """``[b t h w e]`` → ``[b n e]``: see `timetok.pooling.pool`."""
     trained = grid.requires_grad and torch.is_grad_enabled() and grid.numel() and not torch.compiler.is_compiling()
     if trained and not plan.by_frame and all(path.plain for path in plan.paths):
@@ -78,9 +78,7 @@ def over_space(frames: Tensor, path: Path) -> Tensor:
     return cells.permute(0, 2, 3, 1).reshape(*frames.shape[:2], rows, columns, frames.shape[4])
 
 
-def assembled(
-    cells: Mapping[Path, list[Tensor]], by_frame: bool, separators: Mapping[str, Tensor], num_frames: int
-) -> Tensor:
+def assembled(cells: Mapping[Path, list[Tensor]], by_frame: bool, separators: Vectors, num_frames: int) -> Tensor:
     """Cells ``[b g r c e]`` of each path, in parts along g → ``[b n e]``: separated, and in the order of the plan."""
     pieces: list[tuple[int, Tensor]] = []  # the frame whose turn it is, and tokens
     for path, parts in cells.items():
@@ -91,10 +89,10 @@ def assembled(
             pieces += [(frames[0], group) for frames, group in zip(path.groups(num_frames), groups, strict=True)]
         else:
             pieces += [(0, part) for part in parts]
-    return torch.cat([tokens.flatten(1, -2) for _, tokens in sorted(pieces, key=itemgetter(0))], 1)
+    return torch.cat([tokens.flatten(1, -2) for _, tokens in sorted(pieces, key=lambda piece: piece[0])], 1)
 
 
-def separated(tokens: Tensor, path: Path, separators: Mapping[str, Tensor]) -> Tensor:
+def separated(tokens: Tensor, path: Path, separators: Vectors) -> Tensor:
     """``[b g r c e]`` → ``[b g n e]``; what stands around a whole path makes it one group."""
     vectors = {place: separators[name].to(tokens) for place, name in path.separators}
     tokens = _around(tokens, None, vectors.get("row_end")).flatten(2, 3)
@@ -121,7 +119,7 @@ class _Means(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         b, t, h, w, e = ctx.shape
-        total: Tensor | None = None
+        total: Any = None
         for path in ctx.plan.paths:
             high, wide = path.window[1] or h, path.window[2] or w
             rows, columns, size, frames = h // high, w // wide, path.window[0] or t, path.frame_indices(t)
@@ -136,7 +134,6 @@ class _Means(torch.autograd.Function):
             each: Any = [(slice(None), cells)] if path.frames == "all" else zip(frames, cells.unbind(1), strict=True)
             for frame, cell in each:
                 windows[:, frame] += cell
-        assert total is not None
         return total, None
 
 
@@ -149,7 +146,7 @@ def _mean_of_rows(rows: Tensor) -> Tensor:
 
 
 def stream(
-    chunks: Iterable[Tensor], plan: PoolingPlan, separators: Mapping[str, Tensor], num_frames: int | None
+    chunks: Iterable[Tensor], plan: PoolingPlan, separators: Vectors, num_frames: int | None
 ) -> Iterator[Tensor]:
     """Tokens ``[n e]``, piece by piece, of chunks ``[t h w e]``: see ``SlowFastPooler.stream``."""
     later = [_PathStream(path, num_frames) for path in (plan.paths[1:] if plan.fast else plan.paths)]
@@ -164,8 +161,7 @@ def stream(
     if not total or num_frames not in (None, total):
         raise ArgumentError(f"chunks: expected {num_frames or 'at least 1'} frames in all, got {total}")
     if later:
-        cells = {each.path: each.cells(total) for each in later}
-        yield assembled(cells, plan.by_frame, separators, total)[0]
+        yield assembled({each.path: each.cells(total) for each in later}, plan.by_frame, separators, total)[0]
 
 
 class _PathStream:
@@ -198,7 +194,6 @@ class _PathStream:
             self._kept[num_frames - 1] = over_space(self._last[None, None], self.path)
         means = []
         for frames in self.path.groups(num_frames):
-            number = frames[0]
-            nearest = number if number in self._kept else min(self._kept, key=lambda kept: abs(kept - number))
+            nearest = frames[0] if frames[0] in self._kept else min(self._kept, key=lambda kept: abs(kept - frames[0]))
             means.append((self._kept[nearest] / len(frames)).to(self._last.dtype))
         return means

@@ -9,31 +9,34 @@ import math
 import operator
 import os
 import re
-import threading
+from bisect import bisect_right, insort
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
+import av
 import numpy as np
 import torch
-from av.video.frame import VideoFrame
+from av import VideoFrame, VideoStream
+from av.container import InputContainer
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from timetok.errors import ArgumentError, VideoError, VideoNotFoundError, raised_as
-from timetok.video.file import Shown, Walk, demux, duration, opened, played
 
 Source = str | os.PathLike[str]
 Array = torch.Tensor | NDArray[np.uint8]
+Media = Source | Array
 Backend = Literal["pyav", "torchcodec"]
 _FramesAt = Callable[[NDArray[np.int64]], Iterator[VideoFrame]]
-Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor]
+Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +70,7 @@ class Frames:
 
 
 def read_frames(
-    source: Source | Array,
-    num_frames: int = 100,
-    *,
-    size: Size | None = None,
-    fps: float | None = None,
-    backend: Backend = "pyav",
+    source: Media, num_frames: int = 100, *, size: Size = None, fps: float | None = None, backend: Backend = "pyav"
 ) -> Frames:
     """Read frames spread evenly over a video, the first and the last included: ``[t 3 h w]``, t = ``num_frames``.
 
@@ -92,11 +90,8 @@ def read_frames(
 
     Source: The sampling of LITA's released code (arXiv 2403.19046).
 
-    Example::
-
-        frames = read_frames("clip.mp4", num_frames=8, size=(224, 224))
-        frames.data.shape          # [8, 3, 224, 224]
-        frames.times_seconds[-1]   # one frame before frames.duration_seconds
+    >>> read_frames("clip.mp4", num_frames=8, size=(224, 224)).data.shape  # doctest: +SKIP
+    torch.Size([8, 3, 224, 224])
     """
     num_frames, picture = _positive("num_frames", num_frames), _Picture(size)
     if backend not in get_args(Backend):
@@ -104,39 +99,34 @@ def read_frames(
     if fps is not None:
         return _stills(source, num_frames, picture, fps)
     path = _file(source)
-    shown = demux(path)
+    shown = _demux(path)
     with suppress(VideoError) if backend == "pyav" else nullcontext():
         return _decode(path, shown, num_frames, picture, backend)
     # Either the file is damaged, which reading on will tell, or some of its packets show nothing.
-    left = replace(shown, ticks=np.unique([tick for tick, *_ in played(path)]), keyframes=())
+    left = shown._replace(ticks=np.unique([tick for tick, *_ in _played(path)]), keyframes=())
     return _decode(path, left, num_frames, picture, backend)
 
 
 def iter_frames(
-    source: Source | BinaryIO, *, size: Size | None = None, every_seconds: float = 0
+    source: Source | BinaryIO, *, size: Size = None, every_seconds: float = 0
 ) -> Generator[tuple[float, torch.Tensor], None, None]:
     """Frames and their seconds since the first, uint8 ``[3 h w]``, as they are decoded; none is kept.
 
     ``source`` is a video file or a binary file object, which may be a pipe without end and stays open. Of each
-    ``every_seconds`` only the earliest frame is given; 0 gives them all. ``size`` is that of ``read_frames``. A
-    file that is cut off raises at once, other damage where it is met.
+    ``every_seconds`` only the earliest frame is given; 0 gives them all. ``size`` and what is raised are those of
+    ``read_frames``: a file that is cut off raises at once, other damage where it is met.
 
-    Raises:
-        VideoNotFoundError, VideoError, ArgumentError: As ``read_frames``, with the first frame or later.
-
-    Example::
-
-        for seconds, picture in iter_frames(sys.stdin.buffer, size=224, every_seconds=0.5): ...
+    >>> for seconds, picture in iter_frames(sys.stdin.buffer, size=224, every_seconds=0.5): ...  # doctest: +SKIP
     """
     if not 0 <= every_seconds < math.inf:
         raise ArgumentError(f"every_seconds must be 0 or more, got {every_seconds!r}")
     step = Fraction(every_seconds).limit_denominator(10**6)  # 0.1 means 1/10: its double is more and would miss frames
-    picture, before = _Picture(size), None
+    picture, scaler, before = _Picture(size), VideoReformatter(), None
     given: Any = source if hasattr(source, "read") else _file(source)
-    for _, seconds, frame in played(given):
+    for _, seconds, frame in _played(given):
         if (interval := seconds // step if step else seconds) != before:
             before = interval
-            yield float(seconds), picture(frame)
+            yield float(seconds), picture(frame, scaler)
 
 
 def _positive(name: str, value: object) -> int:
@@ -165,15 +155,14 @@ def spread(num_available: int, num_frames: int) -> NDArray[np.int64]:
 class _Picture:
     """Turns decoded frames into pictures uint8 [3 h w]: RGB, upright, all of one size."""
 
-    def __init__(self, size: Size | None) -> None:
+    def __init__(self, size: Size) -> None:
         if isinstance(size, Sequence) and len(size) == 2:
             size = _positive("size[0] (height)", size[0]), _positive("size[1] (width)", size[1])
         elif size is not None and not callable(size):
             size = _positive("size, unless it is (height, width) or a function,", size)
         self.size, self.shape = size, size if isinstance(size, tuple) else None
-        self.scalers = threading.local()  # kept: setting one up costs several times what scaling a small frame does
 
-    def __call__(self, frame: VideoFrame) -> torch.Tensor:
+    def __call__(self, frame: VideoFrame, scaler: VideoReformatter) -> torch.Tensor:
         matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # begins with a b _ c d: x' = a x + c y, y' = b x + d y
         a, b, _, c, d = np.frombuffer(bytes(matrix)[:20], np.int32).tolist() if matrix else (1, 0, 0, 0, 1)
         is_turned = abs(b) > abs(a)
@@ -182,7 +171,6 @@ class _Picture:
             self.shape = shape[0] * self.size // min(shape), shape[1] * self.size // min(shape)
         self.shape = self.shape or shape  # a stream that changes its size later is scaled to that of its first frame
         height, width = self.shape[::-1] if is_turned else self.shape
-        scaler: VideoReformatter = self.scalers.__dict__.setdefault("mine", VideoReformatter())
         pixels = scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
         picture = torch.from_numpy(pixels).permute((2, 1, 0) if is_turned else (2, 0, 1))
         down, right = (b, c) if is_turned else (d, a)
@@ -198,7 +186,8 @@ class _Picture:
     def sample(self, indices: NDArray[np.int64], frames_at: _FramesAt, starts: Sequence[int] = ()) -> torch.Tensor:
         """Pictures [t 3 h w] at never decreasing indices, each asked for once, from each of ``starts`` by a thread."""
         parts = np.split(np.unique(indices), starts)
-        pictures = [map(self, frames_at(part)) for part in parts]
+        # A scaler for each: setting one up costs several times what scaling a small frame does.
+        pictures = [map(self, frames_at(part), repeat(VideoReformatter())) for part in parts]
         first = next(pictures[0])  # which tells all parts their size
         data = torch.empty(len(indices), *first.shape, dtype=torch.uint8)
 
@@ -222,8 +211,8 @@ def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> F
             raise ArgumentError(f"source must be uint8 [t 3 h w], none of them 0, got {kind} {shape}")
         stills: Any = source.numpy(force=True) if isinstance(source, torch.Tensor) else source
     elif isinstance(source, str | os.PathLike) and (Path(source).is_dir() or is_picture(Path(source).name)):
-        found = Path(source).iterdir() if Path(source).is_dir() else [Path(source)]
-        stills = sorted(file for file in found if is_picture(file.name))
+        found = sorted(Path(source).iterdir()) if Path(source).is_dir() else [Path(source)]
+        stills = [file for file in found if is_picture(file.name)]
         stills.sort(key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)])
         if not stills:
             raise VideoError(f"{source} is a folder without jpg or png files")
@@ -241,7 +230,140 @@ def _still(source: Path | NDArray[np.uint8]) -> VideoFrame:
         return VideoFrame.from_ndarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), "rgb24")
 
 
-def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture, backend: Backend) -> Frames:
+class _Shown(NamedTuple):
+    """The frames a file presents, in time-base ticks."""
+
+    ticks: NDArray[np.int64]  # presentation times in order
+    last_ticks: int  # the last frame's own duration, 0 if unknown
+    keyframes: tuple[int, ...]  # where decoding can start after a seek
+    time_base: Fraction
+
+
+@contextmanager
+def _opened(source: Path | BinaryIO, num_threads: int = 0) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its first video stream that is no picture of a cover; else a VideoError. 0 threads: many."""
+    # "file:" and the whitelist: a name is never read as a URL, and a playlist inside the file reaches no network.
+    address = f"file:{source}" if isinstance(source, Path) else source
+    try:
+        with av.open(address, "r", options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
+            if (kind := container.format.name) in ("tty", "image2") or kind.endswith("_pipe"):
+                raise VideoError(f"{source} is {'text' if kind == 'tty' else 'a still image'}, not a video")
+            for stream in container.streams.video:
+                if stream.codec_context and not stream.disposition & Disposition.attached_pic:  # the cover of a song
+                    stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", num_threads
+                    yield container, stream
+                    return
+            kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+            raise VideoError(f"{source} has no video to decode, it holds {kinds or 'nothing: its index is missing'}")
+    except av.FFmpegError as error:
+        causes = "not a video, damaged, or its index is missing"
+        raise VideoError(f"{source} cannot be read ({error.strerror}): {causes}") from error
+
+
+def _check_whole(path: Path, container: InputContainer, stream: VideoStream) -> None:
+    """A VideoError if the file is shorter than it says."""
+    if "mp4" in container.format.name:  # one whose index stands in front still opens when its end is missing
+        promised = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    else:  # Matroska gives the size of all behind its header, in 7 bytes, unless they are all ones; FFmpeg ignores it
+        with path.open("rb") as file:
+            header = re.match(rb"\x1aE\xdf\xa3.*?\x18S\x80g\x01(?!\xff{7})(.{7})", file.read(4096), re.DOTALL)
+        promised = header.end() + int.from_bytes(header[1]) if header else 0
+    if promised > (size := path.stat().st_size):
+        raise VideoError(f"{path} is cut off or damaged: of its {promised} bytes {size} are there")
+
+
+def _demux(path: Path) -> _Shown:
+    """What the packets say, without decoding."""
+    found: dict[int, int] = {}
+    keyframes = set()
+    with _opened(path) as (container, stream):
+        _check_whole(path, container, stream)
+        # MPEG-TS and -PS have no index: FFmpeg seeks near a time there, not to the keyframe.
+        can_seek = container.format.name not in ("mpegts", "mpeg") and _Walk(container, stream).queue is None
+        for packet in container.demux(stream):
+            if packet.pts is None:
+                continue
+            if packet.is_keyframe and can_seek:
+                keyframes.add(packet.pts)
+            if not packet.is_discard:
+                found[packet.pts] = packet.duration or 0
+        time_base = stream.time_base
+    if not found or time_base is None:
+        raise VideoError(f"{path} has a video stream, but not one frame with a time")
+    ticks = np.array(sorted(found), dtype=np.int64)
+    return _Shown(ticks, found[int(ticks[-1])], tuple(sorted(keyframes)), time_base)
+
+
+def _duration(path: Path, shown: _Shown) -> float:
+    """Seconds from the first frame to the end of the last, however long the container says it is."""
+    last: Any = shown.last_ticks
+    if last <= 0 and len(shown.ticks) > 1:
+        last = Fraction(float(np.median(np.diff(shown.ticks))))
+    duration = (int(shown.ticks[-1] - shown.ticks[0]) + last) * shown.time_base
+    if duration <= 0:
+        raise VideoError(f"{path} has a duration of 0 seconds; nothing can be located in it")
+    return float(duration)
+
+
+class _Walk:
+    """Decodes forwards through a stream, tick and frame; jumps to a keyframe where that saves decoding."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream, keyframes: Sequence[int] = ()) -> None:
+        self.container, self.stream = container, stream
+        # AVI knows the order of decoding only, which B-frames make another one than that of showing: its ticks are
+        # true but stand on the wrong packets, so they queue up and each frame takes the earliest.
+        is_reordered = container.format.name == "avi" and stream.codec_context.has_b_frames
+        self.queue: list[int] | None = [] if is_reordered else None
+        self.keyframes, self.position = keyframes, min(keyframes, default=0)  # the latest tick given to the decoder
+        self.wanted = 0
+        self.frames = self._forward()
+
+    def _forward(self) -> Iterator[tuple[int, VideoFrame]]:
+        decoder = self.stream.codec_context
+        # On the way, frames that no other is predicted from need no decoding; H.264 says for certain which these are.
+        can_skip = bool(self.keyframes) and decoder.name == "h264"
+        for packet in self.container.demux(self.stream):
+            if packet.is_corrupt:
+                raise VideoError(f"{self.container.name} is cut off or damaged")
+            if packet.pts is not None:
+                self.position = max(self.position, packet.pts)
+                if self.queue is not None:
+                    insort(self.queue, packet.pts)
+            if can_skip:
+                decoder.skip_frame = "NONREF" if (packet.pts or self.wanted) < self.wanted else "DEFAULT"
+            for frame in decoder.decode(packet):
+                tick = frame.pts if self.queue is None else self.queue.pop(0) if self.queue else None
+                if tick is not None and not frame.is_corrupt:
+                    yield tick, frame
+
+    def find(self, tick: int) -> VideoFrame:
+        """The frame shown at ``tick``, which must not lie before one already found; a VideoError if it is lost."""
+        self.wanted = tick
+        before = bisect_right(self.keyframes, tick) - 1
+        if before >= 0 and self.keyframes[before] > self.position:
+            self.position = self.keyframes[before]
+            self.container.seek(self.position, stream=self.stream)
+            self.frames = self._forward()
+        reached, frame = next((found for found in self.frames if found[0] >= tick), (None, None))
+        if frame is None or reached != tick:
+            raise VideoError(f"{self.container.name} decodes differently each time it is read; re-encode it")
+        return frame
+
+
+def _played(source: Path | BinaryIO) -> Iterator[tuple[int, Fraction, VideoFrame]]:
+    """Each frame from front to back, its tick, its seconds since the first; a VideoError if the file is damaged."""
+    first = None
+    with _opened(source) as (container, stream):
+        if isinstance(source, Path):
+            _check_whole(source, container, stream)
+        for tick, frame in _Walk(container, stream).frames:
+            first = tick if first is None else first
+            yield tick, (tick - first) * Fraction(stream.time_base or 1), frame
+    if first is None:
+        raise VideoError(f"{source} has a video stream, but not one frame of it decodes")
+
+
+def _decode(path: Path, shown: _Shown, num_frames: int, picture: _Picture, backend: Backend) -> Frames:
     indices = spread(len(shown.ticks), num_frames)
     # Threads within a decoder start anew at each seek, so most decode from keyframes of their own instead. They are no
     # more than eight: what each has to keep takes 0.1 GB in 4K.
@@ -251,16 +373,16 @@ def _decode(path: Path, shown: Shown, num_frames: int, picture: _Picture, backen
     decode, each = (_torchcodec if backend == "torchcodec" else _pyav), num_threads // (len(starts) + 1)
     data = picture.sample(indices, lambda part: decode(path, shown, part, each), starts)
     ticks, base = shown.ticks[indices] - shown.ticks[0], shown.time_base
-    return Frames(data, torch.from_numpy(ticks * base.numerator / base.denominator), duration(path, shown))
+    return Frames(data, torch.from_numpy(ticks * base.numerator / base.denominator), _duration(path, shown))
 
 
-def _pyav(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
-    with opened(path, num_threads) as (container, stream):
-        walk = Walk(container, stream, shown.keyframes)
+def _pyav(path: Path, shown: _Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
+    with _opened(path, num_threads) as (container, stream):
+        walk = _Walk(container, stream, shown.keyframes)
         yield from (walk.find(int(shown.ticks[index])) for index in indices)
 
 
-def _torchcodec(path: Path, shown: Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
+def _torchcodec(path: Path, shown: _Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
     """The same frames from torchcodec; a VideoError where it does not read the file, or shows others at those times."""
     causes = ImportError, LookupError, RuntimeError, ValueError
     with raised_as(VideoError, f"backend: torchcodec cannot read {path}", *causes):
