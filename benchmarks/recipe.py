@@ -19,9 +19,8 @@ from lita import build, write_videos
 from timetok import Span
 from timetok.recipes.cache import FeatureCache, weights_digest
 from timetok.recipes.lita import pooled
-from timetok.recipes.mixture import Mixture, Videos
 from timetok.recipes.records import Event, Record
-from timetok.recipes.tasks import TASKS
+from timetok.recipes.tasks import TASKS, Mixture, Videos
 
 BATCH = 2
 

@@ -165,8 +165,7 @@ def _print_spans(answer: Any) -> None:
 def _train(options: argparse.Namespace) -> None:
     if find_spec("accelerate") is None:
         raise TimetokError("training needs accelerate, which is not installed: pip install 'timetok[train]'")
-    from timetok.recipes.preset import load_preset
-    from timetok.recipes.train import dry_run, train
+    from timetok.recipes.train import dry_run, load_preset, train
 
     preset = load_preset(options.preset, options.changes)
     out = Path(options.out or Path("runs") / Path(options.preset).stem)

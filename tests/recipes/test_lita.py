@@ -20,8 +20,7 @@ from timetok.lita import LitaForConditionalGeneration
 from timetok.lita.answer import Localizer
 from timetok.pooling import SlowFastPooler
 from timetok.recipes.lita import open_sources
-from timetok.recipes.preset import load_preset
-from timetok.recipes.train import build_model, dry_run, train
+from timetok.recipes.train import build_model, dry_run, load_preset, train
 
 
 @pytest.fixture(scope="module")

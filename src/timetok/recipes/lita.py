@@ -23,9 +23,8 @@ from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import find_folder, load_weights
 from timetok.lita.convert import VICUNA, read_eyes, read_projector
 from timetok.recipes.cache import FeatureCache, weights_digest
-from timetok.recipes.mixture import Sources, Videos, pixels_of
 from timetok.recipes.records import Record, read_records
-from timetok.recipes.tasks import TASKS as TASKS
+from timetok.recipes.tasks import TASKS as TASKS, Sources, Videos, pixels_of
 
 Preset: TypeAlias = Mapping[str, Any]
 CARD = Path(__file__).with_name("card.md")  # what is told of a trained model, for ``str.format``
