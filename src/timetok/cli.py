@@ -13,8 +13,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -31,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded; see `load_localizer`
     try:
         options = _parser().parse_args(arguments)
+        if plot := vars(options).get("plot"):  # refused now, not after the work
+            from timetok.plots import check_path
+
+            with raised_as(ArgumentError, "--plot", ArgumentError):
+                check_path(plot)
         commands: Any = {"localize": _localize, "train": _train, "evaluate": _evaluate, "score": _score}
         commands |= {"plan": _plan, "data": _check_data, "convert": _convert, "info": _info}
         commands[options.command](options)
@@ -56,23 +60,9 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _picture(text: str) -> Path:
-    from timetok.plots import check_path
-
-    try:
-        return check_path(text)
-    except ArgumentError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 # on what the answers and the numbers of an evaluation depend
 _SETTINGS = ("protocol", "media", "layout", "durations", "wording", "decoding", "max_new_tokens", "frames", "seed")
-_KINDS: dict[str, dict[str, Any]] = {
-    "positive": {"type": _positive},
-    "integer": {"type": int},
-    "picture": {"type": _picture},
-    "protocol": {"choices": PROTOCOLS},
-}
+_KINDS: Any = {"positive": {"type": _positive}, "integer": {"type": int}, "protocol": {"choices": PROTOCOLS}}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -163,9 +153,8 @@ def _print_spans(answer: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    if find_spec("accelerate") is None:
-        raise TimetokError("training needs accelerate, which is not installed: pip install 'timetok[train]'")
-    from timetok.recipes.train import dry_run, load_preset, train
+    with raised_as(TimetokError, "training needs accelerate: pip install 'timetok[train]'", ModuleNotFoundError):
+        from timetok.recipes.train import dry_run, load_preset, train
 
     preset = load_preset(options.preset, options.changes)
     out = Path(options.out or Path("runs") / Path(options.preset).stem)
@@ -221,19 +210,18 @@ def _told(report: Any, options: argparse.Namespace) -> str:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from timetok.recipes.plan import plan, read_target, spans_of
+    from timetok.recipes.plan import plan
     from timetok.recipes.records import read_records
 
-    wanted, level = read_target(options.target_recall)
     told = read_records(options.annotations, layout=options.layout, durations=options.durations, bad=options.bad)
-    found = plan(*spans_of(told), wanted=wanted, level=level)
+    found = plan(told, target=options.target_recall)
     print(found)
     if options.plot:
         from timetok.plots import curves, save
 
         columns = list(found.ceilings.values())
         recalls = {f"R@{key:g}": [column.recall[key] for column in columns] for key in columns[0].recall}
-        shares = {"mIoU": [column.miou for column in columns], **recalls, "wanted": [wanted] * len(columns)}
+        shares = {"mIoU": [column.miou for column in columns], **recalls, "wanted": [found.wanted] * len(columns)}
         labels = {"xlabel": "time tokens T", "ylabel": "best share that can be reached"}
         save(curves(list(found.ceilings), shares, **labels, log=True), options.plot)
 
@@ -255,11 +243,9 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _info(_: argparse.Namespace) -> None:
     rows: dict[str, Any] = {"timetok": __version__, "python": platform.python_version()}
-    for package in ("torch", "transformers", "timm", "triton", "av", "numpy", "accelerate", "peft"):
-        try:
-            rows[package] = version(package)
-        except PackageNotFoundError:
-            rows[package] = "not installed"
+    there = {each.name: each.version for each in distributions()}
+    names = ("torch", "transformers", "timm", "triton", "av", "numpy", "accelerate", "peft")
+    rows |= {name: there.get(name, "not installed") for name in names}
     import torch
 
     from timetok.pooling import BACKENDS, PRESETS, choose

@@ -1,14 +1,12 @@
 """How many time tokens a data set needs: the ceiling of each T on its annotated spans."""
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from timetok.codecs import IndexCodec
-from timetok.errors import ArgumentError, DataError
+from timetok.errors import ArgumentError, DataError, raised_as
 from timetok.metrics import Ceiling, codec_ceiling
 from timetok.recipes.records import Annotations
-from timetok.timegrid import Span, TimeGrid
+from timetok.timegrid import TimeGrid
 
 SIZES = (10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)
 
@@ -38,26 +36,20 @@ class Plan:
         return "\n".join([*rows, f"{found}, at best, on {ceiling.num_spans} spans"])
 
 
-def spans_of(found: Annotations) -> tuple[list[Span], list[float]]:
-    """The spans of an annotation file, and for each the seconds of its video; DataError where there are none."""
-    pairs = [(event.span, record.duration_seconds) for record in found.records for event in record.events]
+def plan(annotations: Annotations, *, target: str) -> Plan:
+    """Try every T of ``SIZES`` on LITA's grid. ``target`` is a recall at an IoU threshold, such as ``0.99@0.7``.
+
+    ArgumentError is raised where they are not above 0 and at most 1, DataError where spans or durations are missing.
+    """
+    with raised_as(ArgumentError, f"target: expected RECALL@IOU, such as 0.99@0.7, got {target!r}", ValueError):
+        wanted, level = map(float, target.split("@"))
+        if not (0 < wanted <= 1 and 0 < level <= 1):
+            raise ValueError("each is above 0 and at most 1")
+    pairs = [(event.span, record.duration_seconds) for record in annotations.records for event in record.events]
     known = [(span, duration) for span, duration in pairs if span and duration]
-    if not known or len(known) < found.census["spans"]:
+    if not known or len(known) < annotations.census["spans"]:
         raise DataError(f"annotations: {len(known)} of {len(pairs)} events have a span and a duration; see durations")
-    return [span for span, _ in known], [duration for _, duration in known]
-
-
-def read_target(text: str) -> tuple[float, float]:
-    """``0.99@0.7`` → the recall wanted and the IoU threshold, each above 0 and at most 1; else an ArgumentError."""
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+)@([0-9]*\.?[0-9]+)", text)
-    wanted, level = map(float, match.groups()) if match else (0.0, 0.0)
-    if not (0 < wanted <= 1 and 0 < level <= 1):
-        raise ArgumentError(f"target: expected RECALL@IOU, above 0 and at most 1, such as 0.99@0.7, got {text!r}")
-    return wanted, level
-
-
-def plan(spans: Sequence[Span], durations: Sequence[float], *, wanted: float, level: float) -> Plan:
-    """Try every T of ``SIZES`` on LITA's grid: spans, seconds of their videos; a recall wanted at an IoU threshold."""
+    spans, durations = zip(*known, strict=True)
     levels = sorted({0.5, 0.7, 0.9, level})
     ceilings = {size: codec_ceiling(IndexCodec(TimeGrid(size)), spans, durations, thresholds=levels) for size in SIZES}
     return Plan(ceilings, level, wanted)
