@@ -30,10 +30,7 @@ def claim(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """What tells a video from others and from what it was: its size, its first and last 64 KiB; of a folder, all files.
-
-    DataError is raised where it cannot be read.
-    """
+    """A file by its size, its first and last 64 KiB, a folder by all its files; DataError where one cannot be read."""
     with raised_as(DataError, f"media: {str(path)!r} cannot be read", OSError):
         if path.is_dir():
             return sha256("".join(map(fingerprint, sorted(path.iterdir()))).encode()).hexdigest()
@@ -70,8 +67,7 @@ class FeatureCache:
     ) -> None:
         """Compute what is missing, each shard of which appears whole; a call goes on where one was stopped.
 
-        Of several processes, all called with the same videos, this is number ``process``; what they share is there
-        when all are done.
+        Processes share the work on the same videos, this is number ``process``; all is there when all are done.
         """
         self._shards |= {path: self.folder / f"{fingerprint(path)}.safetensors" for path in media}
         paths = {shard: path for path, shard in self._shards.items()}

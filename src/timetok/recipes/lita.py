@@ -31,16 +31,13 @@ CARD = Path(__file__).with_name("card.md")  # what is told of a trained model, f
 
 
 def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
-    """A LITA put together of a language model, CLIP's tower and perhaps a projector.
-
-    Without ``weights`` the language model is on the meta device, as large as it will be.
-    """
+    """A LITA of a language model (on the meta device without ``weights``), CLIP's tower and perhaps a projector."""
     start = preset["start"]
     folder, eyes = find_folder(start["lm"]), start["clip"]
     encoder, transform = read_eyes(eyes if timm.is_model(eyes) else find_folder(eyes))
     told: Any = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
-    told |= {"transform": asdict(transform), "grid": encoder.grid, "system": VICUNA}
-    processor = LitaProcessor(AutoTokenizer.from_pretrained(folder, local_files_only=True), **told)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    processor = LitaProcessor(tokenizer, transform=asdict(transform), grid=encoder.grid, system=VICUNA, **told)
     ids = list(processor.tt.time_token_ids)
     if weights:
         lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"], use_safetensors=None)  # or pickles

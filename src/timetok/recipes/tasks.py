@@ -1,10 +1,6 @@
 """What is trained on: LITA's tasks, and conversations about features or pixels drawn from sources at given rates.
 
-A task is a function of a record and a random generator. One more is a function in a file of one's own, which a preset
-names::
-
-    def how_many(record, rng):
-        return [Turn("How many events are there?", str(len(record.events)))]
+A task is a function of a record and a random generator; one of your own is in a file that your preset names.
 """
 
 import tomllib
@@ -33,7 +29,7 @@ class Turn(NamedTuple):
     spans: tuple[Span, ...] = ()
 
 
-Task: TypeAlias = Callable[[Record, Generator], Sequence[Turn]]
+Task: TypeAlias = Callable[[Record, Generator], list[Turn]]
 """The turns of one conversation about a record; none where nothing unambiguous can be asked."""
 
 WORDINGS: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("wordings.toml").read_text(encoding="utf-8"))
@@ -98,7 +94,7 @@ def _captions(record: Record) -> list[tuple[str, Span]]:
 
 
 Row: TypeAlias = Mapping[str, Any]
-Source: TypeAlias = Callable[[Generator, Mapping[str, float], Mapping[str, Task]], tuple[Sequence[Turn], Row]]
+Source: TypeAlias = Callable[[Generator, Mapping[str, float], Mapping[str, Task]], tuple[list[Turn], Row]]
 """Draws a conversation about a video, by rates of tasks: its turns, none where nothing can be asked, and what else a
 row for ``VideoPrompts.collate`` has: ``duration_seconds``, and ``video_features`` or ``pixel_values_videos``."""
 Sources: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Source]]  # of a stage, by their names in its rates
@@ -112,9 +108,7 @@ class Videos:
     processor: LitaProcessor
     cache: FeatureCache | Mapping[Path, Tensor] | None = None
 
-    def __call__(
-        self, rng: Generator, rates: Mapping[str, float], tasks: Mapping[str, Task]
-    ) -> tuple[Sequence[Turn], Row]:
+    def __call__(self, rng: Generator, rates: Mapping[str, float], tasks: Mapping[str, Task]) -> tuple[list[Turn], Row]:
         """What the task finds to ask; the video is looked at where that is anything."""
         record = pick(rng, self.records)
         if not (turns := tasks[pick_name(rng, rates)](record, rng)):

@@ -33,7 +33,6 @@ from timetok.lita import LitaForConditionalGeneration, LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes import lita
 from timetok.recipes.cache import claim
-from timetok.recipes.lita import Preset
 from timetok.recipes.tasks import WORDINGS, Mixture, Source, Sources
 
 _FOLDERS = Path(__file__).parent / "presets", Path(__file__).parents[3] / "examples"  # these, of a checkout
@@ -59,7 +58,7 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     return preset
 
 
-def load_recipe(preset: Mapping[str, Any]) -> Any:
+def load_recipe(preset: lita.Preset) -> Any:
     """LITA's recipe with what the module named by the preset's ``code`` has in its place; DataError if it has none."""
     own: dict[str, Any] = {}
     if code := preset["code"]:
@@ -68,7 +67,7 @@ def load_recipe(preset: Mapping[str, Any]) -> Any:
     return SimpleNamespace(**{**vars(lita), **own, "TASKS": lita.TASKS | own.get("TASKS", {})})
 
 
-def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
+def build_model(preset: lita.Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
     """What the recipe's own `build_model` gives, on the seed of the data; DataError if that fails."""
     with raised_as(DataError, "preset: cannot be built", Exception):  # a setting can break a library anywhere
         set_seed(preset["data"]["seed"])
@@ -77,7 +76,7 @@ def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditi
         return model, processor
 
 
-def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
+def stage_arguments(preset: lita.Preset, out: Path) -> list[TrainingArguments]:
     """``TrainingArguments`` of every stage, on the seed of the data; DataError if transformers refuses some."""
     fixed: Any = {"seed": preset["data"]["seed"], "report_to": [], "save_total_limit": 2}
     fixed |= {"remove_unused_columns": False, "dataloader_pin_memory": False}
@@ -90,7 +89,7 @@ def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
     return found
 
 
-def train(preset: Preset, out: Path) -> Path:
+def train(preset: lita.Preset, out: Path) -> Path:
     """Run every stage of a preset, as ``load_preset`` gives it, and resume a run of the same folder ``out``.
 
     The model comes into ``out/model``. Processes that torchrun or accelerate started share the work. DataError: the
@@ -127,7 +126,7 @@ def train(preset: Preset, out: Path) -> Path:
 
 
 def train_stages(
-    preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, sources: Sources, out: Path
+    preset: lita.Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, sources: Sources, out: Path
 ) -> list[dict[str, Any]]:
     """Train stage after stage, reading a finished one back; the Trainers' logs together, with steps counted on."""
     log, before, recipe = [], 0, load_recipe(preset)
@@ -143,8 +142,7 @@ def train_stages(
     return log
 
 
-def _mixture(preset: Preset, number: int, sources: Mapping[str, Source], processor: LitaProcessor) -> Mixture:
-    """The samples of a stage."""
+def _mixture(preset: lita.Preset, number: int, sources: Mapping[str, Source], processor: LitaProcessor) -> Mixture:
     stage, seed = preset["stages"][number], preset["data"]["seed"] + number
     told = {key: stage[key] for key in ("num_samples", "rates", "max_length") if key in stage}
     return Mixture(sources=sources, tasks=load_recipe(preset).TASKS, processor=processor, seed=seed, **told)
@@ -167,7 +165,7 @@ def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -
     return list(trainer.state.log_history)
 
 
-def dry_run(preset: Preset) -> str:
+def dry_run(preset: lita.Preset) -> str:
     """A report on a preset with a ``start``: model, tokens a sample, memory, time. Prints the census, writes nothing.
 
     Memory is weights, gradients and both moments of AdamW in the dtype of the weights, on one device, and one layer's
@@ -199,7 +197,7 @@ def dry_run(preset: Preset) -> str:
     return "\n".join(lines)
 
 
-def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[str, Any]], model: Any) -> None:
+def _write_card(folder: Path, card: Path, preset: lita.Preset, log: Sequence[Mapping[str, Any]], model: Any) -> None:
     """How a model came to be, beside it: ``training.json``, its curve as CSV and PNG, and a filled in ``README.md``."""
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry] or [(0, nan)]
     steps, losses = zip(*points, strict=True)
