@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _localize(options: argparse.Namespace) -> None:
-    asked, truth = _asked(options)
+    asked, truths = _asked(options)
     if (options.plot or options.stream) and [len(questions) for _, questions in asked] != [1]:
         raise ArgumentError("--plot, --stream: show the answer to one question, got several")
     from timetok.hub import localize_all, read_ahead
@@ -116,23 +116,22 @@ def _localize(options: argparse.Namespace) -> None:
     if options.plot:
         from timetok.plots import save, timeline
 
-        truths = [truth] if truth else None
         save(timeline(frames, answer.spans, question=question, answer=answer.text, truth=truths), options.plot)
         if not as_json:
             print(f"timeline: {options.plot}")
-    if truth and not options.json:
-        print(f"truth:    {truth.start:.2f} s to {truth.end:.2f} s")
+    if truths and not options.json:
+        print(f"truth:    {truths[0].start:.2f} s to {truths[0].end:.2f} s")
         print('next:     timetok localize YOUR.mp4 "When is the red circle visible? Give only the times."')
         print("          (it knows shapes only; examples/shapes.toml trained it)")
 
 
-def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Span | None]:
-    """Videos with the questions about each, and the true answer if it is known."""
+def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], list[Span] | None]:
+    """Videos with the questions about each, and the true spans if they are known."""
     if options.sample:
         from timetok.lita.answer import load_sample
 
         video, question, truth = load_sample()
-        return [(video, [question])], truth
+        return [(video, [question])], [truth]
     if options.video and not options.questions:
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
     if options.video:
@@ -210,8 +209,7 @@ def _told(report: Any, options: argparse.Namespace) -> str:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from timetok.recipes.plan import plan
-    from timetok.recipes.records import read_records
+    from timetok.recipes.records import plan, read_records
 
     told = read_records(options.annotations, layout=options.layout, durations=options.durations, bad=options.bad)
     found = plan(told, target=options.target_recall)

@@ -6,8 +6,7 @@ import pytest
 import tiny_data
 from timetok.cli import main
 from timetok.errors import ArgumentError, DataError
-from timetok.recipes.plan import SIZES, plan
-from timetok.recipes.records import LAYOUTS, Annotations, Event, Record, read_records
+from timetok.recipes.records import LAYOUTS, SIZES, Annotations, Event, Record, plan, read_records
 from timetok.timegrid import Span
 
 
