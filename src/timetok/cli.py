@@ -186,8 +186,7 @@ def _score(options: argparse.Namespace) -> None:
     from timetok.recipes.evaluate import read_questions, score_file
     from timetok.recipes.report import write_report
 
-    where = {"layout": options.layout, "durations": options.durations}
-    questions = read_questions(options.data, options.protocol, **where)
+    questions = read_questions(options.data, options.protocol, layout=options.layout, durations=options.durations)
     report = score_file(options.predictions, questions, protocol=options.protocol)
     print(_told(report, options))
     if options.against:

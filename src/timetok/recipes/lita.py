@@ -93,7 +93,7 @@ def open_sources(
         cache = FeatureCache(folder / "features", settings)
         media = {record.media for kept in records.values() for record in kept if record.media}
         encode = partial(pooled, model, processor, bf16=bf16)
-        cache.fill(media, encode, process=state.process_index, num_processes=state.num_processes)
+        cache.fill(media, encode, part=(state.process_index, state.num_processes))
         state.wait_for_everyone()
     sources = {name: Videos(kept, processor, cache) for name, kept in records.items()}
     return lambda stage: sources
