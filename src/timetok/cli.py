@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import distributions
 from itertools import chain, groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -140,7 +139,7 @@ def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], li
         text = sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")
         entries = map(json.loads, filter(str.strip, text.split("\n")))
         pairs = [(entry["video"], str.strip(entry["question"])) for entry in entries]
-    return [(video, [text for _, text in group]) for video, group in groupby(pairs, itemgetter(0))], None
+    return [(video, [text for _, text in group]) for video, group in groupby(pairs, lambda pair: pair[0])], None
 
 
 def _print_spans(answer: Any) -> None:

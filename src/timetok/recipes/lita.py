@@ -6,7 +6,6 @@ A preset may name a module of its own as its ``code``, in which any of these pub
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -92,8 +91,8 @@ def open_sources(
         settings |= {name: getattr(processor, name) for name in ("transform", "pooler", "num_frames")}
         cache = FeatureCache(folder / "features", settings)
         media = {record.media for kept in records.values() for record in kept if record.media}
-        encode = partial(pooled, model, processor, bf16=bf16)
-        cache.fill(media, encode, part=(state.process_index, state.num_processes))
+        part = state.process_index, state.num_processes
+        cache.fill(media, lambda path: pooled(model, processor, path, bf16=bf16), part=part)
         state.wait_for_everyone()
     sources = {name: Videos(kept, processor, cache) for name, kept in records.items()}
     return lambda stage: sources
