@@ -10,31 +10,36 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import import_module
 from importlib.metadata import version
 from math import inf, nan
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias, cast
 
+import timm
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_model
-from torch import nn
-from transformers import Trainer, TrainerState, TrainingArguments, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, set_seed
 
-from timetok import __version__, plots
+from timetok import __version__, embeddings, plots
+from timetok.adapter.hooks import store_once
 from timetok.atomic import replacing, write_json
 from timetok.errors import DataError, raised_as
-from timetok.lita import LitaForConditionalGeneration, LitaProcessor
+from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
+from timetok.lita.answer import find_folder, load_weights
+from timetok.lita.convert import VICUNA, read_eyes, read_projector
 from timetok.losses import SoftTimeLoss
-from timetok.recipes import lita
-from timetok.recipes.cache import claim
-from timetok.recipes.tasks import WORDINGS, Mixture, Source, Sources
+from timetok.recipes.cache import FeatureCache, claim, weights_digest
+from timetok.recipes.records import Record, read_records
+from timetok.recipes.tasks import TASKS, WORDINGS, Mixture, Source, Sources, Videos, pixels_of
 
+Preset: TypeAlias = Mapping[str, Any]
 _FOLDERS = Path(__file__).parent / "presets", Path(__file__).parents[3] / "examples"  # these, of a checkout
 _ARGUMENTS = {"vision", "transform", "trainer", "pooler", "lm", "lora", "sets", "rates"}
 
@@ -58,16 +63,100 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     return preset
 
 
-def load_recipe(preset: lita.Preset) -> Any:
-    """LITA's recipe with what the module named by the preset's ``code`` has in its place; DataError if it has none."""
+def load_recipe(preset: Preset) -> Any:
+    """LITA's recipe with what the module named by the preset's ``code`` has in its place; DataError if it has none.
+
+    That may be ``build_model(preset, *, weights)``, ``open_sources(preset, model, processor, folder)``, a ``CARD`` for
+    ``str.format``, ``optimizer(model, arguments, stage)`` where AdamW should not do, and ``TASKS``, which are added.
+    """
     own: dict[str, Any] = {}
     if code := preset["code"]:
         with raised_as(DataError, f"code: expected a module beside the preset, got {code!r}", ImportError):
             own = vars(import_module(code))
-    return SimpleNamespace(**{**vars(lita), **own, "TASKS": lita.TASKS | own.get("TASKS", {})})
+    card = Path(__file__).with_name("card.md")
+    default = {"build_model": build_lita, "open_sources": open_sources, "CARD": card, "optimizer": lambda *_: None}
+    return SimpleNamespace(**{**default, **own, "TASKS": TASKS | own.get("TASKS", {})})
 
 
-def build_model(preset: lita.Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
+def build_lita(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
+    """A LITA of a language model (on the meta device without ``weights``), CLIP's tower and perhaps a projector."""
+    start = preset["start"]
+    folder, eyes = find_folder(start["lm"]), start["clip"]
+    encoder, transform = read_eyes(eyes if timm.is_model(eyes) else find_folder(eyes))
+    told: Any = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    processor = LitaProcessor(tokenizer, transform=asdict(transform), grid=encoder.grid, system=VICUNA, **told)
+    ids = list(processor.tt.time_token_ids)
+    if weights:
+        lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"], use_safetensors=None)  # or pickles
+        embeddings.resize(lm, ids)
+        embeddings.init_rows(lm, ids)
+    else:
+        text = AutoConfig.from_pretrained(folder, local_files_only=True)
+        text.vocab_size = max(text.vocab_size, max(ids, default=0) + 1)
+        with torch.device("meta"):
+            lm = AutoModelForCausalLM.from_config(text, dtype=start["dtype"])
+    told = {"time_token_ids": ids, "video_token_id": processor.video_token_id, **preset["model"]}
+    config = LitaConfig(text_config=lm.config, vision=encoder.arguments, **told)
+    model = LitaForConditionalGeneration.of(config, lm, encoder)
+    if start["projector"]:
+        model.model.projector.load_state_dict(read_projector(start["projector"]))
+    if lora := start["lora"]:
+        from peft import LoraConfig, get_peft_model  # an extra, `train`
+
+        rows = embeddings.peft_kwargs(model.model.lm, processor.tt.time_token_ids)
+        model.model.lm = get_peft_model(model.model.lm, LoraConfig(task_type="CAUSAL_LM", **rows, **lora))
+        # peft unties its copies in the state alone
+        model.register_state_dict_post_hook(store_once)  # type: ignore[no-untyped-call]
+    return model, processor
+
+
+def open_sources(
+    preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, folder: Path
+) -> Sources:
+    """A source for each data set, the same in all stages, from a feature cache where ``data.cached``.
+
+    The census of each set is printed; the cache is filled by all processes together, in ``folder``. DataError where a
+    set cannot be read or none of its media is there, rates name another, or the model cannot be trained from a cache.
+    """
+    cached, inner, state = preset["data"]["cached"], model.model, PartialState()
+    if cached and (inner.order != "pool-first" or inner.time_markers or inner.pooler.separators):
+        raise DataError("data.cached: expected false for a model that projects first, or with markers or separators")
+    records: dict[str, list[Record]] = {}
+    for name, arguments in preset["data"]["sets"].items():
+        with raised_as(DataError, f"data.sets.{name}", TypeError):
+            found = read_records(**arguments)
+        state.print(f"[{name}]\n{found}\n")  # what is wrong with it, too
+        records[name] = [record for record in found.records if record.media]
+    if unknown := {name for stage in preset["stages"] for name in stage["rates"]} - records.keys():
+        raise DataError(f"rates: {sorted(unknown)} are none of the sets, which are {[*records]}")
+    if lost := [name for name, kept in records.items() if not kept]:
+        raise DataError(f"data.sets: no record of {lost} has its media; see their media and bad")
+    cache = None
+    if cached:
+        bf16 = bool(preset["stages"][0]["trainer"].get("bf16"))
+        encoder = inner.vision.to(state.device)
+        settings = {"encoder": weights_digest(encoder), "arguments": encoder.arguments, "autocast": bf16}
+        settings |= {name: getattr(processor, name) for name in ("transform", "pooler", "num_frames")}
+        cache = FeatureCache(folder / "features", settings)
+        media = {record.media for kept in records.values() for record in kept if record.media}
+        part = state.process_index, state.num_processes
+        cache.fill(media, lambda path: pooled(model, processor, path, bf16=bf16), part=part)
+        state.wait_for_everyone()
+    sources = {name: Videos(kept, processor, cache) for name, kept in records.items()}
+    return lambda stage: sources
+
+
+@torch.no_grad()
+def pooled(model: LitaForConditionalGeneration, processor: LitaProcessor, media: Path, *, bf16: bool = False) -> Tensor:
+    """Pooled features ``[n e]`` of a video or an image, with the bits that training on its pixels gives."""
+    inner = model.model
+    pixels = pixels_of(media, processor).unsqueeze(0)
+    with torch.autocast(next(inner.vision.parameters()).device.type, torch.bfloat16, enabled=bf16):
+        return cast(Tensor, inner.pooler(inner.features(pixels))[0])
+
+
+def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
     """What the recipe's own `build_model` gives, on the seed of the data; DataError if that fails."""
     with raised_as(DataError, "preset: cannot be built", Exception):  # a setting can break a library anywhere
         set_seed(preset["data"]["seed"])
@@ -76,7 +165,7 @@ def build_model(preset: lita.Preset, *, weights: bool = True) -> tuple[LitaForCo
         return model, processor
 
 
-def stage_arguments(preset: lita.Preset, out: Path) -> list[TrainingArguments]:
+def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
     """``TrainingArguments`` of every stage, on the seed of the data; DataError if transformers refuses some."""
     fixed: Any = {"seed": preset["data"]["seed"], "report_to": [], "save_total_limit": 2}
     fixed |= {"remove_unused_columns": False, "dataloader_pin_memory": False}
@@ -89,7 +178,7 @@ def stage_arguments(preset: lita.Preset, out: Path) -> list[TrainingArguments]:
     return found
 
 
-def train(preset: lita.Preset, out: Path) -> Path:
+def train(preset: Preset, out: Path) -> Path:
     """Run every stage of a preset, as ``load_preset`` gives it, and resume a run of the same folder ``out``.
 
     The model comes into ``out/model``. Processes that torchrun or accelerate started share the work. DataError: the
@@ -126,7 +215,7 @@ def train(preset: lita.Preset, out: Path) -> Path:
 
 
 def train_stages(
-    preset: lita.Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, sources: Sources, out: Path
+    preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, sources: Sources, out: Path
 ) -> list[dict[str, Any]]:
     """Train stage after stage, reading a finished one back; the Trainers' logs together, with steps counted on."""
     log, before, recipe = [], 0, load_recipe(preset)
@@ -135,14 +224,13 @@ def train_stages(
         stage = preset["stages"][number]
         data = _mixture(preset, number, sources(stage), processor)
         used: dict[str, Any] = {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": loss}
-        own = recipe.optimizer(model, arguments, stage) if hasattr(recipe, "optimizer") else None
-        entries = fit(model, arguments, optimizers=(own, None), **used)
+        entries = fit(model, arguments, optimizers=(recipe.optimizer(model, arguments, stage), None), **used)
         log += [{**entry, "step": entry["step"] + before} for entry in entries]
         before += arguments.max_steps
     return log
 
 
-def _mixture(preset: lita.Preset, number: int, sources: Mapping[str, Source], processor: LitaProcessor) -> Mixture:
+def _mixture(preset: Preset, number: int, sources: Mapping[str, Source], processor: LitaProcessor) -> Mixture:
     stage, seed = preset["stages"][number], preset["data"]["seed"] + number
     told = {key: stage[key] for key in ("num_samples", "rates", "max_length") if key in stage}
     return Mixture(sources=sources, tasks=load_recipe(preset).TASKS, processor=processor, seed=seed, **told)
@@ -165,7 +253,7 @@ def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -
     return list(trainer.state.log_history)
 
 
-def dry_run(preset: lita.Preset) -> str:
+def dry_run(preset: Preset) -> str:
     """A report on a preset with a ``start``: model, tokens a sample, memory, time. Prints the census, writes nothing.
 
     Memory is weights, gradients and both moments of AdamW in the dtype of the weights, on one device, and one layer's
@@ -197,7 +285,7 @@ def dry_run(preset: lita.Preset) -> str:
     return "\n".join(lines)
 
 
-def _write_card(folder: Path, card: Path, preset: lita.Preset, log: Sequence[Mapping[str, Any]], model: Any) -> None:
+def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[str, Any]], model: Any) -> None:
     """How a model came to be, beside it: ``training.json``, its curve as CSV and PNG, and a filled in ``README.md``."""
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry] or [(0, nan)]
     steps, losses = zip(*points, strict=True)
