@@ -104,7 +104,7 @@ def build_lita(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditio
     if lora := start["lora"]:
         from peft import LoraConfig, get_peft_model  # an extra, `train`
 
-        rows = embeddings.peft_kwargs(model.model.lm, processor.tt.time_token_ids)
+        rows = embeddings.peft_kwargs(model.model.lm, ids)
         model.model.lm = get_peft_model(model.model.lm, LoraConfig(task_type="CAUSAL_LM", **rows, **lora))
         # peft unties its copies in the state alone
         model.register_state_dict_post_hook(store_once)  # type: ignore[no-untyped-call]
@@ -150,10 +150,9 @@ def open_sources(
 @torch.no_grad()
 def pooled(model: LitaForConditionalGeneration, processor: LitaProcessor, media: Path, *, bf16: bool = False) -> Tensor:
     """Pooled features ``[n e]`` of a video or an image, with the bits that training on its pixels gives."""
-    inner = model.model
     pixels = pixels_of(media, processor).unsqueeze(0)
-    with torch.autocast(next(inner.vision.parameters()).device.type, torch.bfloat16, enabled=bf16):
-        return cast(Tensor, inner.pooler(inner.features(pixels))[0])
+    with torch.autocast(next(model.model.vision.parameters()).device.type, torch.bfloat16, enabled=bf16):
+        return cast(Tensor, model.model.pooler(model.model.features(pixels))[0])
 
 
 def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
