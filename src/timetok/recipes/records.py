@@ -27,8 +27,6 @@ Bad: TypeAlias = Literal["raise", "drop", "clip", "keep"]
 MOMENT = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # what `TimeTokenizer.to_tokens` reads
 _CHARADES = re.compile(r"(\S+)\s+(-?[0-9]*\.?[0-9]+)\s+(-?[0-9]*\.?[0-9]+)\s*##(.*)")
 _NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
-
-_KEY = "{vid: …}"
 LAYOUTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
 """Where each layout keeps what a record needs."""
 SIZES = (10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)  # time tokens that a plan tries
@@ -273,7 +271,7 @@ def _column(where: str, content: Any, spec: str, role: str) -> list[Any]:
 
 
 def _load(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, Any]]:
-    """Where each entry of a file stands, and the entry; what an object calls it is its field `_KEY`."""
+    """Where each entry of a file stands, and the entry; what an object calls it is its field ``{vid: …}``."""
     with raised_as(DataError, "not readable as JSON", OSError, ValueError, RecursionError):
         text = path.read_text(encoding="utf-8-sig")
         if text.lstrip()[:1] not in ("{", "["):
@@ -285,7 +283,7 @@ def _load(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, Any]]:
     if isinstance(content, dict) and isinstance(content.get("database"), dict):
         content = content["database"]  # YouCook2
     if isinstance(content, dict) and any(isinstance(each, dict) for each in content.values()):
-        return [(repr(key), {**each, _KEY: key} if isinstance(each, dict) else each) for key, each in content.items()]
+        return [(repr(key), {**row, "{vid: …}": key} if isinstance(row, dict) else row) for key, row in content.items()]
     return [(f"entry {k}", each) for k, each in enumerate(content if isinstance(content, list) else [content])]
 
 
