@@ -69,10 +69,9 @@ def load_recipe(preset: Preset) -> Any:
     That may be ``build_model(preset, *, weights)``, ``open_sources(preset, model, processor, folder)``, a ``CARD`` for
     ``str.format``, ``optimizer(model, arguments, stage)`` where AdamW should not do, and ``TASKS``, which are added.
     """
-    own: dict[str, Any] = {}
-    if code := preset["code"]:
-        with raised_as(DataError, f"code: expected a module beside the preset, got {code!r}", ImportError):
-            own = vars(import_module(code))
+    code = preset["code"]
+    with raised_as(DataError, f"code: expected a module beside the preset, got {code!r}", ImportError):
+        own = vars(import_module(code)) if code else {}
     card = Path(__file__).with_name("card.md")
     default = {"build_model": build_lita, "open_sources": open_sources, "CARD": card, "optimizer": lambda *_: None}
     return SimpleNamespace(**{**default, **own, "TASKS": TASKS | own.get("TASKS", {})})
