@@ -89,7 +89,6 @@ def pick_name(rng: Generator, rates: Mapping[str, float]) -> str:
 
 
 def _captions(record: Record) -> list[tuple[str, Span]]:
-    """What happens or is asked for, and when."""
     return [(event.text, event.span) for event in record.events if event.span and not event.answer]
 
 
