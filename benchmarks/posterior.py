@@ -24,8 +24,7 @@ from timetok.decoding import span_distribution
 from timetok.lita.answer import Localizer
 from timetok.metrics import iou
 from timetok.recipes.evaluate import ask_all, read_questions
-from timetok.recipes.preset import load_preset
-from timetok.recipes.train import build_model, train_stages
+from timetok.recipes.train import build_model, load_preset, train_stages
 
 CLIPS_SEED = 2026  # of `make bench`
 TOP_STARTS = 100  # all of them: 40 cover .89 to .94 of what models this small believe at T = 100

@@ -22,8 +22,7 @@ from shapes_world.scenes import write_dataset
 from timetok.lita.answer import TINY_MODEL, Localizer
 from timetok.metrics import Prediction, evaluate
 from timetok.recipes.evaluate import Question, read_questions
-from timetok.recipes.preset import load_preset
-from timetok.recipes.train import train
+from timetok.recipes.train import load_preset, train
 
 NAME, KEY = "shapes", ["model", "split"]
 SPLITS = ("test", "shifted")

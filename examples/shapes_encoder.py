@@ -22,8 +22,7 @@ from transformers import TrainingArguments, set_seed
 from shapes_world.scenes import write_dataset
 from shapes_world.tasks import COLOUR_NAMES, SEEN_PAIRS, SHAPES, pair_of
 from timetok.atomic import replacing
-from timetok.recipes.preset import load_preset
-from timetok.recipes.train import fit
+from timetok.recipes.train import fit, load_preset
 from timetok.video import read_frames
 from timetok.vision import FrameEncoder, FrameTransform
 

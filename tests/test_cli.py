@@ -303,7 +303,7 @@ def test_a_bad_question_is_one_line(question: str, model: str, clip: str, capfd:
         (["evaluate", "model", "data", "--batch-size", "0"], "--batch-size"),
         (["score", "missing.json", "missing.json"], "missing.json"),
         (["evaluate", "model", "missing.json"], "missing.json"),
-        (["data"], "COMMAND"),
+        (["data"], "PATH"),
         (["data", "check"], "PATH"),
         (["data", "check", "missing.json"], "missing.json"),
         (["data", "check", "missing.json", "--layout", "mine"], "mine"),

@@ -12,9 +12,8 @@ from shapes_world.painting import Scene
 from shapes_world.scenes import cut
 from shapes_world.tasks import draw_turns
 from timetok.recipes.cache import FeatureCache, weights_digest
-from timetok.recipes.mixture import Row
 from timetok.recipes.records import Event, Record
-from timetok.recipes.tasks import Task, Turn
+from timetok.recipes.tasks import Row, Task, Turn
 from timetok.video import read_frames, spread
 from timetok.vision import FrameEncoder, FrameTransform
 

@@ -13,10 +13,8 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from itertools import chain, groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded; see `load_localizer`
     try:
         options = _parser().parse_args(arguments)
+        if plot := vars(options).get("plot"):  # refused now, not after the work
+            from timetok.plots import check_path
+
+            with raised_as(ArgumentError, "--plot", ArgumentError):
+                check_path(plot)
         commands: Any = {"localize": _localize, "train": _train, "evaluate": _evaluate, "score": _score}
         commands |= {"plan": _plan, "data": _check_data, "convert": _convert, "info": _info}
         commands[options.command](options)
@@ -57,23 +60,20 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _picture(text: str) -> Path:
-    from timetok.plots import check_path
-
-    try:
-        return check_path(text)
-    except ArgumentError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 # on what the answers and the numbers of an evaluation depend
-_SETTINGS = ("protocol", "media", "layout", "durations", "wording", "decoding", "max_new_tokens", "frames", "seed")
-_KINDS: dict[str, dict[str, Any]] = {
-    "positive": {"type": _positive},
-    "integer": {"type": int},
-    "picture": {"type": _picture},
-    "protocol": {"choices": PROTOCOLS},
-}
+_SETTINGS = (
+    "protocol",
+    "media",
+    "layout",
+    "durations",
+    "wording",
+    "decoding",
+    "max_new_tokens",
+    "frames",
+    "device",
+    "seed",
+)
+_KINDS: Any = {"positive": {"type": _positive}, "protocol": {"choices": PROTOCOLS}}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _localize(options: argparse.Namespace) -> None:
-    asked, truth = _asked(options)
+    asked, truths = _asked(options)
     if (options.plot or options.stream) and [len(questions) for _, questions in asked] != [1]:
         raise ArgumentError("--plot, --stream: show the answer to one question, got several")
     from timetok.hub import localize_all, read_ahead
@@ -127,23 +127,22 @@ def _localize(options: argparse.Namespace) -> None:
     if options.plot:
         from timetok.plots import save, timeline
 
-        truths = [truth] if truth else None
         save(timeline(frames, answer.spans, question=question, answer=answer.text, truth=truths), options.plot)
         if not as_json:
             print(f"timeline: {options.plot}")
-    if truth and not options.json:
-        print(f"truth:    {truth.start:.2f} s to {truth.end:.2f} s")
+    if truths and not options.json:
+        print(f"truth:    {truths[0].start:.2f} s to {truths[0].end:.2f} s")
         print('next:     timetok localize YOUR.mp4 "When is the red circle visible? Give only the times."')
         print("          (it knows shapes only; examples/shapes.toml trained it)")
 
 
-def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Span | None]:
-    """Videos with the questions about each, and the true answer if it is known."""
+def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], list[Span] | None]:
+    """Videos with the questions about each, and the true spans if they are known."""
     if options.sample:
         from timetok.lita.answer import load_sample
 
         video, question, truth = load_sample()
-        return [(video, [question])], truth
+        return [(video, [question])], [truth]
     if options.video and not options.questions:
         raise ArgumentError('QUESTION: expected what to ask about the video, such as "When is the red circle visible?"')
     if options.video:
@@ -152,7 +151,7 @@ def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], Sp
         text = sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")
         entries = map(json.loads, filter(str.strip, text.split("\n")))
         pairs = [(entry["video"], str.strip(entry["question"])) for entry in entries]
-    return [(video, [text for _, text in group]) for video, group in groupby(pairs, itemgetter(0))], None
+    return [(video, [text for _, text in group]) for video, group in groupby(pairs, lambda pair: pair[0])], None
 
 
 def _print_spans(answer: Any) -> None:
@@ -164,10 +163,8 @@ def _print_spans(answer: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    if find_spec("accelerate") is None:
-        raise TimetokError("training needs accelerate, which is not installed: pip install 'timetok[train]'")
-    from timetok.recipes.preset import load_preset
-    from timetok.recipes.train import dry_run, train
+    with raised_as(TimetokError, "training needs accelerate: pip install 'timetok[train]'", ModuleNotFoundError):
+        from timetok.recipes.train import dry_run, load_preset, train
 
     preset = load_preset(options.preset, options.changes)
     out = Path(options.out or Path("runs") / Path(options.preset).stem)
@@ -175,13 +172,17 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    import torch
+
     from timetok.lita.answer import find_folder
     from timetok.recipes.evaluate import describe, evaluate_model, read_questions, run
 
     given = {name: vars(options)[name] for name in _SETTINGS if vars(options)[name] is not None}
-    where = {name: given.get(name) for name in ("wording", "media", "layout", "durations")}
+    where = {name: given[name] for name in ("wording", "media", "layout", "durations") if name in given}
     questions = read_questions(options.data, options.protocol, **where)
     model = None if options.model == "tiny" else options.model
+    if (rank := os.environ.get("LOCAL_RANK")) and torch.cuda.is_available():
+        torch.cuda.set_device(int(rank))  # which "cuda" then means
     localizer = _localizer(model, options)
     how: Any = {name: getattr(options, name) for name in ("protocol", "batch_size", "decoding", "max_new_tokens")}
     if options.out:
@@ -199,8 +200,7 @@ def _score(options: argparse.Namespace) -> None:
     from timetok.metrics import compare
     from timetok.recipes.evaluate import read_questions, score_file, write_report
 
-    where = {"layout": options.layout, "durations": options.durations}
-    questions = read_questions(options.data, options.protocol, **where)
+    questions = read_questions(options.data, options.protocol, layout=options.layout, durations=options.durations)
     report = score_file(options.predictions, questions, protocol=options.protocol)
     print(_told(report, options))
     if options.against:
@@ -222,19 +222,17 @@ def _told(report: Any, options: argparse.Namespace) -> str:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from timetok.recipes.plan import plan, read_target, spans_of
-    from timetok.recipes.records import read_records
+    from timetok.recipes.records import plan, read_records
 
-    wanted, level = read_target(options.target_recall)
     told = read_records(options.annotations, layout=options.layout, durations=options.durations, bad=options.bad)
-    found = plan(*spans_of(told), wanted=wanted, level=level)
+    found = plan(told, target=options.target_recall)
     print(found)
     if options.plot:
         from timetok.plots import curves, save
 
         columns = list(found.ceilings.values())
         recalls = {f"R@{key:g}": [column.recall[key] for column in columns] for key in columns[0].recall}
-        shares = {"mIoU": [column.miou for column in columns], **recalls, "wanted": [wanted] * len(columns)}
+        shares = {"mIoU": [column.miou for column in columns], **recalls, "wanted": [found.wanted] * len(columns)}
         labels = {"xlabel": "time tokens T", "ylabel": "best share that can be reached"}
         save(curves(list(found.ceilings), shares, **labels, log=True), options.plot)
 
@@ -256,11 +254,9 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _info(_: argparse.Namespace) -> None:
     rows: dict[str, Any] = {"timetok": __version__, "python": platform.python_version()}
-    for package in ("torch", "transformers", "timm", "triton", "av", "numpy", "accelerate", "peft"):
-        try:
-            rows[package] = version(package)
-        except PackageNotFoundError:
-            rows[package] = "not installed"
+    there = {each.name: each.version for each in distributions()}
+    names = ("torch", "transformers", "timm", "triton", "av", "numpy", "accelerate", "peft")
+    rows |= {name: there.get(name, "not installed") for name in names}
     import torch
 
     from timetok.pooling import BACKENDS, PRESETS, choose

@@ -68,7 +68,7 @@ def test_several_processes_write_what_one_writes(media: list[Path], tmp_path: Pa
     FeatureCache(tmp_path / "one", SETTINGS).fill(media, encode)
     caches = [FeatureCache(tmp_path / "three", SETTINGS) for _ in range(3)]
     for process, cache in enumerate(caches):
-        cache.fill(media, encode, process=process, num_processes=3)
+        cache.fill(media, encode, part=(process, 3))
     assert all(torch.equal(cache[path], encode(path)) for cache in caches for path in media)
     assert files(tmp_path / "three") == files(tmp_path / "one")
     first = FeatureCache(tmp_path / "three", SETTINGS)

@@ -19,9 +19,7 @@ from timetok.errors import DataError
 from timetok.lita import LitaForConditionalGeneration
 from timetok.lita.answer import Localizer
 from timetok.pooling import SlowFastPooler
-from timetok.recipes.lita import open_sources
-from timetok.recipes.preset import load_preset
-from timetok.recipes.train import build_model, dry_run, train
+from timetok.recipes.train import build_model, dry_run, load_preset, open_sources, train
 
 
 @pytest.fixture(scope="module")

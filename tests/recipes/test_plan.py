@@ -6,14 +6,18 @@ import pytest
 import tiny_data
 from timetok.cli import main
 from timetok.errors import ArgumentError, DataError
-from timetok.recipes.plan import SIZES, plan, read_target, spans_of
-from timetok.recipes.records import LAYOUTS, read_records
+from timetok.recipes.records import LAYOUTS, SIZES, Annotations, Event, Record, plan, read_records
 from timetok.timegrid import Span
 
 
 def write(path, records):
     path.write_text(json.dumps(records))
     return path
+
+
+def annotations(spans, duration):
+    events = tuple(Event("", Span(start, end)) for start, end in spans)
+    return Annotations("spans", (Record("a", "a", None, duration, events, ""),), {})
 
 
 def reached(size, starts, length, duration, level):
@@ -27,7 +31,7 @@ def reached(size, starts, length, duration, level):
 
 def test_the_smallest_size_that_stays_above_the_target():
     starts = np.linspace(0, 590, 1001) + 1e-7
-    found = plan(np.stack([starts, starts + 10], 1), np.full(1001, 601.0), wanted=0.99, level=0.7)
+    found = plan(annotations(zip(starts, starts + 10, strict=True), 601.0), target="0.99@0.7")
     shares = {size: reached(size, starts.tolist(), 10, 601.0, 0.7) for size in SIZES}
     assert {size: ceiling.recall[0.7] for size, ceiling in found.ceilings.items()} == pytest.approx(shares)
     short = max(size for size, share in shares.items() if share < 0.99)
@@ -36,7 +40,7 @@ def test_the_smallest_size_that_stays_above_the_target():
 
 
 def test_nothing_is_enough_for_spans_without_length():
-    found = plan(np.array([[5.0, 5.0]]), np.array([10.0]), wanted=0.5, level=0.5)
+    found = plan(annotations([(5.0, 5.0)], 10.0), target="0.5@0.5")
     assert found.enough is None
     assert "none of these reaches" in str(found)
 
@@ -56,9 +60,7 @@ def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
 def test_spans_of_every_layout_that_has_them(layout, tmp_path, capsys):
     path, durations = tiny_data.write(tmp_path, layout), tiny_data.write_durations(tmp_path)
     found = read_records(path, durations=durations)
-    spans, lengths = spans_of(found)
-    expected = [(e.span, r.duration_seconds) for r in found.records for e in r.events if e.span]
-    assert [*zip(spans, lengths, strict=True)] == expected
+    expected = [event for record in found.records for event in record.events if event.span]
     assert main(["plan", str(path), "--durations", str(durations)]) == 0
     assert f"at best, on {len(expected)} spans" in capsys.readouterr().out
 
@@ -66,7 +68,7 @@ def test_spans_of_every_layout_that_has_them(layout, tmp_path, capsys):
 @pytest.mark.parametrize("layout", ["vidqa", "charades"])
 def test_spans_without_a_duration_are_no_data_for_a_plan(layout, tmp_path):
     with pytest.raises(DataError, match="annotations: 0 of 3 events have a span and a duration"):
-        spans_of(read_records(tiny_data.write(tmp_path, layout)))
+        plan(read_records(tiny_data.write(tmp_path, layout)), target="0.5@0.5")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_spans_without_a_duration_are_no_data_for_a_plan(layout, tmp_path):
 def test_a_bad_file_is_named_with_its_record(tmp_path, records, message, capsys):
     path = write(tmp_path / "spans.json", records)
     with pytest.raises(DataError, match=message):
-        spans_of(read_records(path))
+        plan(read_records(path), target="0.5@0.5")
     assert main(["plan", str(path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -94,7 +96,8 @@ def test_a_bad_file_is_named_with_its_record(tmp_path, records, message, capsys)
 def test_wrong_spans_are_clipped_or_dropped_where_that_is_asked_for(tmp_path, capsys):
     path = write(tmp_path / "spans.json", [{"duration": 5, "spans": [[0, 7], [3, 3], [1, 4]]}])
     for bad, spans in (("clip", [Span(0, 5), Span(3, 3), Span(1, 4)]), ("drop", [Span(1, 4)])):
-        assert spans_of(read_records(path, bad=bad)) == (spans, [5.0] * len(spans))
+        (record,) = read_records(path, bad=bad).records
+        assert [event.span for event in record.events] == spans
         assert main(["plan", str(path), "--bad", bad]) == 0
         assert f"on {len(spans)} spans" in capsys.readouterr().out
 
@@ -102,4 +105,4 @@ def test_wrong_spans_are_clipped_or_dropped_where_that_is_asked_for(tmp_path, ca
 @pytest.mark.parametrize("text", ["0.9", "0.9@0.7@1", "a@b", "0@0.5", "0.9@1.5", "nan@0.5"])
 def test_a_bad_target_is_named(text):
     with pytest.raises(ArgumentError, match="target: expected"):
-        read_target(text)
+        plan(annotations([(1.0, 2.0)], 9.0), target=text)

@@ -21,8 +21,7 @@ from timetok.cli import main
 from timetok.errors import DataError
 from timetok.lita.answer import Localizer
 from timetok.recipes.evaluate import evaluate_model, read_questions
-from timetok.recipes.preset import load_preset
-from timetok.recipes.train import build_model, train
+from timetok.recipes.train import build_model, load_preset, train
 from timetok.timegrid import Span
 from timetok.vision import FrameEncoder
 

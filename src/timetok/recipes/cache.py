@@ -17,8 +17,6 @@ from tqdm import tqdm
 from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import DataError, raised_as
 
-_END = 2**16  # bytes of either end of a file that its fingerprint covers
-
 
 def claim(path: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings a folder is made with; DataError where the file tells of others, which must not be mixed."""
@@ -30,16 +28,13 @@ def claim(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """What tells a video from others and from what it was: its size, its first and last 64 KiB; of a folder, all files.
-
-    DataError is raised where it cannot be read.
-    """
+    """A file by its size, its first and last 64 KiB, a folder by all its files; DataError where one cannot be read."""
     with raised_as(DataError, f"media: {str(path)!r} cannot be read", OSError):
         if path.is_dir():
             return sha256("".join(map(fingerprint, sorted(path.iterdir()))).encode()).hexdigest()
         with path.open("rb") as file:
-            start, size = file.read(_END), file.seek(0, os.SEEK_END)
-            file.seek(max(size - _END, 0))
+            start, size = file.read(2**16), file.seek(0, os.SEEK_END)
+            file.seek(max(size - 2**16, 0))
             return sha256(f"{size} ".encode() + start + file.read()).hexdigest()
 
 
@@ -65,17 +60,14 @@ class FeatureCache:
         claim(self.folder / "cache.json", settings)
         self._shards: dict[Path, Path] = {}
 
-    def fill(
-        self, media: Iterable[Path], encode: Callable[[Path], Tensor], *, process: int = 0, num_processes: int = 1
-    ) -> None:
+    def fill(self, media: Iterable[Path], encode: Callable[[Path], Tensor], *, part: tuple[int, int] = (0, 1)) -> None:
         """Compute what is missing, each shard of which appears whole; a call goes on where one was stopped.
 
-        Of several processes, all called with the same videos, this is number ``process``; what they share is there
-        when all are done.
+        Processes called with the same videos share the work, ``part`` k of n; all is there when all are done.
         """
         self._shards |= {path: self.folder / f"{fingerprint(path)}.safetensors" for path in media}
         paths = {shard: path for path, shard in self._shards.items()}
-        missing = [shard for shard in sorted(paths)[process::num_processes] if not shard.exists()]
+        missing = [shard for shard in sorted(paths)[part[0] :: part[1]] if not shard.exists()]
         for shard in tqdm(missing, desc="features", unit="videos", disable=not missing):
             features = encode(paths[shard]).detach().cpu().contiguous()
             data = save({"features": features}, metadata={"crc32": str(_checksum(features))})

@@ -87,11 +87,12 @@ def read_questions(
                 text = query if answer else wording.replace("{event}", query.rstrip(".").lower())
                 text = _DENSE if "detection" in rules.measures else text
                 spans = tuple(event.span for event in group if event.span)
-                needed = {"question": query, "window": spans, "duration (see durations)": record.duration_seconds}
+                duration = record.duration_seconds or 0.0
+                needed = {"question": query, "window": spans, "duration (see durations)": duration}
                 if lacking := [what for what, has in needed.items() if not has]:
                     raise DataError(f"{file.name}: {name}: lacks a {' and a '.join(lacking)}")
                 key, task = name if path.is_file() else f"{file.stem}/{name}", record.subset or file.stem
-                truth = Reference(key, record.vid, spans, record.duration_seconds, task, shown.get(name, ()))
+                truth = Reference(key, record.vid, spans, duration, task, shown.get(name, ()))
                 questions.append(Question(text, record.media, query, answer, truth))
     if not questions:
         raise DataError(f"data: expected a file of annotations or a folder with {_FILES}, got {str(path)!r}")

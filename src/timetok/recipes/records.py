@@ -1,7 +1,7 @@
-"""Annotation files in the layouts of their data sets, read into one kind of record; times stay seconds.
+"""Annotation files in the layouts of their data sets, read into one kind of record, and what their spans need.
 
-What does not follow its layout is a DataError. What follows it and cannot be so, such as a span that ends after its
-video, is a problem: it is noted, and an argument says what becomes of it.
+Times stay seconds. What does not follow its layout is a DataError. What follows it and cannot be so, such as a span
+that ends after its video, is a problem: it is noted, and an argument says what becomes of it.
 """
 
 import csv
@@ -18,17 +18,18 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
+from timetok.codecs import IndexCodec
 from timetok.errors import ArgumentError, DataError, raised_as
-from timetok.timegrid import Span
+from timetok.metrics import Ceiling, codec_ceiling
+from timetok.timegrid import Span, TimeGrid
 
 Bad: TypeAlias = Literal["raise", "drop", "clip", "keep"]
 MOMENT = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # what `TimeTokenizer.to_tokens` reads
 _CHARADES = re.compile(r"(\S+)\s+(-?[0-9]*\.?[0-9]+)\s+(-?[0-9]*\.?[0-9]+)\s*##(.*)")
 _NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
-
-_KEY = "{vid: …}"
 LAYOUTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
 """Where each layout keeps what a record needs."""
+SIZES = (10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)  # time tokens that a plan tries
 
 
 class Event(NamedTuple):
@@ -106,9 +107,7 @@ def read_records(
     a field or has one of a wrong type, lists that differ in length, a name twice or one that leads out of its folder,
     or where ``bad="raise"`` met a problem; ArgumentError where ``layout`` or ``bad`` is not one of its choices.
 
-    Example::
-
-        print(read_records("charades_sta_test.txt", durations="Charades_v1_test.csv", bad="clip"))
+    >>> read_records("charades_sta_test.txt", durations="Charades_v1_test.csv", bad="clip").census  # doctest: +SKIP
     """
     if layout not in (None, *LAYOUTS) or bad not in get_args(Bad):
         raise ArgumentError(f"expected layout in {[*LAYOUTS]}, bad in {get_args(Bad)}, got {layout!r}, {bad!r}")
@@ -119,6 +118,50 @@ def read_records(
         for entry in entries:
             reader.add(*entry)
     return Annotations(reader.layout, tuple(filter(None, reader.records.values())), reader.problems)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each number of time tokens allows: T → its ceiling, for a recall wanted at an IoU threshold."""
+
+    ceilings: dict[int, Ceiling]
+    level: float
+    wanted: float
+
+    @property
+    def enough(self) -> int | None:
+        """The smallest T from which on every T tried reaches the target; None if the largest does not."""
+        short = [size for size, ceiling in self.ceilings.items() if ceiling.recall[self.level] < self.wanted]
+        return min((size for size in self.ceilings if size > max(short, default=0)), default=None)
+
+    def __str__(self) -> str:
+        levels = list(next(iter(self.ceilings.values())).recall)
+        rows = [f"{'T':>6}  {'mIoU':>6}  " + "  ".join(f"R@{level:g}".rjust(6) for level in levels) + "  no length"]
+        for size, ceiling in self.ceilings.items():
+            recalls = "  ".join(f"{ceiling.recall[level]:6.3f}" for level in levels)
+            rows.append(f"{size:>6}  {ceiling.miou:6.3f}  {recalls}  {ceiling.zero_length:9.3f}")
+        target = f"a recall of {self.wanted:g} at IoU {self.level:g}"
+        found = f"T = {self.enough} reaches {target}" if self.enough else f"none of these reaches {target}"
+        return "\n".join([*rows, f"{found}, at best, on {ceiling.num_spans} spans"])
+
+
+def plan(annotations: Annotations, *, target: str) -> Plan:
+    """Try every T of ``SIZES`` on LITA's grid. ``target`` is a recall at an IoU threshold, such as ``0.99@0.7``.
+
+    ArgumentError is raised where they are not above 0 and at most 1, DataError where spans or durations are missing.
+    """
+    with raised_as(ArgumentError, f"target: expected RECALL@IOU, such as 0.99@0.7, got {target!r}", ValueError):
+        wanted, level = map(float, target.split("@"))
+        if not (0 < wanted <= 1 and 0 < level <= 1):
+            raise ValueError("each is above 0 and at most 1")
+    pairs = [(event.span, record.duration_seconds) for record in annotations.records for event in record.events]
+    known = [(span, duration) for span, duration in pairs if span and duration]
+    if not known or len(known) < annotations.census["spans"]:
+        raise DataError(f"annotations: {len(known)} of {len(pairs)} events have a span and a duration; see durations")
+    spans, durations = zip(*known, strict=True)
+    levels = sorted({0.5, 0.7, 0.9, level})
+    ceilings = {size: codec_ceiling(IndexCodec(TimeGrid(size)), spans, durations, thresholds=levels) for size in SIZES}
+    return Plan(ceilings, level, wanted)
 
 
 class _Reader:
@@ -228,7 +271,7 @@ def _column(where: str, content: Any, spec: str, role: str) -> list[Any]:
 
 
 def load_entries(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, Any]]:
-    """Where each entry of a file stands, and the entry; what an object calls it is its field `_KEY`."""
+    """Where each entry of a file stands, and the entry; what an object calls it is its field ``{vid: …}``."""
     with raised_as(DataError, "not readable as JSON", OSError, ValueError, RecursionError):
         text = path.read_text(encoding="utf-8-sig")
         if text.lstrip()[:1] not in ("{", "["):
@@ -240,7 +283,7 @@ def load_entries(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, An
     if isinstance(content, dict) and isinstance(content.get("database"), dict):
         content = content["database"]  # YouCook2
     if isinstance(content, dict) and any(isinstance(each, dict) for each in content.values()):
-        return [(repr(key), {**each, _KEY: key} if isinstance(each, dict) else each) for key, each in content.items()]
+        return [(repr(key), {**row, "{vid: …}": key} if isinstance(row, dict) else row) for key, row in content.items()]
     return [(f"entry {k}", each) for k, each in enumerate(content if isinstance(content, list) else [content])]
 
 

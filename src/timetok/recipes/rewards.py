@@ -12,6 +12,7 @@ from timetok.metrics import union_iou
 from timetok.timegrid import Span
 from timetok.tokenizer import TimeTokenizer
 
+Ids: TypeAlias = Sequence[Sequence[int]]  # of each completion
 Reward: TypeAlias = Callable[..., list[float]]
 
 
@@ -24,9 +25,7 @@ def temporal_iou(tt: TimeTokenizer) -> Reward:
     >>> GRPOTrainer(model, reward_funcs=[temporal_iou(tt), well_formed(tt)], train_dataset=rows)  # doctest: +SKIP
     """
 
-    def temporal_iou(
-        *, completion_ids: Sequence[Sequence[int]], spans: Sequence[Any], duration: Sequence[float], **_: Any
-    ) -> list[float]:
+    def temporal_iou(*, completion_ids: Ids, spans: Sequence[Any], duration: Sequence[float], **_: Any) -> list[float]:
         found = tt.spans(list(map(list, completion_ids)), list(duration))
         truths = [[row] if isinstance(row[0], int | float) else row for row in spans]
         return [union_iou(each, [Span(*span) for span in truth]) for each, truth in zip(found, truths, strict=True)]
@@ -41,7 +40,7 @@ def well_formed(tt: TimeTokenizer, *, min_spans: int = 1, max_spans: int | None 
     """
     layout = re.compile(tt.regex(min_spans, max_spans, separator=separator).replace(re.escape(" "), r"\s*"))
 
-    def well_formed(*, completion_ids: Sequence[Sequence[int]], duration: Sequence[float], **_: Any) -> list[float]:
+    def well_formed(*, completion_ids: Ids, duration: Sequence[float], **_: Any) -> list[float]:
         rows = [(list(ids), length) for ids, length in zip(completion_ids, duration, strict=True)]
         alone = [layout.fullmatch(tt.decode(ids).strip()) is not None for ids, _ in rows]
         paired = [len(tt.times(*row)) == 2 * len(tt.spans(*row)) >= 2 * min_spans for row in rows]

@@ -5,32 +5,153 @@ checkpoints: a run that was interrupted ends at the weights of one that was not.
 """
 
 import platform
+import sys
+import tomllib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, replace
+from importlib import import_module
 from importlib.metadata import version
 from math import inf, nan
 from pathlib import Path
 from statistics import median
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeAlias, cast
 
+import timm
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_model
-from torch import nn
-from transformers import Trainer, TrainerState, TrainingArguments, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, set_seed
 
-from timetok import __version__, plots
+from timetok import __version__, embeddings, plots
+from timetok.adapter.hooks import store_once
 from timetok.atomic import replacing, write_json
 from timetok.errors import DataError, raised_as
-from timetok.lita import LitaForConditionalGeneration, LitaProcessor
+from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
+from timetok.lita.answer import find_folder, load_weights
+from timetok.lita.convert import VICUNA, read_eyes, read_projector
 from timetok.losses import SoftTimeLoss
-from timetok.recipes.cache import claim
-from timetok.recipes.lita import Preset
-from timetok.recipes.mixture import Mixture, Source, Sources
-from timetok.recipes.preset import load_recipe
-from timetok.recipes.tasks import WORDINGS
+from timetok.recipes.cache import FeatureCache, claim, weights_digest
+from timetok.recipes.records import Record, read_records
+from timetok.recipes.tasks import TASKS, WORDINGS, Mixture, Source, Sources, Videos, pixels_of
+
+Preset: TypeAlias = Mapping[str, Any]
+_FOLDERS = Path(__file__).parent / "presets", Path(__file__).parents[3] / "examples"  # these, of a checkout
+_ARGUMENTS = {"vision", "transform", "trainer", "pooler", "lm", "lora", "sets", "rates"}
+
+
+def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a preset, by its shipped name or the path of a TOML file, and apply changes.
+
+    Those are ``key=value`` with dotted keys and TOML values (a bare word is a string); ``smoke=true`` makes those of
+    the preset's ``[smoke]`` table. A file may name another as its ``base``, with ``[changes]`` of the same form.
+    DataError: there is no such preset, it is no TOML, or a key or a value does not fit.
+
+    >>> load_preset("shapes", ["stages.0.trainer.max_steps=10"])["stages"][0]["trainer"]["max_steps"]
+    10
+    """
+    preset, asked = _read(name), dict(map(_read_change, changes))
+    smoke, like = preset.pop("smoke", {}), _read("lita-7b") if "start" in preset else deepcopy(preset)
+    if asked.pop("smoke", False):
+        asked = smoke | asked  # what is asked for outlasts it
+    _change(preset, asked)
+    _check("preset", like, preset)
+    return preset
+
+
+def load_recipe(preset: Preset) -> Any:
+    """LITA's recipe with what the module named by the preset's ``code`` has in its place; DataError if it has none.
+
+    That may be ``build_model(preset, *, weights)``, ``open_sources(preset, model, processor, folder)``, a ``CARD`` for
+    ``str.format``, ``optimizer(model, arguments, stage)`` where AdamW should not do, and ``TASKS``, which are added.
+    """
+    code = preset["code"]
+    with raised_as(DataError, f"code: expected a module beside the preset, got {code!r}", ImportError):
+        own = vars(import_module(code)) if code else {}
+    card = Path(__file__).with_name("card.md")
+    default = {"build_model": build_lita, "open_sources": open_sources, "CARD": card, "optimizer": lambda *_: None}
+    return SimpleNamespace(**{**default, **own, "TASKS": TASKS | own.get("TASKS", {})})
+
+
+def build_lita(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
+    """A LITA of a language model (on the meta device without ``weights``), CLIP's tower and perhaps a projector."""
+    start = preset["start"]
+    folder, eyes = find_folder(start["lm"]), start["clip"]
+    encoder, transform = read_eyes(eyes if timm.is_model(eyes) else find_folder(eyes))
+    told: Any = {name: preset["model"][name] for name in ("num_frames", "num_time_tokens", "codec", "pooler")}
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    processor = LitaProcessor(tokenizer, transform=asdict(transform), grid=encoder.grid, system=VICUNA, **told)
+    ids = list(processor.tt.time_token_ids)
+    if weights:
+        lm = load_weights(AutoModelForCausalLM, folder, dtype=start["dtype"], use_safetensors=None)  # or pickles
+        embeddings.resize(lm, ids)
+        embeddings.init_rows(lm, ids)
+    else:
+        text = AutoConfig.from_pretrained(folder, local_files_only=True)
+        text.vocab_size = max(text.vocab_size, max(ids, default=0) + 1)
+        with torch.device("meta"):
+            lm = AutoModelForCausalLM.from_config(text, dtype=start["dtype"])
+    told = {"time_token_ids": ids, "video_token_id": processor.video_token_id, **preset["model"]}
+    config = LitaConfig(text_config=lm.config, vision=encoder.arguments, **told)
+    model = LitaForConditionalGeneration.of(config, lm, encoder)
+    if start["projector"]:
+        model.model.projector.load_state_dict(read_projector(start["projector"]))
+    if lora := start["lora"]:
+        from peft import LoraConfig, get_peft_model  # an extra, `train`
+
+        rows = embeddings.peft_kwargs(model.model.lm, ids)
+        model.model.lm = get_peft_model(model.model.lm, LoraConfig(task_type="CAUSAL_LM", **rows, **lora))
+        # peft unties its copies in the state alone
+        model.register_state_dict_post_hook(store_once)  # type: ignore[no-untyped-call]
+    return model, processor
+
+
+def open_sources(
+    preset: Preset, model: LitaForConditionalGeneration, processor: LitaProcessor, folder: Path
+) -> Sources:
+    """A source for each data set, the same in all stages, from a feature cache where ``data.cached``.
+
+    The census of each set is printed; the cache is filled by all processes together, in ``folder``. DataError where a
+    set cannot be read or none of its media is there, rates name another, or the model cannot be trained from a cache.
+    """
+    cached, inner, state = preset["data"]["cached"], model.model, PartialState()
+    if cached and (inner.order != "pool-first" or inner.time_markers or inner.pooler.separators):
+        raise DataError("data.cached: expected false for a model that projects first, or with markers or separators")
+    records: dict[str, list[Record]] = {}
+    for name, arguments in preset["data"]["sets"].items():
+        with raised_as(DataError, f"data.sets.{name}", TypeError):
+            found = read_records(**arguments)
+        state.print(f"[{name}]\n{found}\n")  # what is wrong with it, too
+        records[name] = [record for record in found.records if record.media]
+    if unknown := {name for stage in preset["stages"] for name in stage["rates"]} - records.keys():
+        raise DataError(f"rates: {sorted(unknown)} are none of the sets, which are {[*records]}")
+    if lost := [name for name, kept in records.items() if not kept]:
+        raise DataError(f"data.sets: no record of {lost} has its media; see their media and bad")
+    cache = None
+    if cached:
+        bf16 = bool(preset["stages"][0]["trainer"].get("bf16"))
+        encoder = inner.vision.to(state.device)
+        settings = {"encoder": weights_digest(encoder), "arguments": encoder.arguments, "autocast": bf16}
+        settings |= {name: getattr(processor, name) for name in ("transform", "pooler", "num_frames")}
+        cache = FeatureCache(folder / "features", settings)
+        media = {record.media for kept in records.values() for record in kept if record.media}
+        part = state.process_index, state.num_processes
+        cache.fill(media, lambda path: pooled(model, processor, path, bf16=bf16), part=part)
+        state.wait_for_everyone()
+    sources = {name: Videos(kept, processor, cache) for name, kept in records.items()}
+    return lambda stage: sources
+
+
+@torch.no_grad()
+def pooled(model: LitaForConditionalGeneration, processor: LitaProcessor, media: Path, *, bf16: bool = False) -> Tensor:
+    """Pooled features ``[n e]`` of a video or an image, with the bits that training on its pixels gives."""
+    pixels = pixels_of(media, processor).unsqueeze(0)
+    with torch.autocast(next(model.model.vision.parameters()).device.type, torch.bfloat16, enabled=bf16):
+        return cast(Tensor, model.model.pooler(model.model.features(pixels))[0])
 
 
 def build_model(preset: Preset, *, weights: bool = True) -> tuple[LitaForConditionalGeneration, LitaProcessor]:
@@ -101,15 +222,13 @@ def train_stages(
         stage = preset["stages"][number]
         data = _mixture(preset, number, sources(stage), processor)
         used: dict[str, Any] = {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": loss}
-        own = recipe.optimizer(model, arguments, stage) if hasattr(recipe, "optimizer") else None
-        entries = fit(model, arguments, optimizers=(own, None), **used)
+        entries = fit(model, arguments, optimizers=(recipe.optimizer(model, arguments, stage), None), **used)
         log += [{**entry, "step": entry["step"] + before} for entry in entries]
         before += arguments.max_steps
     return log
 
 
 def _mixture(preset: Preset, number: int, sources: Mapping[str, Source], processor: LitaProcessor) -> Mixture:
-    """The samples of a stage."""
     stage, seed = preset["stages"][number], preset["data"]["seed"] + number
     told = {key: stage[key] for key in ("num_samples", "rates", "max_length") if key in stage}
     return Mixture(sources=sources, tasks=load_recipe(preset).TASKS, processor=processor, seed=seed, **told)
@@ -180,3 +299,57 @@ def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[
     plots.save(plots.curves(steps, {"loss": losses}, xlabel="step", ylabel="training loss"), folder / "curve.png")
     text = card.read_text(encoding="utf-8").format(**facts, first=losses[0], last=losses[-1])
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _read(name: str, *derived: Path) -> dict[str, Any]:
+    """A preset by its name or path, with those of which it is the base, nearest last."""
+    shipped = {path.stem: path for folder in _FOLDERS for path in sorted(folder.glob("*.toml"))}
+    path, told = shipped.get(name, Path(name)), f"preset: expected one of {[*shipped]} or a TOML file, got {name!r}"
+    with raised_as(DataError, told, OSError, ValueError):
+        preset = tomllib.loads(path.read_text(encoding="utf-8"))
+    if path in derived:
+        raise DataError(f"base: expected a preset that does not lead back to itself, got {name!r}")
+    if preset.get("code") and (folder := str(path.parent.resolve())) not in sys.path:
+        sys.path.append(folder)
+    if "base" not in preset:
+        return preset
+    base = _read(str(preset["base"]), *derived, path)
+    _change(base, {key: preset[key] for key in preset.keys() - {"base", "changes"}} | preset.get("changes", {}))
+    return base
+
+
+def _change(preset: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        *names, last = key.split(".")
+        table: Any = preset
+        told = f"--set: the preset has no {key!r}; its tables are {', '.join(sorted(preset))}"
+        with raised_as(DataError, told, LookupError, TypeError, ValueError):
+            for each in names:
+                table = table[int(each) if isinstance(table, list) else each]
+            table[last] = value
+
+
+def _read_change(change: str) -> tuple[str, Any]:
+    key, sign, text = change.partition("=")
+    if not sign or not all(key.split(".")) or (key == "smoke" and text not in ("true", "false")):
+        raise DataError(f"--set: expected key=value, or smoke=true, got {change!r}")
+    try:
+        return key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, text
+
+
+def _check(key: str, like: Any, value: Any) -> None:
+    """Keys and kinds of values are those of a shipped preset; what goes to a library as arguments is checked there."""
+    kind = type(like)
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits or value == [] or (kind is int and value < min(like, 1)):  # of the whole numbers only the seed may be 0
+        raise DataError(f"{key}: expected {kind.__name__} (counts are at least 1, lists not empty), got {value!r}")
+    if kind is list:  # each of the stages as the first
+        like, value = dict.fromkeys(range(len(value)), like[0]), dict(enumerate(value))
+    if isinstance(like, dict) and key.rpartition(".")[2] not in _ARGUMENTS:
+        missing, unknown = sorted(like.keys() - value.keys()), sorted(value.keys() - like.keys())
+        if missing or unknown:
+            raise DataError(f"{key}: missing {missing}, unknown {unknown}; compare the shipped presets")
+        for name in like:
+            _check(f"{key}.{name}", like[name], value[name])
