@@ -1,7 +1,6 @@
 """The pieces on a causal LM, which stays itself: nothing is subclassed; masks, caches and generation are its own."""
 
-from timetok.adapter.encoded import EncodedVideo, remember
-from timetok.adapter.hooks import splice
+from timetok.adapter.hooks import EncodedVideo, remember, splice
 from timetok.adapter.prompts import VIDEO_TOKEN, TokenIds, VideoPrompts, as_prompts, check_typed, video_token_id
 from timetok.adapter.video_adapter import VideoAdapter
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from timetok.adapter.encoded import EncodedVideo
+from timetok.adapter.hooks import EncodedVideo
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import PoolingPlan, as_grid
 from timetok.tokenizer import TimeTokenizer, with_durations

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from timetok import __version__
-from timetok.adapter.encoded import EncodedVideo, generate_about, remember
-from timetok.adapter.hooks import check, placed, share_again, splice, store_once
+from timetok.adapter.hooks import EncodedVideo, check, generate_about, placed, remember, share_again, splice, store_once
 from timetok.adapter.prompts import TokenIds, VideoPrompts
 from timetok.atomic import read_json, write_json
 from timetok.attention import FrameMask
