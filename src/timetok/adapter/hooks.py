@@ -1,7 +1,4 @@
-"""A language model from outside: visual tokens for placeholders, positions and masks, tied weights, a cache kept.
-
-Shapes: b batch, d language width, n visual tokens, s sequence.
-"""
+"""What is done to a language model from outside. Shapes: b batch, d language width, n visual tokens, s sequence."""
 
 import copy
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -209,10 +206,10 @@ class EncodedVideo:
 def remember(model: Any, tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVideo:
     """Run the beginning of a prompt, which holds one video of ``tokens`` ``[n d]``, through a `VideoAdapter`."""
     ids = torch.tensor([list(prefix_ids)], dtype=torch.long, device=tokens.device)
-    if not ids.numel():
-        return EncodedVideo(tokens, ids[0])
-    once: dict[str, Any] = {"max_new_tokens": 1, "num_beams": 1, "num_return_sequences": 1, "do_sample": False}
     encoded = EncodedVideo(tokens, ids[0, :0])
+    if not ids.numel():
+        return encoded
+    once: Any = {"max_new_tokens": 1, "num_beams": 1, "num_return_sequences": 1, "do_sample": False}
     output = model.generate(ids, video_features=[encoded], return_dict_in_generate=True, **once)
     cache: Any = getattr(output, "past_key_values", None)
     attends = any(hasattr(layer, "keys") for layer in getattr(cache, "layers", ()))

@@ -1,7 +1,4 @@
-"""Videos and text → what the model takes, and its ids → spans in seconds.
-
-Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame.
-"""
+"""Videos and text → ids → spans. Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame."""
 
 from collections.abc import Sequence
 from os import PathLike
