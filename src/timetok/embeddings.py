@@ -20,13 +20,11 @@ ROWS = ("time_rows.input", "time_rows.output")
 def resize(model: PreTrainedModel, ids: Sequence[int], *, pad_to_multiple_of: int | None = None) -> nn.Module:
     """Grow the input and output embedding until every id has a row; never shrink them. Returns the input embedding.
 
-    Vocabularies are often padded, and ``resize_token_embeddings(len(tokenizer))`` would cut the padding off.
-    New rows start as transformers starts them; tied embeddings stay tied. If the embedding grows, it grows to a
-    multiple of ``pad_to_multiple_of``.
+    Vocabularies are often padded, and ``resize_token_embeddings(len(tokenizer))`` would cut the padding off. New rows
+    start as transformers starts them; ties stay. What grows, grows to a multiple of ``pad_to_multiple_of``.
 
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> shape = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=10, **shape))
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=1))
     >>> resize(model, range(10, 14)).num_embeddings
     14
     """
@@ -46,12 +44,11 @@ def init_rows(
 ) -> None:
     """Start the rows of ordered tokens, in both embeddings, so that neighbours are nearer than strangers.
 
-    ``"interpolate"`` puts them on an arc between two random directions, ``"sinusoidal"`` on the sines and cosines
-    of a position encoding, both as long as the other rows are; ``"mean"`` near the mean of the other rows, a tenth
-    of their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number: for it alone,
-    ``number_ids`` has, for each id, those of ``tokenizer(str(index))``. Draws from torch's global random generator.
-
-    ``ids`` stand in the order of time; where the embeddings lack a row for one, ArgumentError is raised: see `resize`.
+    ``"interpolate"`` puts them on an arc between two directions from torch's global random generator, ``"sinusoidal"``
+    on a position encoding, both as long as the other rows are; ``"mean"`` near the mean of the other rows, a tenth of
+    their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number: for it alone,
+    ``number_ids`` has, for each id, those of ``tokenizer(str(index))``. ``ids`` stand in the order of time; where the
+    embeddings lack a row for one, ArgumentError is raised: see `resize`.
     """
     if how not in get_args(InitRows):
         raise ArgumentError(f"how must be one of {get_args(InitRows)}, got {how!r}")
@@ -73,11 +70,11 @@ def peft_kwargs(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
 
     >>> LoraConfig(target_modules="all-linear", **peft_kwargs(model, tt.time_token_ids))  # doctest: +SKIP
     """
-    names = {id(module): name for name, module in model.named_modules()}
     chosen = _embeddings(model)
     if getattr(chosen[-1], "bias", None) is not None:
         raise ArgumentError("model: its head has a bias, which peft's trained rows would drop")
-    return {"trainable_token_indices": {names[id(module)].rpartition(".")[2]: list(ids) for module in chosen}}
+    names = [name.rpartition(".")[2] for name, module in model.named_modules() if module in chosen]
+    return {"trainable_token_indices": {name: list(ids) for name in names}}
 
 
 def merge_and_export(model: Any, folder: str | os.PathLike[str]) -> None:
@@ -99,8 +96,7 @@ def tables(model: PreTrainedModel) -> list[Tensor]:
 
 def rows_of(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Tensor]:
     """The rows of ids, ``[ids d]``, in both embeddings, by the names in `ROWS`; none without ids."""
-    named = zip(ROWS, tables(model), strict=False) if ids else ()
-    return {name: table.detach()[list(ids)] for name, table in named}
+    return {name: table.detach()[list(ids)] for name, table in zip(ROWS, tables(model) if ids else (), strict=False)}
 
 
 @torch.no_grad()
