@@ -58,8 +58,7 @@ class VideoAdapter(nn.Module):
         vision_dim: Width e of the features that come in.
         pooler: ``[b t p e]`` → ``[b n e]``; LITA's if None.
         projector: ``"linear"`` (LITA's), ``"mlp2x_gelu"`` (LLaVA-1.5's) or a module e → d.
-        order: Pool before or after projecting. The two agree for a linear projector, and pooling
-            first is cheaper; an MLP that was trained after the other order needs that order.
+        order: To pool first is cheaper, and the same with a linear projector; an MLP needs the order it was trained in.
         time_markers: Add the embedding of a frame's time token to its fast token. Not LITA's; see Source.
         vision: A frame encoder, ``[m t c h w]`` → ``[m t p e]``, such as `timetok.vision.FrameEncoder`, where pixels
             come in. It is frozen and stays in evaluation mode; a tower that is to be trained gives features instead.
@@ -240,12 +239,10 @@ class VideoAdapter(nn.Module):
             attention_mask: ``[b s]``, as the LM has it.
             video_features: ``[m t p e]`` in the order of the placeholders, a list of ``[t p e]`` where
                 videos differ in length or of what ``encode_video`` gave, pooled ones ``[n e]``, or None for text alone.
-            pixel_values_videos: In place of features what ``vision`` reads, ``[m t c h w]`` or a list of
-                ``[t c h w]``; ArgumentError is raised where both are given.
+            pixel_values_videos: What ``vision`` reads instead, ``[m t c h w]``, or a list; with both, ArgumentError.
             labels: ``[b s]``; those at placeholders and padding become -100. The loss is next-token cross entropy in
                 float32, which not every LM computes, and the LM's auxiliary loss.
-            **lm_kwargs: The LM's, and ``num_items_in_batch``, by which the HF Trainer wants the sum of the loss
-                divided, and not by the number of targets.
+            **lm_kwargs: The LM's, and Trainer's ``num_items_in_batch``: it, not the targets' number, divides the loss.
         """
         num_items = lm_kwargs.pop("num_items_in_batch", None)
         with self._reading(input_ids, attention_mask, video_features, pixel_values_videos, lm_kwargs):

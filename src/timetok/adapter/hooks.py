@@ -136,8 +136,7 @@ def placed(model: Any, ids: Tensor, mask: Tensor | None, videos: Any, given: Con
         if call.get("attention_mask") is None:
             call["attention_mask"] = counted[:, :stop]
         if rope is not None:
-            a, b = rope
-            call["position_ids"] = temporal_position_ids(index, counted, a=a, b=b)[:, start:stop]
+            call["position_ids"] = temporal_position_ids(index, counted, a=rope[0], b=rope[1])[:, start:stop]
         if kind != "causal" and start < length:
             layers = getattr(cache, "layers", None) or [None]
             width = getattr(layers[0], "max_cache_len", stop)  # where the cache is static; no chunk ends amid videos

@@ -199,11 +199,9 @@ def _describe(
             raise ModelFolderError(f"num_time_tokens: expected 2 to {len(tokenizer) - 1}, got {num}")
         TimeTokenizer.wrap(tokenizer, num, lita_spacing=True)  # before the placeholder takes an id
     crop = {"crop": "squash"} if settings.get("image_aspect_ratio") == "resize" else {}  # VILA's
-    shared: _Json = {
-        "num_frames": settings.get("num_video_frames", settings["num_frames"]),
-        "num_time_tokens": num or 100,
-        "pooler": {"preset": f"lita-{settings['video_arch'].replace('_', '-')}"},
-    }
+    pooler = {"preset": f"lita-{settings['video_arch'].replace('_', '-')}"}
+    num_frames = settings.get("num_video_frames", settings["num_frames"])
+    shared: _Json = {"num_frames": num_frames, "num_time_tokens": num or 100, "pooler": pooler}
     ours: _Json = {"codec": "index" if num else "seconds", "lita_spacing": bool(num), "system": VICUNA, **shared}
     processor = LitaProcessor(tokenizer, transform=asdict(transform) | crop, grid=encoder.grid, **ours)
     ids = list(processor.tt.time_token_ids)

@@ -23,7 +23,6 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     config_class = LitaConfig
     base_model_prefix = "model"
-    main_input_name = "input_ids"
     input_modalities = ("video", "text")  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
