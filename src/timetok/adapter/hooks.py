@@ -34,9 +34,9 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
     The placeholder needs no row in the embedding: it is swapped for id 0 before the look-up, there and in whatever
     else inside the LM is handed ids (per-layer embeddings, hashes of ids, routing by id). The hook sits on what
     ``get_input_embeddings()`` returns now, because peft may have replaced that module since the last call.
-    Rows repeated by beam search or ``num_return_sequences`` are repeated here too, and decoding steps,
-    which hold no placeholder, pass through. SpliceError is raised where placeholders and visual tokens differ in
-    number, or these were never used, because the embedding was not called or saw no placeholder.
+    Rows repeated by beam search or ``num_return_sequences`` are repeated here too, and decoding steps, which hold no
+    placeholder, pass through. SpliceError is raised where placeholders and visual tokens differ in number, or these
+    were never used, because the embedding was not called or saw no placeholder.
     """
     if not any(len(row) for row in rows):
         yield

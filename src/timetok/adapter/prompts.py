@@ -54,8 +54,7 @@ class VideoPrompts:
         ``pixel_values_videos`` ``[m t c h w]``, or a list of them.
 
         Args:
-            text: Prompts; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
-                raised. A literal ``<video>`` in what a user typed counts too, so there it is an error.
+            text: Prompts; PromptError is raised where they do not hold one ``<video>`` a video, typed ones included.
             videos: Features, each ``[t p e]`` or ``[t h w e]``, pooled ones ``[n e]``, or what ``encode_video`` gave.
             pixels: In place of features what the encoder reads, each ``[t c h w]``; ArgumentError where there is none.
             counts: Visual tokens of each video, in place of features that come later.

@@ -42,9 +42,8 @@ _read = partial(read_json, kind=dict, expected="the settings of a checkpoint")
 def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None = None) -> None:
     """Turn a checkpoint in a published layout into a folder for ``from_pretrained`` and `Localizer`.
 
-    Weights keep their numbers and dtype. Of pickles only tensors are read, files are held one at a time, and the
-    folder appears when it is complete. Text is tokenised as by the slow Llama tokenizer of transformers 4.31 with its
-    default, ``legacy``, whatever the folder says: spaces beside added tokens vanish.
+    Weights keep their numbers and dtype. Of pickles only tensors are read, files are held one at a time. Text is
+    tokenised as by the slow, ``legacy`` Llama tokenizer of transformers 4.31: spaces beside added tokens vanish.
 
     Args:
         source: LITA's layout (``model_type`` ``"lita"``), LLaVA-1.5's (``"llava"``, ``"llava_llama"``) or VILA's (an
@@ -56,8 +55,7 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
             tokens' rows of ``embed_tokens`` and ``lm_head``, or whole tables, of which these rows are taken by id.
             It follows LLaVA's; no published LITA of this kind could be tried.
 
-    Raises:
-        ModelFolderError: A file is missing, damaged, or not what can be converted; nothing is left behind.
+    ModelFolderError is raised where a file is missing, damaged, or not what can be converted; nothing is left behind.
 
     >>> convert("lita-13b", vision="clip-vit-large-patch14", out="lita")  # doctest: +SKIP
     """
