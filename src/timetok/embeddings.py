@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from timetok.atomic import replacing
 from timetok.errors import ArgumentError
 
-InitRows: TypeAlias = Literal["interpolate", "sinusoidal", "mean", "numbers"]
+Start: TypeAlias = Literal["interpolate", "sinusoidal", "mean", "numbers"]
 ROWS = ("time_rows.input", "time_rows.output")
 
 
@@ -36,11 +36,7 @@ def resize(model: PreTrainedModel, ids: Sequence[int], *, pad_to_multiple_of: in
 
 @torch.no_grad()
 def init_rows(
-    model: PreTrainedModel,
-    ids: Sequence[int],
-    how: InitRows = "interpolate",
-    *,
-    number_ids: Sequence[Sequence[int]] = (),
+    model: PreTrainedModel, ids: Sequence[int], how: Start = "interpolate", *, number_ids: Sequence[Sequence[int]] = ()
 ) -> None:
     """Start the rows of ordered tokens, in both embeddings, so that neighbours are nearer than strangers.
 
@@ -50,8 +46,8 @@ def init_rows(
     ``number_ids`` has, for each id, those of ``tokenizer(str(index))``. ``ids`` stand in the order of time; where the
     embeddings lack a row for one, ArgumentError is raised: see `resize`.
     """
-    if how not in get_args(InitRows):
-        raise ArgumentError(f"how must be one of {get_args(InitRows)}, got {how!r}")
+    if how not in get_args(Start):
+        raise ArgumentError(f"how must be one of {get_args(Start)}, got {how!r}")
     spelled = len(ids) if how == "numbers" else 0
     if len(number_ids) != spelled or not all(map(len, number_ids)):
         raise ArgumentError(f"number_ids must hold at least one id for each of {spelled} ids for how={how!r}")
@@ -111,12 +107,11 @@ def load_rows(model: PreTrainedModel, ids: Sequence[int], saved: Mapping[str, Te
 
 
 def _embeddings(model: PreTrainedModel) -> list[Any]:
-    """The input and the output embedding, one where they are tied."""
     first, head = model.get_input_embeddings(), model.get_output_embeddings()
     return [first] if head is None or head.weight is first.weight else [first, head]
 
 
-def _rows(table: Tensor, ids: list[int], how: InitRows, number_ids: Sequence[Sequence[int]]) -> Tensor:
+def _rows(table: Tensor, ids: list[int], how: Start, number_ids: Sequence[Sequence[int]]) -> Tensor:
     if how == "numbers":
         return torch.stack([table[list(spelling)].mean(0) for spelling in number_ids])
     others = torch.ones(len(table), dtype=torch.bool)

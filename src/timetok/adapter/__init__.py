@@ -52,6 +52,8 @@ _ASKED_OF_THE_LM = {
 class VideoAdapter(nn.Module):
     r"""Time tokens, a pooler and a projector on a causal LM. Bad settings raise ArgumentError.
 
+    ``processor``, or ``prepare``: prompts and features → what ``forward`` and ``generate`` take; no weights, picklable.
+
     Args:
         lm: Any causal LM of transformers whose embedding has a row for every time token.
         tt: Its tokenizer, wrapped; or `TokenIds` where ids come in and go out, as in LITA, and nothing is saved here.
@@ -65,9 +67,6 @@ class VideoAdapter(nn.Module):
         temporal_rope: a and b of positions ``a * n + b * t`` as `temporal_position_ids` has them, of a model with RoPE.
         attention: What visual tokens see of each other, as `frame_mask` has it; anything but ``"causal"`` needs a model
             without recurrent layers whose attention is ``"eager"`` or ``"sdpa"``.
-
-    Attributes:
-        processor: Prompts and features → what ``forward`` and ``generate`` take; no weights, picklable. Also `prepare`.
 
     Source: arXiv 2403.19046 §3.3; markers: LLaVA-ST (arXiv 2501.08282); the last two: TC-LLaVA (arXiv 2409.03206).
 
@@ -126,11 +125,9 @@ class VideoAdapter(nn.Module):
         nn.Module.register_load_state_dict_pre_hook(self, share_again)
 
     def __getattr__(self, name: str) -> Any:
-        """A module's own, or what the language model answers for the whole."""
         return getattr(self.lm, name) if name in _ASKED_OF_THE_LM else super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A module's own, or what the language model generates with."""
         return setattr(self.lm, name, value) if name == "generation_config" else super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> Self:

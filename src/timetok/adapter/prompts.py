@@ -154,7 +154,6 @@ def check_typed(question: str, tokenizer: PreTrainedTokenizerBase, placeholders:
 
 
 def _listed(found: Tensor | EncodedVideo | Sequence[Tensor | EncodedVideo] | None) -> list[Any]:
-    """The videos of a row, which has none, one, or a list of them."""
     return [] if found is None else [found] if isinstance(found, Tensor | EncodedVideo) else list(found)
 
 

@@ -35,7 +35,6 @@ class LitaConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in LITA's published parts and turn ``text_config`` into an object."""
         if not isinstance(self.text_config, PreTrainedConfig):
             text = dict(self.text_config or {})
             self.text_config = AutoConfig.for_model(text.pop("model_type", "llama"), **text)
