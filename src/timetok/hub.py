@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
-from timetok.adapter import check_typed
+from timetok.adapter.prompts import check_typed
 from timetok.codecs import SecondsCodec
 from timetok.decoding import SpanConstraint
 from timetok.errors import ArgumentError, PromptError, raised_as

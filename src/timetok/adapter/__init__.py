@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from timetok import __version__
 from timetok.adapter.hooks import EncodedVideo, check, generate_about, placed, remember, share_again, splice, store_once
-from timetok.adapter.prompts import VIDEO_TOKEN, TokenIds, VideoPrompts, as_prompts, check_typed, video_token_id
+from timetok.adapter.prompts import VIDEO_TOKEN, TokenIds, VideoPrompts
 from timetok.atomic import read_json, write_json
 from timetok.attention import FrameMask
 from timetok.embeddings import ROWS, load_rows, rows_of, tables
@@ -30,10 +30,7 @@ from timetok.pooling import SlowFastPooler
 from timetok.timegrid import TimeGrid
 from timetok.tokenizer import TimeTokenizer
 
-__all__ = [
-    "VIDEO_TOKEN", "EncodedVideo", "TokenIds", "VideoAdapter", "VideoPrompts", "as_prompts", "check_typed", "remember",
-    "splice", "video_token_id",
-]  # fmt: skip
+__all__ = ["VIDEO_TOKEN", "EncodedVideo", "TokenIds", "VideoAdapter", "VideoPrompts", "splice"]
 Order = Literal["pool-first", "project-first"]
 ProjectorName = Literal["linear", "mlp2x_gelu"]
 Videos = Tensor | Sequence[Tensor | EncodedVideo]
@@ -114,9 +111,8 @@ class VideoAdapter(nn.Module):
             raise ArgumentError("time_markers: markers need fast tokens and time_token_ids")
         self.temporal_rope, self.attention = None if temporal_rope is None else tuple(temporal_rope), attention
         check(lm, self.temporal_rope, attention)
-        name = projector if isinstance(projector, str) else None
-        self._settings: dict[str, Any] = {"vision_dim": vision_dim, "projector": name, "pooler": self.pooler.arguments}
-        self._settings |= {"order": order, "time_markers": time_markers}
+        self._settings: Any = {"vision_dim": vision_dim, "projector": projector if isinstance(projector, str) else None}
+        self._settings |= {"pooler": self.pooler.arguments, "order": order, "time_markers": time_markers}
         self._settings |= {"temporal_rope": temporal_rope, "attention": attention}
         if vision is not None:
             vision.requires_grad_(False).eval()

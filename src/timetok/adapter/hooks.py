@@ -190,10 +190,8 @@ def share_again(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
 class EncodedVideo:
     """A video as a language model reads it, to be passed wherever features are; made by ``encode_video``.
 
-    Attributes:
-        tokens: ``[n d]``.
-        prefix_ids: Ids that were run through the model, with the video in them; none where it cannot go on from them.
-        cache: What the model remembers of them.
+    ``tokens`` are ``[n d]``, ``prefix_ids`` were run through the model, with the video in them, and ``cache`` is what
+    it remembers of them; there are none where it cannot go on from them.
     """
 
     tokens: Tensor

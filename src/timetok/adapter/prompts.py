@@ -131,10 +131,10 @@ class VideoPrompts:
 
 
 def as_prompts(text: Sequence[str] | str, num_videos: int) -> list[str]:
-    """Prompts as a list; PromptError where they do not hold ``num_videos`` ``<video>`` in all."""
+    """Prompts as a list; PromptError where there are none, or they do not hold ``num_videos`` ``<video>`` in all."""
     prompts = [text] if isinstance(text, str) else list(text)
     asked = [prompt.count(VIDEO_TOKEN) for prompt in prompts]
-    if sum(asked) != num_videos:
+    if not asked or sum(asked) != num_videos:
         raise PromptError(f"text: expected {num_videos} {VIDEO_TOKEN}, one a video; by row there are {asked}")
     return prompts
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import BatchEncoding
 from transformers.generation.streamers import BaseStreamer
 
-from timetok.adapter import EncodedVideo, remember
+from timetok.adapter.hooks import EncodedVideo, remember
 from timetok.atomic import read_json
 from timetok.codecs import IndexCodec
 from timetok.decoding import SpanConstraint, span_distribution

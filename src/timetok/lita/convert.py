@@ -218,7 +218,7 @@ def _check(config: LitaConfig, held: dict[str, Tensor]) -> None:
         model = LitaForConditionalGeneration(config)
     wanted = {name: list(each.shape) for name, each in model.state_dict().items()}
     found = {name: list(each.shape) for name, each in held.items()}
-    either = (wanted | found).keys() - model.all_tied_weights_keys.keys()
-    if wrong := sorted(name for name in either if wanted.get(name) != found.get(name)):
+    wrong = [name for name in wanted | found if wanted.get(name) != found.get(name)]
+    if wrong := [name for name in wrong if name not in model.all_tied_weights_keys]:
         expected, got = wanted.get(wrong[0], "none"), found.get(wrong[0], "none")
         raise ModelFolderError(f"{len(wrong)} weights do not fit, such as {wrong[0]}: expected {expected}, got {got}")
