@@ -1,7 +1,4 @@
-"""Prompts with placeholders → ids. Tokenizer and token plan, no weights.
-
-Shapes: b batch, m videos, t frames, c channels, p patches, h w patch grid or pixels, e vision width, s sequence.
-"""
+"""Prompts with placeholders → ids. Tokenizer and token plan, no weights. Letters of shapes as in `timetok.adapter`."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,8 +96,7 @@ class VideoPrompts:
         if held != wanted:
             raise PromptError(f"rows: prompt and answer of row {index} hold {held} {VIDEO_TOKEN}, expected {wanted}")
         remaining, duration = iter(counts), row.get("duration_seconds")
-        ids: list[int] = []
-        labels: list[int] = []
+        ids, labels = list[int](), list[int]()
         for prompt, answer in turns:
             asked = self.tt(_expand(prompt, remaining), duration, add_special_tokens=not ids)["input_ids"]
             reply = [*self.tt(answer, duration, add_special_tokens=False)["input_ids"], self.tt.tokenizer.eos_token_id]
@@ -147,8 +143,7 @@ def check_typed(question: str, tokenizer: PreTrainedTokenizerBase, placeholders:
         raise PromptError(f"question: expected text, got bytes that are not UTF-8 in {question!r}")
     # Special tokens that the tokenizer finds; its stand-in for unknown characters is harmless.
     found = set(tokenizer(question, add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
-    added = tokenizer.added_tokens_decoder.items()
-    control = {token.content for key, token in added if key in found and token.special}
+    control = {token.content for key, token in tokenizer.added_tokens_decoder.items() if key in found and token.special}
     if control := control.union(name for name in placeholders if name in question):
         raise PromptError(f"question: holds {', '.join(sorted(control))}, which would not stay characters; rephrase it")
 
