@@ -4,7 +4,6 @@ import json
 import os
 import re
 import tomllib
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,7 +200,7 @@ def _describe(
     num_frames = settings.get("num_video_frames", settings["num_frames"])
     shared: _Json = {"num_frames": num_frames, "num_time_tokens": num or 100, "pooler": pooler}
     ours: _Json = {"codec": "index" if num else "seconds", "lita_spacing": bool(num), "system": VICUNA, **shared}
-    processor = LitaProcessor(tokenizer, transform=asdict(transform) | crop, grid=encoder.grid, **ours)
+    processor = LitaProcessor(tokenizer, transform=vars(transform) | crop, grid=encoder.grid, **ours)
     ids = list(processor.tt.time_token_ids)
     if settings.get("time_token_ids") not in (None, [], ids):
         raise ModelFolderError(f"time_token_ids: they are not the tokenizer's, which start with {ids[:1]}")
