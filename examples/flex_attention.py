@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import pad
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
-from timetok.attention import frame_mask, frame_mask_mod, temporal_position_ids
+from timetok.attention import frame_mask, temporal_position_ids
 
 # A stand-in for your LM, and for the embeddings of a prompt: text, eight frames of 16 tokens, a question.
 torch.manual_seed(0)
@@ -25,9 +25,14 @@ embeds = torch.randn(1, length, 64)
 # What is generated is text; a static cache, because another length would be compiled anew.
 frame_index = pad(frame_index, (0, num_new), value=-1)
 positions = temporal_position_ids(frame_index, a=1, b=1)
-sees = frame_mask_mod(frame_index, kind="frame-block-causal")
 lm.set_attn_implementation("flex_attention")
 cache = StaticCache(config=lm.config, max_cache_len=length + num_new)
+
+
+def sees(batch, head, query, key):
+    """What `frame_mask` gives for "frame-block-causal", as FlexAttention asks for it; a batch has its padding, too."""
+    of_query, of_key = frame_index[batch, query], frame_index[batch, key]
+    return (query >= key) | ((of_query == of_key) & (of_key >= 0))
 
 
 def block_mask(start, stop):

@@ -4,7 +4,6 @@ Both take ``frame_index`` ``[b s]`` (batch, sequence), the frame of each token: 
 row, -1 for text; and an attention mask ``[b s]`` that is 0 at padding, or None where there is none.
 """
 
-from collections.abc import Callable
 from math import isfinite
 from typing import Literal, TypeAlias, get_args
 
@@ -23,11 +22,10 @@ def temporal_position_ids(
 
     n counts tokens. t counts text tokens and frames: the tokens of a frame share one, wherever they stand, and text
     after a video goes on one after its last frame. Rotations add up, so rotating by n and by t is one RoPE at these
-    positions. A token generated next is ``a + b`` further on. Padding is not counted, and has position 0.
-    ArgumentError: a or b is not finite.
+    positions. A token generated next is ``a + b`` further on. Padding is not counted, and has position 0. ArgumentError
+    is raised where a or b is not finite.
 
-    Source: TC-LLaVA (arXiv 2409.03206). Which of the two its gamma scales could not be verified, so both are arguments;
-    1 and 1 are those of the public re-implementation.
+    Source: TC-LLaVA (arXiv 2409.03206), re-implemented with 1 and 1; which of them its gamma scales is not verified.
 
     >>> temporal_position_ids(torch.tensor([[-1, 0, 0, 1, 1, -1]])).tolist()  # text, two frames of two tokens, text
     [[0, 2, 3, 5, 6, 8]]
@@ -57,33 +55,16 @@ def frame_mask(frame_index: Tensor, attention_mask: Tensor | None = None, kind: 
     >>> frame_mask(torch.tensor([[-1, 0, 0, 1]]), kind="frame-block-causal").int().tolist()
     [[[[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]]]]
     """
-    batch, place = (torch.arange(size, device=frame_index.device) for size in frame_index.shape)
-    batch = batch.view(-1, 1, 1, 1)
-    return frame_mask_mod(frame_index, attention_mask, kind)(batch, batch, place[:, None], place)
-
-
-def frame_mask_mod(
-    frame_index: Tensor, attention_mask: Tensor | None = None, kind: FrameMask = "causal"
-) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """`frame_mask`, with its errors, as a ``mask_mod`` of FlexAttention: batch, head, query, key → seen or not.
-
-    >>> sees = frame_mask_mod(torch.tensor([[0, 0, 1]]), kind="frame-block-causal")
-    >>> zero, one, two = torch.arange(3)
-    >>> bool(sees(zero, zero, zero, one)), bool(sees(zero, zero, zero, two))
-    (True, False)
-    """
-    valid = torch.ones_like(frame_index).bool() if attention_mask is None else attention_mask.bool()
     if kind not in get_args(FrameMask):
         raise ArgumentError(f"kind: expected one of {', '.join(get_args(FrameMask))}, got {kind!r}")
-
-    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        of_query, of_key = frame_index[batch, query], frame_index[batch, key]
-        visual, seen = (of_query >= 0) & (of_key >= 0), query >= key
-        if kind == "full-visual":
-            seen = seen | visual
-        elif kind != "causal":
-            earlier = seen & ~visual if kind == "frame-block" else seen
-            seen = earlier | (visual & (of_query == of_key))
-        return (seen & valid[batch, key]) | (query == key)
-
-    return sees
+    of_query, of_key = frame_index[:, :, None], frame_index[:, None]
+    visual = (of_query >= 0) & (of_key >= 0)
+    seen = torch.ones_like(visual).tril()
+    if kind == "full-visual":
+        seen |= visual
+    elif kind != "causal":
+        earlier = seen & ~visual if kind == "frame-block" else seen
+        seen = earlier | (visual & (of_query == of_key))
+    if attention_mask is not None:
+        seen &= attention_mask.bool()[:, None]
+    return (seen | torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)).unsqueeze(1)

@@ -13,20 +13,18 @@ from transformers import PreTrainedModel
 from timetok.atomic import replacing
 from timetok.errors import ArgumentError
 
-InitRows: TypeAlias = Literal["interpolate", "sinusoidal", "mean", "numbers"]
+Start: TypeAlias = Literal["interpolate", "sinusoidal", "mean", "numbers"]
 ROWS = ("time_rows.input", "time_rows.output")
 
 
 def resize(model: PreTrainedModel, ids: Sequence[int], *, pad_to_multiple_of: int | None = None) -> nn.Module:
     """Grow the input and output embedding until every id has a row; never shrink them. Returns the input embedding.
 
-    Vocabularies are often padded, and ``resize_token_embeddings(len(tokenizer))`` would cut the padding off.
-    New rows start as transformers starts them; tied embeddings stay tied. If the embedding grows, it grows to a
-    multiple of ``pad_to_multiple_of``.
+    Vocabularies are often padded, and ``resize_token_embeddings(len(tokenizer))`` would cut the padding off. New rows
+    start as transformers starts them; ties stay. What grows, grows to a multiple of ``pad_to_multiple_of``.
 
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> shape = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=10, **shape))
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=1))
     >>> resize(model, range(10, 14)).num_embeddings
     14
     """
@@ -38,23 +36,18 @@ def resize(model: PreTrainedModel, ids: Sequence[int], *, pad_to_multiple_of: in
 
 @torch.no_grad()
 def init_rows(
-    model: PreTrainedModel,
-    ids: Sequence[int],
-    how: InitRows = "interpolate",
-    *,
-    number_ids: Sequence[Sequence[int]] = (),
+    model: PreTrainedModel, ids: Sequence[int], how: Start = "interpolate", *, number_ids: Sequence[Sequence[int]] = ()
 ) -> None:
     """Start the rows of ordered tokens, in both embeddings, so that neighbours are nearer than strangers.
 
-    ``"interpolate"`` puts them on an arc between two random directions, ``"sinusoidal"`` on the sines and cosines
-    of a position encoding, both as long as the other rows are; ``"mean"`` near the mean of the other rows, a tenth
-    of their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number: for it alone,
-    ``number_ids`` has, for each id, those of ``tokenizer(str(index))``. Draws from torch's global random generator.
-
-    ``ids`` stand in the order of time; where the embeddings lack a row for one, ArgumentError is raised: see `resize`.
+    ``"interpolate"`` puts them on an arc between two directions from torch's global random generator, ``"sinusoidal"``
+    on a position encoding, both as long as the other rows are; ``"mean"`` near the mean of the other rows, a tenth of
+    their length along such an arc; ``"numbers"`` at the mean of the rows that spell their number: for it alone,
+    ``number_ids`` has, for each id, those of ``tokenizer(str(index))``. ``ids`` stand in the order of time; where the
+    embeddings lack a row for one, ArgumentError is raised: see `resize`.
     """
-    if how not in get_args(InitRows):
-        raise ArgumentError(f"how must be one of {get_args(InitRows)}, got {how!r}")
+    if how not in get_args(Start):
+        raise ArgumentError(f"how must be one of {get_args(Start)}, got {how!r}")
     spelled = len(ids) if how == "numbers" else 0
     if len(number_ids) != spelled or not all(map(len, number_ids)):
         raise ArgumentError(f"number_ids must hold at least one id for each of {spelled} ids for how={how!r}")
@@ -73,11 +66,11 @@ def peft_kwargs(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
 
     >>> LoraConfig(target_modules="all-linear", **peft_kwargs(model, tt.time_token_ids))  # doctest: +SKIP
     """
-    names = {id(module): name for name, module in model.named_modules()}
     chosen = _embeddings(model)
     if getattr(chosen[-1], "bias", None) is not None:
         raise ArgumentError("model: its head has a bias, which peft's trained rows would drop")
-    return {"trainable_token_indices": {names[id(module)].rpartition(".")[2]: list(ids) for module in chosen}}
+    names = [name.rpartition(".")[2] for name, module in model.named_modules() if module in chosen]
+    return {"trainable_token_indices": {name: list(ids) for name in names}}
 
 
 def merge_and_export(model: Any, folder: str | os.PathLike[str]) -> None:
@@ -99,8 +92,7 @@ def tables(model: PreTrainedModel) -> list[Tensor]:
 
 def rows_of(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Tensor]:
     """The rows of ids, ``[ids d]``, in both embeddings, by the names in `ROWS`; none without ids."""
-    named = zip(ROWS, tables(model), strict=False) if ids else ()
-    return {name: table.detach()[list(ids)] for name, table in named}
+    return {name: table.detach()[list(ids)] for name, table in zip(ROWS, tables(model) if ids else (), strict=False)}
 
 
 @torch.no_grad()
@@ -115,12 +107,11 @@ def load_rows(model: PreTrainedModel, ids: Sequence[int], saved: Mapping[str, Te
 
 
 def _embeddings(model: PreTrainedModel) -> list[Any]:
-    """The input and the output embedding, one where they are tied."""
     first, head = model.get_input_embeddings(), model.get_output_embeddings()
     return [first] if head is None or head.weight is first.weight else [first, head]
 
 
-def _rows(table: Tensor, ids: list[int], how: InitRows, number_ids: Sequence[Sequence[int]]) -> Tensor:
+def _rows(table: Tensor, ids: list[int], how: Start, number_ids: Sequence[Sequence[int]]) -> Tensor:
     if how == "numbers":
         return torch.stack([table[list(spelling)].mean(0) for spelling in number_ids])
     others = torch.ones(len(table), dtype=torch.bool)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
-from timetok.adapter import check_typed
+from timetok.adapter.prompts import check_typed
 from timetok.codecs import SecondsCodec
 from timetok.decoding import SpanConstraint
 from timetok.errors import ArgumentError, PromptError, raised_as
@@ -113,12 +113,10 @@ def load_localizer(
 ) -> AnyLocalizer:
     """Whatever answers questions about videos; nothing is ever downloaded.
 
-    Args:
-        model: A folder with a LITA or a video language model of transformers, or the name of one that was downloaded
-            (``hf download NAME``), else ModelFolderError is raised; None for the bundled model of shapes.
-        device: As torch names it; if None, a LITA stays on the CPU, others go to the GPU if there is one, in their own
-            dtype.
-        num_frames: Frames a model is shown, 64 if None; a LITA has its own number, so ArgumentError is raised.
+    ``model`` is a folder with a LITA or a video language model of transformers, or the name of one that was downloaded
+    (``hf download NAME``), else ModelFolderError is raised; None is the bundled model of shapes. ``device`` is as torch
+    names it; if None, a LITA stays on the CPU, others go to the GPU if there is one, in their own dtype. ``num_frames``
+    are shown, 64 if None; a LITA has its own number, so ArgumentError is raised.
     """
     folder = find_folder(model)
     with telling_which(folder):
@@ -139,11 +137,9 @@ _loaded = lru_cache(1)(lambda folder, _changed: load_localizer(folder))
 def localize(video: Video, question: str, model: Model = None, *, max_new_tokens: int = 96) -> Answer:
     """Ask a model when something happens in a video; ``spans`` is empty where it gave no well-formed span.
 
-    Args:
-        video: Path of a video file, else VideoError is raised; or ``Frames``.
-        question: Untrusted text; PromptError is raised where it is empty or too long.
-        model: What `load_localizer` takes, or gave. The folder or name used last stays loaded.
-        max_new_tokens: Bound on the length of the answer.
+    ``video`` is the path of a file, else VideoError is raised, or ``Frames``; ``question`` is untrusted text, for which
+    PromptError is raised where it is empty or too long; ``model`` is what `load_localizer` takes, or gave. The folder
+    or name used last stays loaded.
 
     >>> localize("clip.mp4", "When is the red circle visible?").spans  # doctest: +SKIP
     (Span(start=3.2, end=7.9),)

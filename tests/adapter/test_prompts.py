@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tiny_lm
-from timetok.adapter import VIDEO_TOKEN, VideoPrompts, video_token_id
+from timetok.adapter.prompts import VIDEO_TOKEN, VideoPrompts, video_token_id
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import plan_of
 

@@ -160,7 +160,7 @@ def test_a_repetition_penalty_needs_a_row_for_the_placeholder():
     adapter = tiny_lm.adapter()
     batch = adapter.prepare(tiny_lm.PROMPT, videos=[tiny_lm.video()])
     v = adapter.video_token_id
-    message = rf"repetition_penalty: 1.2 scales .*, id {v}, has none; call timetok.embeddings.resize\(lm, \[{v}\]\)"
+    message = rf"repetition_penalty: 1.2 scales .*, but id {v} has none; call timetok.embeddings.resize\(lm, \[{v}\]\)"
     with pytest.raises(ArgumentError, match=message):
         adapter.generate(**batch, max_new_tokens=2, repetition_penalty=1.2)
     with pytest.raises(ArgumentError, match=message):

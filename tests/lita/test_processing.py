@@ -113,7 +113,7 @@ def test_videos_that_do_not_fit_are_refused(processor: LitaProcessor, tmp_path: 
             processor(prompts, videos)
     with pytest.raises(PromptError, match="more than once"):
         processor("<video><video> Which?", [noise(), noise()])
-    with pytest.raises(PromptError, match="not empty"):
+    with pytest.raises(PromptError, match=r"by row there are \[\]"):
         processor([])
     with pytest.raises(ArgumentError, match="durations: expected one for all or one for each of 1, got 2"):
         processor(PROMPT, [noise()], durations=[1.0, 2.0])

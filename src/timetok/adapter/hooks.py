@@ -1,10 +1,9 @@
-"""Hooks on a language model: visual tokens in place of placeholders, TC-LLaVA's positions and masks, tied weights.
+"""What is done to a language model from outside. Shapes: b batch, d language width, n visual tokens, s sequence."""
 
-Shapes: b batch, d language width, n visual tokens, s sequence.
-"""
-
+import copy
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from inspect import signature
 from itertools import zip_longest
@@ -13,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from timetok.attention import FrameMask, frame_mask, temporal_position_ids
 from timetok.errors import ArgumentError, SpliceError
@@ -22,6 +23,8 @@ from timetok.pooling import as_grid
 _SEQUENCE_FIRST = {"xlnet"}  # model types that turn their ids round, to [s b], before they embed them
 _IDS = "input_ids"  # how the names of parameters end that take ids, throughout transformers
 _IN_ORDER = {"conv", "hybrid", "hybrid_sliding", "linear_attention"}  # layers that read token after token
+_STEPWISE = {"jamba", "prophetnet", "recurrent_gemma", "reformer", "zamba"}  # go on from a cache by single tokens
+_COUNTS_SLOTS = {"git", "moss_transcribe_diarize"}  # their positions do not come from the mask
 
 
 @contextmanager
@@ -31,9 +34,9 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
     The placeholder needs no row in the embedding: it is swapped for id 0 before the look-up, there and in whatever
     else inside the LM is handed ids (per-layer embeddings, hashes of ids, routing by id). The hook sits on what
     ``get_input_embeddings()`` returns now, because peft may have replaced that module since the last call.
-    Rows repeated by beam search or ``num_return_sequences`` are repeated here too, and decoding steps,
-    which hold no placeholder, pass through. SpliceError is raised where placeholders and visual tokens differ in
-    number, or these were never used, because the embedding was not called or saw no placeholder.
+    Rows repeated by beam search or ``num_return_sequences`` are repeated here too, and decoding steps, which hold no
+    placeholder, pass through. SpliceError is raised where placeholders and visual tokens differ in number, or these
+    were never used, because the embedding was not called or saw no placeholder.
     """
     if not any(len(row) for row in rows):
         yield
@@ -133,8 +136,7 @@ def placed(model: Any, ids: Tensor, mask: Tensor | None, videos: Any, given: Con
         if call.get("attention_mask") is None:
             call["attention_mask"] = counted[:, :stop]
         if rope is not None:
-            a, b = rope
-            call["position_ids"] = temporal_position_ids(index, counted, a=a, b=b)[:, start:stop]
+            call["position_ids"] = temporal_position_ids(index, counted, a=rope[0], b=rope[1])[:, start:stop]
         if kind != "causal" and start < length:
             layers = getattr(cache, "layers", None) or [None]
             width = getattr(layers[0], "max_cache_len", stop)  # where the cache is static; no chunk ends amid videos
@@ -182,3 +184,76 @@ def share_again(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
     for name, earlier in _shared(model).items():
         if prefix + earlier in state:
             state.setdefault(prefix + name, state[prefix + earlier])
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedVideo:
+    """A video as a language model reads it, to be passed wherever features are; made by ``encode_video``.
+
+    ``tokens`` are ``[n d]``, ``prefix_ids`` were run through the model, with the video in them, and ``cache`` is what
+    it remembers of them; there are none where it cannot go on from them.
+    """
+
+    tokens: Tensor
+    prefix_ids: Tensor
+    cache: Any = None
+
+
+@torch.no_grad()
+def remember(model: Any, tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVideo:
+    """Run the beginning of a prompt, which holds one video of ``tokens`` ``[n d]``, through a `VideoAdapter`."""
+    ids = torch.tensor([list(prefix_ids)], dtype=torch.long, device=tokens.device)
+    encoded = EncodedVideo(tokens, ids[0, :0])
+    if not ids.numel():
+        return encoded
+    once: Any = {"max_new_tokens": 1, "num_beams": 1, "num_return_sequences": 1, "do_sample": False}
+    output = model.generate(ids, video_features=[encoded], return_dict_in_generate=True, **once)
+    cache: Any = getattr(output, "past_key_values", None)
+    attends = any(hasattr(layer, "keys") for layer in getattr(cache, "layers", ()))
+    if not attends or model.lm.config.model_type in _STEPWISE or cache.get_seq_length() != ids.shape[1]:
+        return encoded
+    return EncodedVideo(tokens, ids[0], cache)
+
+
+@torch.no_grad()
+def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Tensor, options: Any) -> Any:
+    """Prompts ``[b s]`` about one video, continued by a `VideoAdapter`: prompt and new ids, filled up on the right.
+
+    Rows that begin as the encoded prefix go on from a copy of its cache: all together, the padding moved behind the
+    prefix; one by one where some begin otherwise, or the model does not leave a hole out of account exactly.
+    """
+    config = options.get("generation_config") or model.lm.generation_config
+    copies = max(options.get(name) or getattr(config, name) or 1 for name in ("num_beams", "num_return_sequences"))
+    known, (count, width) = len(video.prefix_ids), input_ids.shape
+    begins, lengths = [], mask.sum(1).tolist()
+    for row, length in zip(input_ids, lengths, strict=True):
+        start, rest = row[width - length :].tensor_split([known])
+        same = known < length and torch.equal(start, video.prefix_ids)
+        begins.append(same and not (rest == model.video_token_id).any())
+    together = all(begins) and (min(lengths) == width or _skips_holes(model.lm, video.cache))
+    if not any(begins) or (options.get("return_dict_in_generate") and not together):  # which is of one batch
+        afresh = [EncodedVideo(video.tokens, video.prefix_ids[:0])] * count
+        return model.generate(input_ids, attention_mask=mask, video_features=afresh, **options)
+    if not together:
+        new: list[Tensor] = []
+        for row, length in zip(input_ids, lengths, strict=True):
+            new += model.generate(row[None, width - length :], video_features=[video], **options)[:, length:]
+        pad = options.get("pad_token_id", config.pad_token_id) or 0
+        repeated = input_ids.repeat_interleave(len(new) // count, 0)
+        return torch.cat([repeated, pad_sequence(new, batch_first=True, padding_value=pad)], 1)
+    cache = copy.deepcopy(video.cache)
+    cache.reorder_cache(input_ids.new_zeros(count * copies))
+    hole = (width - mask.sum(1, keepdim=True)) + known
+    place = torch.arange(width, device=mask.device)
+    seen = ((place < known) | (place >= hole)).to(mask)
+    ids = input_ids.masked_fill(place < hole, 0)  # in the cache, or unseen
+    output = model.generate(ids, attention_mask=seen, past_key_values=cache, **options)
+    found = output if isinstance(output, Tensor) else output.sequences
+    found[:, :width] = input_ids.repeat_interleave(len(found) // count, 0)
+    return output
+
+
+def _skips_holes(lm: Any, cache: Any) -> bool:
+    """Whether masked padding amid a row changes nothing: positions come from the mask, and no window slides over it."""
+    plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+    return plain and "position_ids" in signature(lm.forward).parameters and lm.config.model_type not in _COUNTS_SLOTS

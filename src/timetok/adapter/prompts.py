@@ -1,7 +1,4 @@
-"""Prompts with placeholders → ids. Tokenizer and token plan, no weights.
-
-Shapes: b batch, m videos, t frames, c channels, p patches, h w patch grid or pixels, e vision width, s sequence.
-"""
+"""Prompts with placeholders → ids. Tokenizer and token plan, no weights. Letters of shapes as in `timetok.adapter`."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from timetok.adapter.encoded import EncodedVideo
+from timetok.adapter.hooks import EncodedVideo
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import PoolingPlan, as_grid
 from timetok.timegrid import with_durations
@@ -55,8 +52,7 @@ class VideoPrompts:
         ``pixel_values_videos`` ``[m t c h w]``, or a list of them.
 
         Args:
-            text: Prompts; the k-th ``<video>`` of the batch stands for ``videos[k]``, else PromptError is
-                raised. A literal ``<video>`` in what a user typed counts too, so there it is an error.
+            text: Prompts; PromptError is raised where they do not hold one ``<video>`` a video, typed ones included.
             videos: Features, each ``[t p e]`` or ``[t h w e]``, pooled ones ``[n e]``, or what ``encode_video`` gave.
             pixels: In place of features what the encoder reads, each ``[t c h w]``; ArgumentError where there is none.
             counts: Visual tokens of each video, in place of features that come later.
@@ -101,8 +97,7 @@ class VideoPrompts:
         if held != wanted:
             raise PromptError(f"rows: prompt and answer of row {index} hold {held} {VIDEO_TOKEN}, expected {wanted}")
         remaining, duration = iter(counts), row.get("duration_seconds")
-        ids: list[int] = []
-        labels: list[int] = []
+        ids, labels = list[int](), list[int]()
         for prompt, answer in turns:
             asked = self.tt(_expand(prompt, remaining), duration, add_special_tokens=not ids)["input_ids"]
             reply = [*self.tt(answer, duration, add_special_tokens=False)["input_ids"], self.tt.tokenizer.eos_token_id]
@@ -133,10 +128,10 @@ class VideoPrompts:
 
 
 def as_prompts(text: Sequence[str] | str, num_videos: int) -> list[str]:
-    """Prompts as a list; PromptError where they do not hold ``num_videos`` ``<video>`` in all."""
+    """Prompts as a list; PromptError where there are none, or they do not hold ``num_videos`` ``<video>`` in all."""
     prompts = [text] if isinstance(text, str) else list(text)
     asked = [prompt.count(VIDEO_TOKEN) for prompt in prompts]
-    if sum(asked) != num_videos:
+    if not asked or sum(asked) != num_videos:
         raise PromptError(f"text: expected {num_videos} {VIDEO_TOKEN}, one a video; by row there are {asked}")
     return prompts
 
@@ -149,14 +144,12 @@ def check_typed(question: str, tokenizer: PreTrainedTokenizerBase, placeholders:
         raise PromptError(f"question: expected text, got bytes that are not UTF-8 in {question!r}")
     # Special tokens that the tokenizer finds; its stand-in for unknown characters is harmless.
     found = set(tokenizer(question, add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
-    added = tokenizer.added_tokens_decoder.items()
-    control = {token.content for key, token in added if key in found and token.special}
+    control = {token.content for key, token in tokenizer.added_tokens_decoder.items() if key in found and token.special}
     if control := control.union(name for name in placeholders if name in question):
         raise PromptError(f"question: holds {', '.join(sorted(control))}, which would not stay characters; rephrase it")
 
 
 def _listed(found: Tensor | EncodedVideo | Sequence[Tensor | EncodedVideo] | None) -> list[Any]:
-    """The videos of a row, which has none, one, or a list of them."""
     return [] if found is None else [found] if isinstance(found, Tensor | EncodedVideo) else list(found)
 
 

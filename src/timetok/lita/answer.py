@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import BatchEncoding
 from transformers.generation.streamers import BaseStreamer
 
-from timetok.adapter import EncodedVideo, remember
+from timetok.adapter.hooks import EncodedVideo, remember
 from timetok.atomic import read_json
 from timetok.codecs import IndexCodec
 from timetok.decoding import SpanConstraint, span_distribution
@@ -25,8 +25,7 @@ from timetok.lita.processing import LitaProcessor, Video
 from timetok.timegrid import Span
 from timetok.video import Frames
 
-TINY_MODEL = Path(__file__).parent / "tiny"
-"""The bundled model: it knows coloured shapes and nothing else."""
+TINY_MODEL = Path(__file__).parent / "tiny"  # the bundled model: it knows coloured shapes and nothing else
 
 
 def load_sample() -> tuple[Path, str, Span]:
@@ -76,9 +75,8 @@ def telling_which(folder: str | os.PathLike[str]) -> AbstractContextManager[None
 
 def load_weights(kind: Any, folder: str | os.PathLike[str], **hf_kwargs: Any) -> Any:
     """``kind.from_pretrained`` of a folder's safetensors; ModelFolderError where some are missing or do not fit."""
-    told: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # to name them in one line
-    told |= {"local_files_only": True, "use_safetensors": True}
-    model, info = kind.from_pretrained(folder, **told | hf_kwargs)
+    told = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # to name them in one line
+    model, info = kind.from_pretrained(folder, **{"local_files_only": True, "use_safetensors": True} | told | hf_kwargs)
     if wrong := [*info["missing_keys"], *info["mismatched_keys"]]:  # now random numbers
         raise ModelFolderError(f"{len(wrong)} weights are missing or of another size, such as {wrong[0]}")
     return model
@@ -140,8 +138,7 @@ class Localizer:
 
         Questions are untrusted text: a literal ``<t12>`` stays plain characters. PromptError is raised where one is
         empty, holds ``<video>``, or does not fit the context beside ``max_new_tokens``, the bound on each answer. Where
-        all are about one video, what they begin with is read once. ``streamer``, for one question alone, is as
-        transformers has it.
+        all are about one video, what they begin with is read once. ``streamer``, for one question, is transformers'.
         """
         batch = self._batch(questions, durations, max_new_tokens, videos)
         if len(videos) > 1 and len(set(videos)) == 1 and isinstance(first := videos[0], EncodedVideo):

@@ -8,13 +8,10 @@ from transformers import AutoConfig, PreTrainedConfig
 class LitaConfig(PreTrainedConfig):
     """Configuration of ``LitaForConditionalGeneration``.
 
-    Attributes:
-        text_config: Configuration of the causal LM; a dict with ``model_type`` or a config object.
-        vision: Arguments of ``FrameEncoder``, as ``pooler`` are of ``SlowFastPooler``, and what is not named here of
-            `VideoAdapter`.
-        num_frames: Frames read from each video.
-        num_time_tokens: T, the marks a duration is divided by; ``time_token_ids`` are none where moments are text.
-        tie_word_embeddings: Always that of ``text_config``; what is passed here is ignored.
+    ``text_config`` is the causal LM's, a dict with ``model_type`` or a config object, ``vision`` arguments of
+    ``FrameEncoder``, ``pooler`` of ``SlowFastPooler``, ``num_frames`` are read from each video, ``num_time_tokens`` is
+    T, ``time_token_ids`` are none where moments are text, and ``tie_word_embeddings`` is always that of
+    ``text_config``, whatever is passed here. The others are as in `VideoAdapter`.
 
     Source: arXiv 2403.19046; keys ``num_time_tokens``, ``time_token_ids`` and ``num_frames`` as in its code.
 
@@ -38,7 +35,6 @@ class LitaConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in LITA's published parts and turn ``text_config`` into an object."""
         if not isinstance(self.text_config, PreTrainedConfig):
             text = dict(self.text_config or {})
             self.text_config = AutoConfig.for_model(text.pop("model_type", "llama"), **text)

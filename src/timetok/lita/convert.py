@@ -4,7 +4,6 @@ import json
 import os
 import re
 import tomllib
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,9 +41,8 @@ _read = partial(read_json, kind=dict, expected="the settings of a checkpoint")
 def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None = None) -> None:
     """Turn a checkpoint in a published layout into a folder for ``from_pretrained`` and `Localizer`.
 
-    Weights keep their numbers and dtype. Of pickles only tensors are read, files are held one at a time, and the
-    folder appears when it is complete. Text is tokenised as by the slow Llama tokenizer of transformers 4.31 with its
-    default, ``legacy``, whatever the folder says: spaces beside added tokens vanish.
+    Weights keep their numbers and dtype. Of pickles only tensors are read, files are held one at a time. Text is
+    tokenised as by the slow, ``legacy`` Llama tokenizer of transformers 4.31: spaces beside added tokens vanish.
 
     Args:
         source: LITA's layout (``model_type`` ``"lita"``), LLaVA-1.5's (``"llava"``, ``"llava_llama"``) or VILA's (an
@@ -56,8 +54,7 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
             tokens' rows of ``embed_tokens`` and ``lm_head``, or whole tables, of which these rows are taken by id.
             It follows LLaVA's; no published LITA of this kind could be tried.
 
-    Raises:
-        ModelFolderError: A file is missing, damaged, or not what can be converted; nothing is left behind.
+    ModelFolderError is raised where a file is missing, damaged, or not what can be converted; nothing is left behind.
 
     >>> convert("lita-13b", vision="clip-vit-large-patch14", out="lita")  # doctest: +SKIP
     """
@@ -199,13 +196,11 @@ def _describe(
             raise ModelFolderError(f"num_time_tokens: expected 2 to {len(tokenizer) - 1}, got {num}")
         TimeTokenizer.wrap(tokenizer, num, lita_spacing=True)  # before the placeholder takes an id
     crop = {"crop": "squash"} if settings.get("image_aspect_ratio") == "resize" else {}  # VILA's
-    shared: _Json = {
-        "num_frames": settings.get("num_video_frames", settings["num_frames"]),
-        "num_time_tokens": num or 100,
-        "pooler": {"preset": f"lita-{settings['video_arch'].replace('_', '-')}"},
-    }
+    pooler = {"preset": f"lita-{settings['video_arch'].replace('_', '-')}"}
+    num_frames = settings.get("num_video_frames", settings["num_frames"])
+    shared: _Json = {"num_frames": num_frames, "num_time_tokens": num or 100, "pooler": pooler}
     ours: _Json = {"codec": "index" if num else "seconds", "lita_spacing": bool(num), "system": VICUNA, **shared}
-    processor = LitaProcessor(tokenizer, transform=asdict(transform) | crop, grid=encoder.grid, **ours)
+    processor = LitaProcessor(tokenizer, transform=vars(transform) | crop, grid=encoder.grid, **ours)
     ids = list(processor.tt.time_token_ids)
     if settings.get("time_token_ids") not in (None, [], ids):
         raise ModelFolderError(f"time_token_ids: they are not the tokenizer's, which start with {ids[:1]}")
@@ -222,7 +217,7 @@ def _check(config: LitaConfig, held: dict[str, Tensor]) -> None:
         model = LitaForConditionalGeneration(config)
     wanted = {name: list(each.shape) for name, each in model.state_dict().items()}
     found = {name: list(each.shape) for name, each in held.items()}
-    either = (wanted | found).keys() - model.all_tied_weights_keys.keys()
-    if wrong := sorted(name for name in either if wanted.get(name) != found.get(name)):
+    wrong = [name for name in wanted | found if wanted.get(name) != found.get(name)]
+    if wrong := [name for name in wrong if name not in model.all_tied_weights_keys]:
         expected, got = wanted.get(wrong[0], "none"), found.get(wrong[0], "none")
         raise ModelFolderError(f"{len(wrong)} weights do not fit, such as {wrong[0]}: expected {expected}, got {got}")

@@ -1,7 +1,4 @@
-"""LITA as a ``PreTrainedModel``: a frozen frame encoder in front of a `VideoAdapter`.
-
-Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame, p patches, e vision width.
-"""
+"""LITA as a ``PreTrainedModel``: a frozen frame encoder and a `VideoAdapter`, whose letters of shapes are used here."""
 
 from typing import Any, Self, cast
 
@@ -23,7 +20,6 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     config_class = LitaConfig
     base_model_prefix = "model"
-    main_input_name = "input_ids"
     input_modalities = ("video", "text")  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -71,7 +67,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model's forward with the videos in place, as in `VideoAdapter`.
 
         ``input_ids`` ``[b s]`` hold one placeholder per visual token. The videos come as ``pixel_values_videos``
-        ``[m t c s s]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]``, from ``model.features``,
+        ``[m t c h w]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]``, from ``model.features``,
         but not as both (ArgumentError).
         """
         videos: dict[str, Any] = {"pixel_values_videos": pixel_values_videos, "video_features": video_features}

@@ -1,7 +1,4 @@
-"""Videos and text → what the model takes, and its ids → spans in seconds.
-
-Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame.
-"""
+"""Videos and text → ids → spans. Shapes: b batch, m videos, t frames, c channels, s sequence or side of a frame."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -11,7 +8,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from timetok.adapter import VIDEO_TOKEN, VideoPrompts, as_prompts, check_typed, video_token_id
+from timetok.adapter.prompts import VIDEO_TOKEN, VideoPrompts, as_prompts, check_typed, video_token_id
 from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import plan_of
 from timetok.timegrid import Span, with_durations
@@ -102,14 +99,11 @@ class LitaProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Videos and text → ``input_ids`` and ``attention_mask`` ``[b s]``; ``pixel_values_videos`` ``[m t c s s]``.
 
-        Args:
-            text: Prompts as in ``VideoPrompts``, each with at most one ``<video>``.
-            videos: Paths, ``Frames``, or bare uint8 arrays ``[t c h w]`` (torch or numpy) of frames spread evenly
-                over the video, of which ``num_frames`` are picked; else VideoError or ArgumentError is raised.
-            durations: Seconds, one a video. Files and ``Frames`` know their own; for bare arrays it is needed
-                where a prompt names a moment as ``<12.3>``, which otherwise stays plain characters.
-            trusted: As in ``VideoPrompts``.
-            return_tensors: Only ``"pt"``.
+        Prompts and ``trusted`` are as in ``VideoPrompts``, with at most one ``<video>`` in each. Videos are paths,
+        ``Frames``, or bare uint8 arrays ``[t c h w]`` (torch or numpy) of frames spread evenly over the video, of which
+        ``num_frames`` are picked; else VideoError or ArgumentError is raised. ``durations`` are seconds, one a video.
+        Files and ``Frames`` know their own; for bare arrays it is needed where a prompt names a moment as ``<12.3>``,
+        which otherwise stays plain characters.
         """
         if return_tensors != "pt":
             raise ArgumentError(f"return_tensors: expected 'pt', got {return_tensors!r}")
