@@ -65,7 +65,7 @@ def row(name: str, split: str, budget: str, minutes: float | str, questions: lis
         "miou": f"{report.miou:.4f}",
         "p_at_05": f"{report.values['R1@0.5']:.4f}",
         "strict_miou": f"{strict.miou:.4f}",
-        "parse_rate": f"{report.parse_rate:.4f}",
+        "parse_rate": f"{report.values['parsed']:.4f}",
         **tasks,
         "questions": report.num_samples,
         "clips": report.num_videos,

@@ -61,18 +61,7 @@ def _positive(text: str) -> int:
 
 
 # on what the answers and the numbers of an evaluation depend
-_SETTINGS = (
-    "protocol",
-    "media",
-    "layout",
-    "durations",
-    "wording",
-    "decoding",
-    "max_new_tokens",
-    "frames",
-    "device",
-    "seed",
-)
+_SETTINGS = ("protocol", "media", "layout", "durations", "wording", "decoding", "max_new_tokens", "frames", "device")
 _KINDS: Any = {"positive": {"type": _positive}, "protocol": {"choices": PROTOCOLS}}
 
 
@@ -172,19 +161,16 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    import torch
-
     from timetok.lita.answer import find_folder
     from timetok.recipes.evaluate import describe, evaluate_model, read_questions, run
 
-    given = {name: vars(options)[name] for name in _SETTINGS if vars(options)[name] is not None}
+    given = {name: vars(options)[name] for name in (*_SETTINGS, "seed") if vars(options)[name] is not None}
     where = {name: given[name] for name in ("wording", "media", "layout", "durations") if name in given}
     questions = read_questions(options.data, options.protocol, **where)
     model = None if options.model == "tiny" else options.model
-    if (rank := os.environ.get("LOCAL_RANK")) and torch.cuda.is_available():
-        torch.cuda.set_device(int(rank))  # which "cuda" then means
     localizer = _localizer(model, options)
-    how: Any = {name: getattr(options, name) for name in ("protocol", "batch_size", "decoding", "max_new_tokens")}
+    how: Any = {name: getattr(options, name) for name in ("protocol", "batch_size", "max_new_tokens")}
+    how |= {"constrained": options.decoding == "constrained"} if options.decoding else {}
     if options.out:
         line = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
         given["command"] = shlex.join(["timetok", "evaluate", options.model, options.data, *line])
@@ -197,19 +183,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from timetok.metrics import compare
     from timetok.recipes.evaluate import read_questions, score_file, write_report
 
     questions = read_questions(options.data, options.protocol, layout=options.layout, durations=options.durations)
     report = score_file(options.predictions, questions, protocol=options.protocol)
     print(_told(report, options))
-    if options.against:
-        other = score_file(options.against, questions, protocol=options.protocol)
-        found = compare(report, other, seed=options.seed)
-        if options.json:
-            print(json.dumps(plain({name: asdict(each) for name, each in found.items()})))
-        else:
-            print(f"less {options.against}:", *(f"{name:<10} {each}" for name, each in found.items()), sep="\n")
     if options.out:
         write_report(report, [question.reference for question in questions], Path(options.out), seed=options.seed)
 
@@ -276,7 +254,8 @@ def _localizer(model: str | None, options: argparse.Namespace) -> Any:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return load_localizer(model, device=options.device, num_frames=options.frames)
+    device = options.device and options.device.replace("{rank}", os.environ.get("LOCAL_RANK", "0"))
+    return load_localizer(model, device=device, num_frames=options.frames)
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def test_malformed_answers_count_as_the_protocol_says(tmp_path):
     for protocol, wanted in (("lita-rtl", (1 + 3 * 0.5) / 4), ("timechat", 1 / 4), ("time-r1", 1.0)):
         report = evaluate(predictions, references, protocol, malformed="count")
         assert report.problems == {"missing": ["missing"], "there twice": ["twice"], "of no reference": ["x"]}
-        assert (report.miou, report.parse_rate) == (wanted, 0.25)
+        assert (report.miou, report.values["parsed"]) == (wanted, 0.25)
     assert problems["not numbers"] == ["nan"]
 
 

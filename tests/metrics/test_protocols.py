@@ -155,7 +155,7 @@ def test_videos_weigh_the_same_or_samples_do():
     for name, expected in (("lita-rtl", 0.5), ("lita-rtl-strict", 0.5), ("nemo-rtl", 0.75), ("charades-sta", 0.75)):
         report = evaluate(predictions, references, name)
         assert (report.miou, report.values["R1@0.5"]) == (expected, expected)
-        assert (report.num_samples, report.num_videos, report.parse_rate) == (4, 2, 1.0)
+        assert (report.num_samples, report.num_videos, report.values["parsed"]) == (4, 2, 1.0)
 
 
 def test_the_last_token_is_lost_or_not():
@@ -166,7 +166,7 @@ def test_the_last_token_is_lost_or_not():
         (True, "lita-rtl-strict", 1.0),
     ):
         report = evaluate([Prediction("q", (2, 4), unfinished=unfinished)], reference, name)
-        assert (report.miou, report.parse_rate) == (expected, expected == 1)
+        assert (report.miou, report.values["parsed"]) == (expected, expected == 1)
     three = evaluate([Prediction("q", (2, 4, 6), unfinished=True)], reference)
     assert three.miou == 1.0  # what is lost was not needed
 
@@ -208,7 +208,7 @@ def test_lita_takes_means_of_videos():
 @pytest.mark.parametrize(("seconds", "parsed"), [((), False), ((3,), False), ((2, 6), True)])
 def test_strict_gives_nothing_for_nothing(seconds, parsed):
     report = evaluate([Prediction("q", seconds)], [Reference("q", "v", Span(2, 6), 8.0)], "lita-rtl-strict")
-    assert (report.miou, report.parse_rate, report.per_sample[0].parsed) == (float(parsed), float(parsed), parsed)
+    assert (report.miou, report.values["parsed"], report.per_sample[0].parsed) == (float(parsed), float(parsed), parsed)
 
 
 def highlights(*rows):

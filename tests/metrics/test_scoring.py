@@ -24,7 +24,7 @@ def test_tasks_are_kept_apart():
     references = [Reference("a", "v", Span(0, 4), 8.0), Reference("b", "v", Span(0, 4), 8.0, task="event_loc")]
     report = evaluate([Prediction("a", (0, 4)), Prediction("b", ())], references, "lita-rtl-strict")
     assert report.by_task["rtl"].miou == 1.0 and report.by_task["rtl"].num_samples == 1
-    assert report.by_task["event_loc"].miou == 0.0 and report.by_task["event_loc"].parse_rate == 0.0
+    assert report.by_task["event_loc"].miou == 0.0 and report.by_task["event_loc"].values["parsed"] == 0.0
     assert report.miou == 0.5
 
 

@@ -282,7 +282,7 @@ def test_an_answer_that_breaks_off_behind_a_moment_is_unfinished(
         (answer,) = ask_all(localizer, [question])
         assert answer.unfinished == unfinished and answer.probabilities == pytest.approx((0.5, 0.5))
         original, ours = (score([question], [answer], protocol=name) for name in ("lita-rtl", "lita-rtl-strict"))
-        assert original.parse_rate == 1 - unfinished and ours.parse_rate == 1
+        assert original.values["parsed"] == 1 - unfinished and ours.values["parsed"] == 1
         assert original.per_sample[0].windows == ((Span(0, 1.0),) if unfinished else original.per_sample[0].windows)
 
 
@@ -291,7 +291,7 @@ def test_a_missing_answer_counts_as_the_protocol_says(data: Path, localizer: Loc
     (answer,) = ask_all(localizer, [question], max_new_tokens=1)
     nothing = replace(answer, times_seconds=())
     assert score([question], [nothing]).miou == pytest.approx(0.5)  # half a second of the whole video
-    assert score([question], [nothing]).parse_rate == 0
+    assert score([question], [nothing]).values["parsed"] == 0
     assert score([question], [nothing], protocol="lita-rtl-strict").miou == 0
 
 

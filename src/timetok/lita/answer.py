@@ -16,9 +16,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from timetok.adapter.hooks import EncodedVideo, remember
 from timetok.atomic import read_json
-from timetok.codecs import IndexCodec
-from timetok.decoding import SpanConstraint, span_distribution
-from timetok.errors import ArgumentError, ModelFolderError, PromptError, raised_as
+from timetok.decoding import SpanConstraint
+from timetok.errors import ModelFolderError, PromptError, raised_as
 from timetok.lita.configuration import LitaConfig
 from timetok.lita.modeling import LitaForConditionalGeneration
 from timetok.lita.processing import LitaProcessor, Video
@@ -154,30 +153,6 @@ class Localizer:
         steps = zip(output.logits, new.T, strict=True)
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
         return list(map(self._answer, new.tolist(), chosen.tolist(), durations))
-
-    def weigh(
-        self, videos: Sequence[EncodedVideo | Tensor], questions: Sequence[str], durations: Sequence[float]
-    ) -> list[Answer]:
-        """As `ask`, answers of one span alone, in continuous time: the best of `span_distribution`, between marks.
-
-        Its confidence is the IoU to be expected. ArgumentError is raised for a model that writes seconds as text.
-        """
-        if not isinstance(self.tt.codec, IndexCodec):
-            raise ArgumentError("model: expected one with time tokens, got one that writes seconds as text")
-        written = self.tt.tokenizer.encode(" " + " ".join(self.tt.codec.tokens[:2]), add_special_tokens=False)
-        first, second = (written.index(token) for token in self.tt.time_token_ids[:2])
-        batch = self._batch(questions, durations, len(written), videos)
-        lead = torch.tensor(written[:first], device=self.model.device).long().expand(len(questions), -1)
-        batch["input_ids"] = torch.cat([batch["input_ids"], lead], 1)
-        batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones_like(lead)], 1)
-        between, answers = written[first + 1 : second], []
-        for found in span_distribution(self.model, batch, self.tt, durations=durations, between_ids=between):
-            best, length = found.best(), found.duration_seconds
-            span, ends = found.refined(best.span), self.tt.grid.encode([*best.span], length)
-            likely = float(found.joint.sum(1)[ends[0]]), float(found.joint.sum(0)[ends[1]])
-            text = f"<{span.start:.2f}> <{span.end:.2f}>"
-            answers.append(Answer(text, (span,), (best.confidence,), (span.start, span.end), length, likely))
-        return answers
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, videos: Sequence[Any] = ()

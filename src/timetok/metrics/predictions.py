@@ -1,4 +1,4 @@
-"""Answers of other systems: read from their files, whatever writes the moments; captions, for their own scorers."""
+"""Answers of other systems: read from their files, however they write moments."""
 
 import json
 import os
@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from timetok.atomic import write_json
 from timetok.codecs import ClockCodec, SecondsCodec
 from timetok.errors import DataError, raised_as
 from timetok.metrics.scoring import Prediction
-from timetok.timegrid import Span
 
 _MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # as `TimeTokenizer.decode` writes moments
 _UNIT = r"(?:s|secs?|seconds?)?"
@@ -43,10 +41,9 @@ def read_predictions(
 
     An entry has an id (``question_id``, ``qid`` or ``id``), or a video and a query that ``asked`` has ids of, given in
     turn; and ``[start, end]``, or a list of these, a score behind them or not, as in QVHighlights'
-    ``pred_relevant_windows``; or a text, of which `parse_moments` reads the moments. Captions are read as
-    `write_captions` writes them, and of the folder of an evaluation its answers. Ids become text. What is no finite
-    number is listed, and stands for an answer without a span; an entry without an id is listed alone. DataError: the
-    file cannot be read.
+    ``pred_relevant_windows``; or a text, of which `parse_moments` reads the moments. Of the folder of an evaluation its
+    answers are read. Ids become text. What is no finite number is listed, and stands for an answer without a span; an
+    entry without an id is listed alone. DataError: the file cannot be read.
     """
     file, left = Path(path), {about: [*ids] for about, ids in (asked or {}).items()}
     with raised_as(DataError, f"{path}: not readable as JSON or JSON lines", OSError, ValueError, RecursionError):
@@ -56,9 +53,6 @@ def read_predictions(
             content: Any = json.loads(text)
         except json.JSONDecodeError:
             content = [json.loads(line) for line in text.split("\n") if line.strip()]
-    if isinstance(content, dict) and isinstance(content.get("results"), dict):  # of dense captioning
-        rows = content["results"].items()
-        content = {vid: [event["timestamp"] for event in events] for vid, events in rows}
     if isinstance(content, dict) and not content.keys() & {*_IDS, *_VIDEOS}:
         content = [
             {**each, "id": key} if isinstance(each, dict) else {"id": key, "pred": each}
@@ -97,23 +91,3 @@ def _prediction(key: str, entry: Mapping[str, Any]) -> Prediction:
         raise ValueError("expected a start, an end and maybe a score")
     seconds = tuple(moment for row in rows for moment in row[:2])
     return Prediction(key, seconds, tuple(row[2] for row in rows if len(row) > 2), saliency)
-
-
-def parse_captions(text: str) -> list[tuple[str, Span]]:
-    """Events of a dense caption, ``<0.00> <2.50> A man runs. <2.50> …``; a pair that ends before it starts is none.
-
-    >>> parse_captions("<0.00> <2.50> A man runs. <2.50> <9.00> He falls.")
-    [('A man runs.', Span(start=0.0, end=2.5)), ('He falls.', Span(start=2.5, end=9.0))]
-    """
-    pieces = re.split(rf"{_MARK.pattern}\s*{_MARK.pattern}", text)[1:]
-    rows = zip(map(float, pieces[::3]), map(float, pieces[1::3]), map(str.strip, pieces[2::3]), strict=True)
-    return [(caption, Span(start, end)) for start, end, caption in rows if start <= end]
-
-
-def write_captions(path: str | os.PathLike[str], captions: Mapping[str, Sequence[tuple[str, Span]]]) -> None:
-    """Write captions by video as the scorers of dense captioning read them, in the layout of ActivityNet's challenge.
-
-    Their references are files in the layout of ActivityNet Captions. Source: arXiv 1705.00754 and its public scorer.
-    """
-    rows = {vid: [{"sentence": text, "timestamp": [*span]} for text, span in found] for vid, found in captions.items()}
-    write_json(path, {"version": "VERSION 1.0", "results": rows, "external_data": {"used": False, "details": ""}})

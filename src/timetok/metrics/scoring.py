@@ -11,7 +11,6 @@ from itertools import chain, product, starmap
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.random import Generator
 from numpy.typing import NDArray
 
 from timetok.errors import ArgumentError, DataError, TimeRangeError
@@ -115,11 +114,6 @@ class Score:
     def miou(self) -> float:
         """Mean IoU."""
         return self.values["mIoU"]
-
-    @property
-    def parse_rate(self) -> float:
-        """Share of the answers that held a window."""
-        return self.values["parsed"]
 
 
 @dataclass(frozen=True)
@@ -285,11 +279,6 @@ def _score(samples: Sequence[SampleScore], table: Floats, rules: Protocol) -> Sc
     return Score(values, len(samples), len(totals))
 
 
-def _table(samples: Sequence[SampleScore]) -> Floats:
-    """Measures of every answer, ``[n c]``."""
-    return np.array([[*sample.measures.values()] for sample in samples])
-
-
 def _by_video(samples: Sequence[SampleScore], table: Floats, rules: Protocol) -> tuple[Floats, Floats]:
     """What each video, in the order of names, adds to the numerator and the denominator of every average, ``[v c]``."""
     places = {vid: k for k, vid in enumerate(sorted({sample.vid for sample in samples}))}
@@ -310,55 +299,14 @@ def bootstrap(
     """Confidence intervals of a report's averages, by name: percentiles over resampled data sets.
 
     Videos are drawn, with replacement and with all their questions, because questions about one video go together. F1
-    and the share that was parsed have none.
+    and the share that was parsed have none; NaN where there is one video, or nothing has part.
     """
-    totals, counts = _by_video(report.per_sample, _table(report.per_sample), report.protocol)
-    ends = _intervals(totals, counts, num_resamples, level, np.random.default_rng(seed))
-    return dict(zip(report.per_sample[0].measures, ends, strict=True))
-
-
-def _intervals(totals: Floats, counts: Floats, num: int, level: float, rng: Generator) -> list[tuple[float, float]]:
-    """Quantiles of each average over as many videos as there are, drawn anew; NaN if it always is, or of one video."""
-    drawn = (np.bincount(rng.integers(len(totals), size=len(totals)), minlength=len(totals)) for _ in range(num))
+    table = np.array([[*sample.measures.values()] for sample in report.per_sample])
+    totals, counts = _by_video(report.per_sample, table, report.protocol)
+    rng, num = np.random.default_rng(seed), len(totals)
+    drawn = (np.bincount(rng.integers(num, size=num), minlength=num) for _ in range(num_resamples))
     rows = np.array([_share(times @ totals, times @ counts) for times in drawn])
-    known = ~np.isnan(rows).all(0) & (len(totals) > 1)
+    known = ~np.isnan(rows).all(0) & (num > 1)
     ends = np.full((2, rows.shape[1]), math.nan)
     ends[:, known] = np.nanquantile(rows[:, known], (0.5 - level / 2, 0.5 + level / 2), axis=0)
-    return [(low, high) for low, high in ends.T.tolist()]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much higher one average is than another, its confidence interval, and a two-sided p-value."""
-
-    value: float
-    low: float
-    high: float
-    p_value: float
-
-    def __str__(self) -> str:
-        return f"{self.value:+.3f}  ({self.low:+.3f} to {self.high:+.3f}, p = {self.p_value:.4f})"
-
-
-def compare(
-    one: Report, other: Report, *, num_resamples: int = 2000, level: float = 0.95, seed: int = 0
-) -> dict[str, Difference]:
-    """Averages of one system less those of another on the same questions, by name, with paired tests over videos.
-
-    The interval is that of `bootstrap`, with the same videos drawn for both; the p-value that of a permutation test,
-    which swaps the systems' answers video by video. Where a protocol drops answers, those of either side are left out.
-    F1, no average, is not compared. ArgumentError is raised unless both are of one protocol and the same questions.
-    """
-    ids = [[sample.question_id for sample in report.per_sample] for report in (one, other)]
-    if one.protocol != other.protocol or {*ids[0]} != {*ids[1]}:
-        raise ArgumentError("other: expected a report of the same protocol and questions")
-    places = {key: k for k, key in enumerate(ids[1])}
-    difference = _table(one.per_sample) - _table(other.per_sample)[[places[key] for key in ids[0]]]
-    totals, counts = _by_video(one.per_sample, difference, one.protocol)
-    value, rng = _share(totals.sum(0), counts.sum(0)), np.random.default_rng(seed)
-    ends = _intervals(totals, counts, num_resamples, level, rng)
-    swapped = [rng.choice((-1.0, 1.0), len(totals)) @ totals for _ in range(num_resamples)]
-    extreme = np.sum(np.abs(swapped) >= np.abs(totals.sum(0)) * (1 - 1e-9), axis=0)  # whatever the order of a sum
-    p_values = (extreme + 1) / (num_resamples + 1)
-    rows = zip(one.per_sample[0].measures, value.tolist(), ends, p_values.tolist(), strict=True)
-    return {name: Difference(higher, *between, p) for name, higher, between, p in rows}
+    return dict(zip(report.per_sample[0].measures, map(tuple, ends.T.tolist()), strict=True))

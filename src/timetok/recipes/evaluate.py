@@ -9,28 +9,24 @@ from hashlib import file_digest, sha256
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from timetok import plots
 from timetok.atomic import replacing, write_json
 from timetok.errors import ArgumentError, DataError, raised_as
 from timetok.hub import AnyLocalizer, read_ahead
-from timetok.lita.answer import Answer, Localizer
+from timetok.lita.answer import Answer
 
 from timetok.metrics import (  # isort: skip
-    Prediction, Protocol, Reference, Report, SampleScore, bootstrap, evaluate, find_protocol, iou, parse_captions,
-    read_predictions, write_captions,
+    Prediction, Protocol, Reference, Report, SampleScore, bootstrap, evaluate, find_protocol, iou, read_predictions,
 )  # fmt: skip
 from timetok.metrics.spans import as_pairs
 from timetok.recipes.cache import claim, fingerprint
 from timetok.recipes.records import Event, load_entries, read_records
 from timetok.recipes.tasks import WORDINGS
 from timetok.timegrid import Span, TimeGrid
-
-Decoding: TypeAlias = Literal["free", "constrained", "posterior"]
 
 _FILES = ("event_loc.json", "rtl.json")
 _QUERY = f"{WORDINGS['when'][0]} {WORDINGS['only_times'][0]}"
@@ -49,34 +45,23 @@ class Question:
 
 
 def read_questions(
-    data: str | Path,
-    protocol: str | Protocol = "lita-rtl",
-    *,
-    wording: str = _QUERY,
-    media: str | Path | None = None,
-    **how: Any,
+    data: str | Path, protocol: str | Protocol = "lita-rtl", *, wording: str = _QUERY, **how: Any
 ) -> list[Question]:
     """The questions that a protocol asks of an annotation file in one of `LAYOUTS`, or of a folder of LITA's two.
 
-    One a query, with all its windows in QVHighlights; a protocol with detection asks one a video, for all its events.
-    Windows are as annotated, in order but not clipped.
+    One a query, with all its windows in QVHighlights; a protocol with detection asks one a record, for all its events.
+    Windows are as annotated, in order but not clipped. ``wording`` is the question about an ``{event}``, a query in
+    small letters; ``how`` is ``media`` (the folder ``videos`` beside the file, if not told), ``layout`` and
+    ``durations`` of `read_records`.
 
-    Args:
-        data: The file; of a folder, ``event_loc.json`` and ``rtl.json``.
-        protocol: As in `timetok.metrics.evaluate`.
-        wording: The question about an ``{event}``, a query in small letters, where the layout has queries.
-        media: Where the videos are, ``videos`` beside the file if None.
-        how: ``layout`` and ``durations`` of `read_records`.
-
-    Raises:
-        DataError: There is none, or an entry does not follow its schema, or lacks a window or a duration.
-        ArgumentError: ``wording`` has no place for the event.
+    Raises DataError where there is none, or an entry does not follow its schema, or lacks a window or a duration, and
+    ArgumentError where ``wording`` has no place for the event.
     """
     if "{event}" not in wording:
         raise ArgumentError(f"wording: expected a question with {{event}} in it, got {wording!r}")
     path, rules, questions = Path(data), find_protocol(protocol), []
     for file in _files(path):
-        found = read_records(file, media=media or file.parent / "videos", bad="keep", **how)
+        found = read_records(file, bad="keep", **{"media": file.parent / "videos", **how})
         shown = _saliency(file) if "HIT@1" in rules.measures and found.layout == "qvhighlights" else {}
         for record in found.records:
             together = found.layout == "qvhighlights" or "detection" in rules.measures
@@ -112,30 +97,17 @@ def _saliency(file: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
 
 
 def ask_all(
-    localizer: AnyLocalizer,
-    questions: Sequence[Question],
-    *,
-    batch_size: int = 32,
-    decoding: Decoding | None = None,
-    **how: Any,
+    localizer: AnyLocalizer, questions: Sequence[Question], *, batch_size: int = 32, ask: Any = None, **how: Any
 ) -> Iterator[Answer]:
     """One answer a question, in order, ``batch_size`` put at once; each video is read and encoded once.
 
-    ``decoding`` is free, held to well-formed spans, or the span posterior in continuous time; None is the model's own
-    way. ``how`` is handed to ``ask``. DataError is raised for a question whose video is not there.
+    ``ask`` answers in place of the localizer's own, and with ``how``, such as ``constrained=True``. DataError is raised
+    for a question whose video is not there.
     """
     if lost := [question.reference.vid for question in questions if question.path is None]:
         raise DataError(f"media: expected a file for each video, there is none for {sorted({*lost})[:9]}")
     left = Counter(question.path for question in questions if question.path)
     coming = zip(left, read_ahead(localizer, left), strict=True)
-    ask: Any = localizer.ask
-    if not isinstance(localizer, Localizer):
-        if decoding not in (None, "constrained"):
-            raise ArgumentError(f"decoding: a model that is no LITA is held to a span, always, got {decoding!r}")
-    elif decoding == "posterior":
-        ask, how = localizer.weigh, {}
-    elif decoding:
-        how["constrained"] = decoding == "constrained"
     known: dict[Path | None, tuple[Any, float]] = {}
     for start in tqdm(range(0, len(questions), batch_size), desc="batches of questions"):
         group = questions[start : start + batch_size]
@@ -143,7 +115,7 @@ def ask_all(
             path, frames = next(coming)
             known[path] = localizer.encode(frames.result()), frames.result().duration_seconds
         features, durations = zip(*(known[question.path] for question in group), strict=True)
-        yield from ask(features, [question.text for question in group], durations, **how)
+        yield from (ask or localizer.ask)(features, [question.text for question in group], durations, **how)
         left.subtract(question.path for question in group if question.path)
         known = {path: encoded for path, encoded in known.items() if path and left[path]}
 
@@ -159,13 +131,9 @@ def evaluate_model(
 
 def score(questions: Sequence[Question], answers: Sequence[Answer], *, protocol: str | Protocol = "lita-rtl") -> Report:
     """Score one answer a question."""
-    references, found = [question.reference for question in questions], []
-    for one, answer in zip(references, answers, strict=True):
-        times = answer.times_seconds
-        if "detection" in find_protocol(protocol).measures:  # moments amid a caption are no events
-            times = tuple(moment for _, span in parse_captions(answer.text) for moment in span) or times
-        found.append(Prediction(one.question_id, times, unfinished=answer.unfinished))
-    return evaluate(found, references, protocol)
+    pairs = zip([question.reference for question in questions], answers, strict=True)
+    found = [Prediction(one.question_id, each.times_seconds, unfinished=each.unfinished) for one, each in pairs]
+    return evaluate(found, [question.reference for question in questions], protocol)
 
 
 def score_file(
@@ -269,11 +237,10 @@ def write_report(
     grid: TimeGrid | None = None,
     seed: int = 0,
 ) -> None:
-    """Write ``report.json``, ``report.md``, ``samples.csv`` and, drawn from it, ``report.png``; intervals are of 95 %.
+    """Write ``report.json``, ``report.md`` and ``samples.csv``, a row a question; intervals are of 95 %.
 
-    ``references`` are in the order of the report, and so are ``answers``, which are told too; where the protocol asks
-    for events they are written as ``captions.json`` for caption scorers. With the ``grid`` of a model's time tokens it
-    is told which boundaries are on the right mark.
+    ``references`` are in the order of the report, and so are ``answers``, which are told too. With the ``grid`` of a
+    model's time tokens it is told which boundaries are on the right mark.
     """
     out.mkdir(parents=True, exist_ok=True)
     intervals = bootstrap(report, seed=seed)
@@ -286,10 +253,6 @@ def write_report(
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
         table.writerows(rows)
-    plots.save(plots.scores(rows), out / "report.png")
-    if answers and "detection" in report.protocol.measures:
-        texts = zip([truth.vid for truth in references], answers, strict=True)
-        write_captions(out / "captions.json", {vid: parse_captions(answer.text) for vid, answer in texts})
 
 
 def _row(sample: SampleScore, truth: Reference, answer: Answer | None, grid: TimeGrid | None) -> dict[str, Any]:
