@@ -183,23 +183,27 @@ def test_evaluate_scores_a_model(
     assert json.loads((tmp_path / "out" / "report.json").read_text())["intervals"]["mIoU"] == [0.5, 0.5]
 
 
-def test_score_compares_two_systems(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    data = tiny_data.write(tmp_path, "qvhighlights")
-    one, other = tmp_path / "one.jsonl", tmp_path / "other.json"
+def test_score_lists_what_is_wrong(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data, one = tiny_data.write(tmp_path, "qvhighlights"), tmp_path / "one.jsonl"
     rows = [{"qid": 7920, "pred_relevant_windows": [[140, 150, 0.9], [134, 138, 0.8]]}]
     one.write_text("\n".join(map(json.dumps, [*rows, {"qid": 5, "pred_relevant_windows": []}])))
-    other.write_text(json.dumps({"7920": "from 140 to 145 seconds"}))
     command = ["score", str(one), str(data), "--protocol", "qvhighlights"]
-    assert main([*command, "--against", str(other), "--out", str(tmp_path / "out")]) == 0
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
     told = capfd.readouterr().out
     assert re.search(r"^of no reference: 1  5$", told, re.MULTILINE)
-    assert re.search(r"^missing: \d+  ", told, re.MULTILINE) and f"less {other}:" in told
-    assert main([*command, "--against", str(other), "--json"]) == 0
-    report, difference = map(json.loads, capfd.readouterr().out.splitlines())
+    assert re.search(r"^missing: \d+  ", told, re.MULTILINE)
+    assert main([*command, "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
     (first,) = [sample for sample in report["per_sample"] if sample["question_id"] == "7920"]
-    assert first["measures"]["mIoU"] == 1.0 and first["measures"]["mAP"] == 1.0
-    assert difference["mIoU"]["value"] == pytest.approx(0.5 / len(report["per_sample"]))
+    assert first["measures"]["mIoU"] == 1.0 and first["measures"]["mAP"] == 1.0 and "HIT@1" not in report["values"]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["values"] == report["values"]
+
+
+def test_answers_about_something_else_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data, one = tiny_data.write(tmp_path, "timelens"), tmp_path / "one.json"
+    one.write_text('{"another": [1, 2]}')
+    told = refused(capfd, "score", str(one), str(data), "--protocol", "timelens")
+    assert "no id is one of the data set's, such as 'v_BrgYIg6UXhU#0'; the first is ['another']" in told
 
 
 def test_data_check_prints_a_census(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -325,9 +325,9 @@ def test_evaluate_scores_it(folder: Path, data: Path, capfd: pytest.CaptureFixtu
     assert main(["evaluate", str(folder), str(data), *options, "--json"]) == 0
     found = json.loads(capfd.readouterr().out)["values"]
     assert found["parsed"] == 1.0 and 0 <= found["mIoU"] <= 1
-    for decoding in ("free", "posterior"):  # it is held to a span always
-        assert main(["evaluate", str(folder), str(data), *options, "--decoding", decoding]) == 2
-        assert "decoding" in capfd.readouterr().err
+    assert main(["evaluate", str(folder), str(data), *options, "--decoding", "free", "--json"]) == 0
+    free = json.loads(capfd.readouterr().out)["values"]
+    assert free["parsed"] < 1.0  # random weights say anything
 
 
 def test_each_video_is_read_once_where_it_fits(folder_of: Any, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

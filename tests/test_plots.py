@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from timetok.errors import ArgumentError
-from timetok.plots import curves, save, scores, timeline
+from timetok.plots import curves, save, timeline
 from timetok.timegrid import Span
 from timetok.video import Frames
 
@@ -255,28 +255,3 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 def test_pyplot_is_not_loaded() -> None:
     check = "import sys, timetok.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
-
-
-def test_scores_draw_what_the_rows_say():
-    rows = [
-        {"mIoU": k / 9, "seconds": 10.0 + k, "place": k / 10, "error": 9.0 - k, "start_probability": 0.05 + k / 10}
-        | {"start_right": int(k > 4), "end_probability": "", "end_right": ""}
-        for k in range(10)
-    ]
-    rows += [{**rows[0], "mIoU": "", "error": float("nan")}]  # an answer without a window
-    figure = scores([{name: str(value) for name, value in row.items()} for row in rows])
-    shares, by_length, by_place, calibration = figure.axes
-    assert [bar.get_height() for bar in shares.patches].count(1) == 10
-    for axes, at in ((by_length, [10.0 + k for k in range(10)]), (by_place, [k / 10 for k in range(10)])):
-        (line,) = axes.lines
-        assert line.get_xdata() == pytest.approx(at) and line.get_ydata() == pytest.approx([9.0 - k for k in range(10)])
-    diagonal, reached = calibration.lines
-    assert list(diagonal.get_xdata()) == [0, 1]
-    assert list(reached.get_xdata()) == pytest.approx([0.05 + k / 10 for k in range(10)])
-    assert list(reached.get_ydata()) == pytest.approx([0] * 5 + [1] * 5)
-
-
-def test_an_evaluation_of_nothing_readable_is_drawn():
-    row = dict.fromkeys(("error", "start_probability", "start_right", "end_probability", "end_right"), "")
-    figure = scores([{"mIoU": 0.0, "seconds": 3.0, "place": 0.5, **row}])
-    assert len(figure.axes) == 4

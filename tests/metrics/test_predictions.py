@@ -5,9 +5,10 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
+from dense_captions import parse_captions, write_captions
 from timetok.errors import DataError
-from timetok.metrics import Prediction, Reference, evaluate, read_predictions, write_captions
-from timetok.metrics.predictions import parse_captions, parse_moments
+from timetok.metrics import Prediction, Reference, evaluate, read_predictions
+from timetok.metrics.predictions import parse_moments
 from timetok.timegrid import Span
 
 

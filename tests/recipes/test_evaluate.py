@@ -4,12 +4,15 @@ import json
 import shlex
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tiny_data
+from continuous_time import weigh
+from dense_captions import parse_captions, write_captions
 from timetok.cli import main
 from timetok.errors import ArgumentError, DataError
 from timetok.lita.answer import Localizer
@@ -44,9 +47,9 @@ def test_a_file_and_its_folder_read_alike(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"answer": None}, "entry 0"),
-        ({"answer": "no times"}, "rtl.json: 1: expected a question, its window"),
-        ({"answer": "<2.00> only"}, "rtl.json: 1: expected a question, its window"),
-        ({"question": " "}, "rtl.json: 1: expected a question"),
+        ({"answer": "no times"}, "rtl.json: 1: lacks a"),
+        ({"answer": "<2.00> only"}, "rtl.json: 1: lacks a"),
+        ({"question": " "}, "rtl.json: 1: lacks a question"),
         ({"question": None}, "entry 0: question: expected text"),
         ({"duration": "long"}, "entry 0"),
         ({"duration": -1}, "entry 0: duration: expected a positive number"),
@@ -130,7 +133,7 @@ def test_windows_are_as_annotated_and_in_order(tmp_path: Path) -> None:
     (tmp_path / "charades.txt").write_text("AO8RW 40.0 20.0##person leaves.\n")
     (question,) = read_questions(tmp_path / "charades.txt", "charades-sta", durations={"AO8RW": 30.0})
     assert question.reference.spans == (Span(20.0, 40.0),)
-    with pytest.raises(DataError, match="AO8RW#0: expected a question, its window and the duration of its video"):
+    with pytest.raises(DataError, match="AO8RW#0: lacks a duration"):
         read_questions(tmp_path / "charades.txt", "charades-sta")
 
 
@@ -246,7 +249,7 @@ def test_parts_answered_by_several_processes_make_one_report(data: Path, localiz
 def test_constrained_answers_hold_spans(data: Path, localizer: Localizer) -> None:
     questions = read_questions(data)[:4]
     free = list(ask_all(localizer, questions, max_new_tokens=6))
-    held = list(ask_all(localizer, questions, decoding="constrained", max_new_tokens=40))
+    held = list(ask_all(localizer, questions, constrained=True, max_new_tokens=40))
     assert not all(answer.spans for answer in free)
     for answer in held:
         starts, ends = answer.times_seconds[::2], answer.times_seconds[1::2]
@@ -255,7 +258,7 @@ def test_constrained_answers_hold_spans(data: Path, localizer: Localizer) -> Non
 
 def test_the_posterior_answers_in_continuous_time(data: Path, localizer: Localizer) -> None:
     questions = read_questions(data)[:4]
-    answers = list(ask_all(localizer, questions, decoding="posterior", batch_size=3))
+    answers = list(ask_all(localizer, questions, ask=partial(weigh, localizer), batch_size=3))
     for question, answer in zip(questions, answers, strict=True):
         (span,), marks = answer.spans, localizer.tt.grid.sample_times(answer.duration_seconds)
         assert answer.times_seconds == tuple(span) and 0 <= span.start <= span.end <= answer.duration_seconds
@@ -263,12 +266,6 @@ def test_the_posterior_answers_in_continuous_time(data: Path, localizer: Localiz
         assert 0 < answer.confidences[0] < 1
         assert min(abs(marks - span.start)) > 0 or min(abs(marks - span.end)) > 0  # between the marks
         assert question.reference.duration_seconds == pytest.approx(answer.duration_seconds)
-
-
-def test_the_posterior_needs_time_tokens(data: Path, tmp_path: Path) -> None:
-    writes_seconds = Localizer(*build(codec="seconds"))
-    with pytest.raises(ArgumentError, match="expected one with time tokens"):
-        list(ask_all(writes_seconds, read_questions(data)[:1], decoding="posterior"))
 
 
 def test_an_answer_that_breaks_off_behind_a_moment_is_unfinished(
@@ -332,7 +329,9 @@ def test_answers_of_a_run_are_predictions_of_another_system(data: Path, localize
     assert report is not None and same.per_sample == report.per_sample and not any(same.problems.values())
 
 
-def test_dense_captions_are_written_for_their_scorers(tmp_path: Path, localizer: Localizer, monkeypatch: Any) -> None:
+def test_dense_captions_are_scored_and_written_for_their_scorers(
+    tmp_path: Path, localizer: Localizer, monkeypatch: Any
+) -> None:
     path = tiny_data.write(tmp_path, "captions")
     for vid in ("v_QOlSCBRmfWY", "v_bikes"):
         (tmp_path / "videos").mkdir(exist_ok=True)
@@ -343,8 +342,44 @@ def test_dense_captions_are_written_for_their_scorers(tmp_path: Path, localizer:
     monkeypatch.setattr(localizer.model, "generate", saying([ids] * 2))
     report = run(localizer, questions, tmp_path / "out", protocol="dense-captions", settings={})
     assert report is not None and report.values.keys() >= {"precision", "recall", "F1", "count"}
-    told = json.loads((tmp_path / "out" / "captions.json").read_text())["results"]
-    assert told.keys() == {"v_QOlSCBRmfWY", "v_bikes"}
-    first = told["v_bikes"][0]
-    assert first["timestamp"] == pytest.approx([0.0, 1.0], abs=0.06) and len(told["v_bikes"]) == 2
+    answers = read_answers(tmp_path / "out")
+    write_captions(tmp_path / "captions.json", {vid: parse_captions(each.text) for vid, each in answers.items()})
+    told = json.loads((tmp_path / "captions.json").read_text())["results"]
+    assert told.keys() == {"v_QOlSCBRmfWY", "v_bikes"} and len(told["v_bikes"]) == 2
+    assert told["v_bikes"][0]["timestamp"] == pytest.approx([0.0, 1.0], abs=0.06)
     assert asdict(report)["protocol"]["name"] == "dense-captions"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"relevant_windows": []}, "7: lacks a question and a window"),
+        ({"query": " "}, "7: lacks a question"),
+    ],
+)
+def test_what_an_entry_lacks_is_told(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    entry = {"qid": 7, "vid": "a", "query": "It rains", "duration": 20, "relevant_windows": [[1, 2]]}
+    path = tmp_path / "highlights.json"  # a list, where the published file has lines
+    path.write_text(json.dumps([{**entry, "saliency_scores": [[4, 4, 4]], "relevant_clip_ids": [3]}]))
+    (question,) = read_questions(path, "qvhighlights")
+    assert question.reference.saliency[3] == (4, 4, 4)
+    path.write_text(json.dumps([{**entry, **change}]))
+    with pytest.raises(DataError, match=told):
+        read_questions(path, "qvhighlights")
+
+
+def test_a_wording_needs_a_place_for_the_event(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"wording: expected a question with \{event\} in it, got 'When\?'"):
+        read_questions(tmp_path, wording="When?")
+
+
+def test_what_was_refused_may_be_put_right_in_the_same_folder(data: Path, localizer: Localizer, tmp_path: Path) -> None:
+    lost, found = read_questions(data, media=tmp_path), read_questions(data)
+    how: Any = {"protocol": "lita-rtl", "max_new_tokens": 2}
+    with pytest.raises(DataError, match="media: expected a file"):
+        run(localizer, lost, tmp_path / "out", settings={"media": "elsewhere"}, **how)
+    assert run(localizer, found, tmp_path / "out", settings={}, **how) is not None
+    with (tmp_path / "out" / "answers-0-of-1.jsonl").open("a") as file:
+        file.write('{"question_id": 3}\n')
+    with pytest.raises(DataError, match="expected the answers of an evaluation"):
+        read_answers(tmp_path / "out")
