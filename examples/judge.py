@@ -94,6 +94,10 @@ def pairs_of(data: str | Path, run: str | Path) -> list[tuple[str, str, str, str
     """What `write_requests` takes, of the questions of a data set and the folder of an evaluation that asked them."""
     answers = read_answers(Path(run))
     rows = [(str(each.reference.question_id), each) for each in read_questions(data)]
+    if missing := [key for key, _ in rows if key not in answers]:
+        raise DataError(
+            f"run: {str(run)!r} has no answer to {missing[:3]}; was it of this data set, and is it finished?"
+        )
     return [(key, each.text, each.answer, answers[key].text) for key, each in rows]
 
 
