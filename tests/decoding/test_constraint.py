@@ -113,7 +113,7 @@ def test_free_text_around_spans(name, codec, wrapped):
 
 
 @pytest.mark.parametrize(("name", "codec"), PAIRS)
-@pytest.mark.parametrize("free_text", [False, True])
+@pytest.mark.parametrize("free_text", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_masks_are_what_every_token_by_itself_gives(name, codec, free_text, wrapped):
     tt, duration = wrapped[name, codec], 60.0
     constraint = SpanConstraint(tt, max_spans=2, free_text=free_text, stop_ids=[stop_id(tt)])

@@ -226,6 +226,7 @@ print(ptx(kernels._backward, {"gradient": "*bf16", "out": "*bf16"}))
 """
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_a_gpu_to_wide_loads_and_stores(tmp_path):
     kept = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     kept["TRITON_CACHE_DIR"] = str(tmp_path)
