@@ -36,12 +36,11 @@ def compare(
     answers, those of either side are left out. F1, no average, is not compared. ArgumentError is raised unless both are
     of one protocol and the same questions.
     """
-    rows = [
-        {sample.question_id: [*sample.measures.values()] for sample in report.per_sample} for report in (one, other)
-    ]
-    if one.protocol != other.protocol or rows[0].keys() != rows[1].keys():
+    ours, theirs = ({sample.question_id: sample.measures for sample in report.per_sample} for report in (one, other))
+    if one.protocol != other.protocol or ours.keys() != theirs.keys():
         raise ArgumentError("other: expected a report of the same protocol and questions")
-    difference = np.array([rows[0][key] for key in rows[0]]) - np.array([rows[1][key] for key in rows[0]])  # [n c]
+    names = [name for name in one.values if all(name in each.per_sample[0].measures for each in (one, other))]
+    difference = np.array([[ours[key][name] - theirs[key][name] for name in names] for key in ours])  # [n c]
     places = {vid: k for k, vid in enumerate(sorted({sample.vid for sample in one.per_sample}))}
     totals, counts = np.zeros((2, len(places), difference.shape[1]))
     video = [places[sample.vid] for sample in one.per_sample]
@@ -55,12 +54,14 @@ def compare(
         return np.divide(times @ totals, found, out=np.full(len(found), np.nan), where=found > 0)
 
     rng, num = np.random.default_rng(seed), len(totals)
-    drawn = [mean(np.bincount(rng.integers(num, size=num), minlength=num)) for _ in range(num_resamples)]
-    ends = [np.nanquantile(each, (0.5 - level / 2, 0.5 + level / 2)) for each in np.nan_to_num(drawn).T]
+    drawn = np.array([mean(np.bincount(rng.integers(num, size=num), minlength=num)) for _ in range(num_resamples)])
+    known, ends = ~np.isnan(drawn).all(0) & (num > 1), np.full((len(names), 2), np.nan)
+    if known.any():
+        ends[known] = np.nanquantile(drawn[:, known], (0.5 - level / 2, 0.5 + level / 2), axis=0).T
     swapped = [rng.choice((-1.0, 1.0), num) @ totals for _ in range(num_resamples)]
     extreme = np.sum(np.abs(swapped) >= np.abs(totals.sum(0)) * (1 - 1e-9), axis=0)  # whatever the order of a sum
     p_values = ((extreme + 1) / (num_resamples + 1)).tolist()
-    values = zip(one.per_sample[0].measures, mean(np.ones(num)).tolist(), ends, p_values, strict=True)
+    values = zip(names, mean(np.ones(num)).tolist(), ends, p_values, strict=True)
     return {name: Difference(value, *map(float, between), p) for name, value, between, p in values}
 
 

@@ -140,7 +140,8 @@ def test_compare_has_two_sides(rows, per_video, protocol):
         assert found.p_value == mirrored.p_value and not found.low > found.high
         assert 1 / 51 <= found.p_value <= 1
     for found in compare(one, one, num_resamples=50).values():
-        assert (found.value, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+        ends = 0 if len({sample.vid for sample in one.per_sample}) > 1 else np.nan  # one video tells no interval
+        np.testing.assert_array_equal((found.value, found.low, found.high, found.p_value), (0, ends, ends, 1))
 
 
 @pytest.mark.parametrize("per_video", [1, 2])
@@ -195,3 +196,15 @@ def test_the_same_answer_twice_is_one():
     """As two runs of one evaluation in one folder leave it."""
     report = evaluate([Prediction("a", (0, 4))] * 2, [Reference("a", "v", Span(0, 4), 8.0)], malformed="count")
     assert report.miou == 1.0 and not any(report.problems.values())
+
+
+def test_what_only_one_system_was_scored_on_is_not_compared():
+    """HIT@1 is there where some answer has saliency."""
+    references = [Reference(k, f"v{k}", Span(0, 4), 8.0, saliency=((4.0,),)) for k in range(3)]
+    shown = [Prediction(k, (0, 4), saliency=(1.0,)) for k in range(3)]
+    plain = [Prediction(k, (0, 2)) for k in range(3)]
+    one, other = (evaluate(answers, references, "qvhighlights") for answers in (shown, plain))
+    found = compare(one, other, num_resamples=50)
+    assert "HIT@1" in one.values and "HIT@1" not in other.values and "HIT@1" not in found
+    assert found["mIoU"].value == found["mIoU"].low == found["mIoU"].high == 0.5
+    assert np.isnan([found["mAP long"].value, found["mAP long"].low]).all()  # no window lasts so long
