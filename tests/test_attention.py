@@ -109,6 +109,7 @@ def test_masks_lie_within_each_other(rows):
     assert torch.equal(causal | block, proposed)
 
 
+@pytest.mark.slow  # a minute of C++ where nothing is cached
 @pytest.mark.filterwarnings("ignore")  # the compiler's
 def test_the_flex_attention_example_answers_as_sdpa_does_uncached():
     if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):

@@ -55,7 +55,10 @@ def test_two_processes_have_the_gradients_of_one(name, ddp, tmp_path):
     for step, expected in enumerate(alone):
         for rank in (0, 1):
             found = load_file(folder / f"grads-{step}-{rank}.safetensors")
-            assert_same(found, expected, rtol=1e-4, atol=1e-6)
+            assert found.keys() == expected.keys()
+            for key, gradient in expected.items():  # halves of a batch add up in another order
+                error, largest = (found[key] - gradient).abs().max(), gradient.abs().max()
+                assert error <= 1e-5 * largest, (key, error, largest)
     written = folder / "run" / "checkpoint-2"
     if "lora" in name:
         checkpoint = PeftModel.from_pretrained(model_of(name.partition("-")[0]), written)
