@@ -14,8 +14,8 @@ from tqdm.contrib.concurrent import thread_map
 from shapes_world.painting import RGB, Scene, Track, draw_background, draw_distractor, draw_motion, render_frames
 from shapes_world.tasks import HELD_OUT, SEEN_PAIRS, SHAPES, TASKS, draw_turns, name_of, pair_of, shown
 from timetok.atomic import replacing, write_json
+from timetok.cache import claim
 from timetok.errors import ArgumentError
-from timetok.recipes.cache import claim
 from timetok.recipes.records import Event, Record
 from timetok.timegrid import Span
 
@@ -47,21 +47,25 @@ def draw_scene(seed: int, split: Split = "train") -> Scene:
     seconds, fps, size = _draw_format(rng, split)
     num_frames = round(seconds * fps)
     events = _draw_events(rng, num_frames, fps, hidden_pairs=split == "shifted")
-    tracks = _draw_tracks(rng, events, fps, size)
+    tracks = draw_tracks(rng, events, fps, size)
     distractors = [draw_distractor(rng, num_frames, min(size)) for _ in range(rng.integers(4))]
     background = draw_background(rng, size)
     return Scene(seed, size, fps, num_frames, events, (*distractors, *tracks), background)
 
 
-def write_clip(scene: Scene, path: str | Path) -> None:
-    """Write a scene as an H.264 mp4 (yuv420p); the file appears under its name only when it is complete."""
+def write_clip(scene: Scene, path: str | Path, later: Sequence[Scene] = ()) -> None:
+    """Write a scene as an H.264 mp4 (yuv420p), with ``later`` ones of its size and rate behind it.
+
+    The file appears under its name only when it is complete.
+    """
     options = {"preset": "veryfast", "crf": str(20 + scene.seed % 7), "g": str(2 * scene.fps), "threads": "1"}
     with replacing(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(scene.fps), options=options)
         (stream.width, stream.height), stream.pix_fmt = scene.size, "yuv420p"
-        for first in range(0, scene.num_frames, 32):
-            for pixels in render_frames(scene, range(first, min(first + 32, scene.num_frames))):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        for each in (scene, *later):
+            for first in range(0, each.num_frames, 32):
+                for pixels in render_frames(each, range(first, min(first + 32, each.num_frames))):
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
 
 
@@ -126,7 +130,7 @@ def _draw_events(rng: np.random.Generator, num_frames: int, fps: int, *, hidden_
             return tuple(shown(*pair, Span(start, stop)) for pair, start, stop in visible)
 
 
-def _draw_tracks(rng: np.random.Generator, events: Sequence[Event], fps: int, size: tuple[int, int]) -> list[Track]:
+def draw_tracks(rng: np.random.Generator, events: Sequence[Event], fps: int, size: tuple[int, int]) -> list[Track]:
     """Sizes and motions with which no shape is covered for long, nor at its begin or end."""
     while True:
         tracks: list[Track] = []

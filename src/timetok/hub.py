@@ -77,8 +77,12 @@ class HubLocalizer:
             with raised_as(PromptError, told, torch.OutOfMemoryError):
                 ids = self.model.generate(**inputs, **options, logits_processor=held)[0, length:].tolist()
             text, spans, times = self.tt.decode(ids).strip(), self.tt.spans(ids, duration), self.tt.times(ids, duration)
-            answers.append(Answer(text, tuple(spans), (), tuple(times), duration))
+            answers.append(Answer(text, tuple(spans), (), tuple(times), duration, num_tokens=length + len(ids)))
         return answers
+
+    def weigh(self, clips: Sequence[Frames], questions: Sequence[str], durations: Sequence[float]) -> list[Answer]:
+        """As `ask`: there is no posterior over times that are text."""
+        return self.ask(clips, questions, durations)
 
     def prepare(self, frames: Frames, question: str, duration: float) -> Any:
         """What the model takes for one question, from its processor, which is told when frames are shown."""
@@ -135,12 +139,19 @@ def load_localizer(
 _loaded = lru_cache(1)(lambda folder, _changed: load_localizer(folder))
 
 
+def localizer_of(model: Model) -> AnyLocalizer:
+    """What answers: a localizer itself, or the one of a folder or name, of which the last stays loaded."""
+    if isinstance(model, AnyLocalizer):
+        return model
+    config = find_folder(model) / "config.json"
+    return _loaded(config.parent, config.stat().st_mtime if config.exists() else 0.0)
+
+
 def localize(video: Video, question: str, model: Model = None, *, max_new_tokens: int = 96) -> Answer:
     """Ask a model when something happens in a video; ``spans`` is empty where it gave no well-formed span.
 
     ``video`` is the path of a file, else VideoError is raised, or ``Frames``; ``question`` is untrusted text, for which
-    PromptError is raised where it is empty or too long; ``model`` is what `load_localizer` takes, or gave. The folder
-    or name used last stays loaded.
+    PromptError is raised where it is empty or too long; ``model`` is what `load_localizer` takes, or gave.
 
     >>> localize("clip.mp4", "When is the red circle visible?").spans  # doctest: +SKIP
     (Span(start=3.2, end=7.9),)
@@ -152,16 +163,14 @@ def localize_all(
     video: Video, questions: Sequence[str], model: Model = None, *, max_new_tokens: int = 96, batch_size: int = 8
 ) -> list[Answer]:
     """As `localize`, several questions about a video that is read and encoded once, ``batch_size`` put at a time."""
-    if not isinstance(model, AnyLocalizer):
-        config = find_folder(model) / "config.json"
-        model = _loaded(config.parent, config.stat().st_mtime if config.exists() else 0.0)
+    localizer, answers = localizer_of(model), list[Answer]()
     for question in questions:
-        model.check_question(question)
-    frames, answers = model.read(video), []
-    encoded: Any = model.encode(frames)
+        localizer.check_question(question)
+    frames = localizer.read(video)
+    encoded: Any = localizer.encode(frames)
     for group in (questions[k : k + batch_size] for k in range(0, len(questions), batch_size)):
         shown = [encoded] * len(group), group, [frames.duration_seconds] * len(group)
-        answers += model.ask(*shown, max_new_tokens=max_new_tokens)
+        answers += localizer.ask(*shown, max_new_tokens=max_new_tokens)
     return answers
 
 

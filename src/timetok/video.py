@@ -1,15 +1,13 @@
 """Frames of a video with their true times.
 
-What a container says about itself (frame count, duration, first timestamp) is often wrong or absent, so both
-are taken from the packets of the video stream, which costs no decoding. Only the frames asked for are decoded,
-with what must be decoded before them.
+What a container says of times and duration is often wrong or absent, so both are taken from the packets of its stream,
+which costs no decoding. Only the frames asked for are decoded, with what must be decoded before them.
 """
 
 import math
-import operator
 import os
 import re
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -29,11 +27,20 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from timetok.errors import ArgumentError, VideoError, VideoNotFoundError, raised_as
+from timetok.errors import ArgumentError, VideoError, VideoNotFoundError, check_count, raised_as
+from timetok.timegrid import Span
+
+
+class Part(NamedTuple):
+    """A part of a video file, to be read as a video of its own: times count from where it starts in the file."""
+
+    path: str | os.PathLike[str]
+    span: Span
+
 
 Source = str | os.PathLike[str]
 Array = torch.Tensor | NDArray[np.uint8]
-Media = Source | Array
+Media = Source | Part | Array
 Backend = Literal["pyav", "torchcodec"]
 _FramesAt = Callable[[NDArray[np.int64]], Iterator[VideoFrame]]
 Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor] | None
@@ -76,35 +83,35 @@ def read_frames(
 
     Frame indices are ``round(linspace(0, N - 1, num_frames))``, half to even, where N is the number of frames the video
     presents; one with fewer frames than asked for repeats some. They are turned as the file's metadata says. ``source``
-    is a video file; or, with ``fps``, a uint8 array ``[n 3 h w]``, torch or numpy, a jpg or png file, or a folder of n
-    in the natural order of their names: picture i is shown at i / fps and the video ends at n / fps. ``size`` is the
-    ``(height, width)`` of the returned frames, the length of the shorter side, or a function such as
-    ``FrameTransform.resize`` that each frame passes once decoded, in any thread, uint8 ``[1 3 h w]`` → ``[1 3 s s]``;
-    None keeps the video's own. ``backend="torchcodec"`` takes the pixels of a file from there; it must be installed,
-    with an FFmpeg, may overlook damage, and turns videos but mirrors none.
+    is a video file, or a `Part` of one, at whose start the frame shown then stands; or, with ``fps``, a uint8 array
+    ``[n 3 h w]``, torch or numpy, a jpg or png file, or a folder of n in the natural order of their names: picture i is
+    shown at i / fps and the video ends at n / fps. ``size`` is the ``(height, width)`` of the returned frames, the
+    length of the shorter side, or a function such as ``FrameTransform.resize`` that each frame passes once decoded, in
+    any thread, uint8 ``[1 3 h w]`` → ``[1 3 s s]``; None keeps the video's own. ``backend="torchcodec"`` takes pixels
+    from there; it must be installed, with an FFmpeg, may overlook damage, and turns videos but mirrors none.
 
     Raises:
         VideoNotFoundError: There is nothing at ``source``.
         VideoError: ``source`` is no video, shows no frame, has no duration, or is damaged; torchcodec cannot read it.
-        ArgumentError: ``num_frames``, ``size`` or ``fps`` is not positive, or an argument has the wrong type.
+        ArgumentError: ``num_frames``, ``size`` or ``fps`` is not positive, a part is none, or a type is wrong.
 
     Source: The sampling of LITA's released code (arXiv 2403.19046).
 
     >>> read_frames("clip.mp4", num_frames=8, size=(224, 224)).data.shape  # doctest: +SKIP
     torch.Size([8, 3, 224, 224])
     """
-    num_frames, picture = _positive("num_frames", num_frames), _Picture(size)
+    num_frames, picture = check_count("num_frames", num_frames), _Picture(size)
     if backend not in get_args(Backend):
         raise ArgumentError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if fps is not None:
         return _stills(source, num_frames, picture, fps)
-    path = _file(source)
+    path, part = (_file(source.path), source.span) if isinstance(source, Part) else (_file(source), None)
     shown = _demux(path)
     with suppress(VideoError) if backend == "pyav" else nullcontext():
-        return _decode(path, shown, num_frames, picture, backend)
+        return _decode(path, shown, part, num_frames, picture, backend)
     # Either the file is damaged, which reading on will tell, or some of its packets show nothing.
     left = shown._replace(ticks=np.unique([tick for tick, *_ in _played(path)]), keyframes=())
-    return _decode(path, left, num_frames, picture, backend)
+    return _decode(path, left, part, num_frames, picture, backend)
 
 
 def iter_frames(
@@ -129,12 +136,6 @@ def iter_frames(
             yield float(seconds), picture(frame, scaler)
 
 
-def _positive(name: str, value: object) -> int:
-    if not hasattr(value, "__index__") or isinstance(value, bool) or operator.index(value) < 1:
-        raise ArgumentError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return operator.index(value)
-
-
 def _file(source: object) -> Path:
     if not isinstance(source, str | os.PathLike):
         raise ArgumentError(f"source must be the path of a video file, got {type(source).__name__}; arrays need fps")
@@ -157,9 +158,9 @@ class _Picture:
 
     def __init__(self, size: Size) -> None:
         if isinstance(size, Sequence) and len(size) == 2:
-            size = _positive("size[0] (height)", size[0]), _positive("size[1] (width)", size[1])
+            size = check_count("size[0] (height)", size[0]), check_count("size[1] (width)", size[1])
         elif size is not None and not callable(size):
-            size = _positive("size, unless it is (height, width) or a function,", size)
+            size = check_count("size, unless it is (height, width) or a function,", size)
         self.size, self.shape = size, size if isinstance(size, tuple) else None
 
     def __call__(self, frame: VideoFrame, scaler: VideoReformatter) -> torch.Tensor:
@@ -274,8 +275,7 @@ def _check_whole(path: Path, container: InputContainer, stream: VideoStream) -> 
 
 def _demux(path: Path) -> _Shown:
     """What the packets say, without decoding."""
-    found: dict[int, int] = {}
-    keyframes = set()
+    found, keyframes = dict[int, int](), set[int]()
     with _opened(path) as (container, stream):
         _check_whole(path, container, stream)
         # MPEG-TS and -PS have no index: FFmpeg seeks near a time there, not to the keyframe.
@@ -315,8 +315,7 @@ class _Walk:
         is_reordered = container.format.name == "avi" and stream.codec_context.has_b_frames
         self.queue: list[int] | None = [] if is_reordered else None
         self.keyframes, self.position = keyframes, min(keyframes, default=0)  # the latest tick given to the decoder
-        self.wanted = 0
-        self.frames = self._forward()
+        self.wanted, self.frames = 0, self._forward()
 
     def _forward(self) -> Iterator[tuple[int, VideoFrame]]:
         decoder = self.stream.codec_context
@@ -363,8 +362,13 @@ def _played(source: Path | BinaryIO) -> Iterator[tuple[int, Fraction, VideoFrame
         raise VideoError(f"{source} has a video stream, but not one frame of it decodes")
 
 
-def _decode(path: Path, shown: _Shown, num_frames: int, picture: _Picture, backend: Backend) -> Frames:
-    indices = spread(len(shown.ticks), num_frames)
+def _decode(path: Path, shown: _Shown, part: Span | None, num: int, picture: _Picture, backend: Backend) -> Frames:
+    end, begin, base = _duration(path, shown), int(shown.ticks[0]), shown.time_base
+    start, stop = part or (0.0, end)
+    if not 0 <= start < stop <= end:
+        raise ArgumentError(f"source: expected a part of {end} seconds that has a length, got {start} to {stop}")
+    first = bisect_right(shown.ticks, begin + Fraction(start) / base) - 1
+    indices = first + spread(max(bisect_left(shown.ticks, begin + Fraction(stop) / base) - first, 1), num)
     # Threads within a decoder start anew at each seek, so most decode from keyframes of their own instead. They are no
     # more than eight: what each has to keep takes 0.1 GB in 4K.
     groups = np.searchsorted(shown.keyframes, shown.ticks[np.unique(indices)], "right")
@@ -372,8 +376,8 @@ def _decode(path: Path, shown: _Shown, num_frames: int, picture: _Picture, backe
     starts = [part[0] for part in np.array_split(begins, min(num_threads, len(begins)))[1:]]
     decode, each = (_torchcodec if backend == "torchcodec" else _pyav), num_threads // (len(starts) + 1)
     data = picture.sample(indices, lambda part: decode(path, shown, part, each), starts)
-    ticks, base = shown.ticks[indices] - shown.ticks[0], shown.time_base
-    return Frames(data, torch.from_numpy(ticks * base.numerator / base.denominator), _duration(path, shown))
+    seconds = (shown.ticks[indices] - begin) * base.numerator / base.denominator - start
+    return Frames(data, torch.from_numpy(seconds.clip(0)), stop - start)
 
 
 def _pyav(path: Path, shown: _Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:

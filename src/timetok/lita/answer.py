@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from timetok.adapter.hooks import EncodedVideo, remember
 from timetok.atomic import read_json
-from timetok.decoding import SpanConstraint
+from timetok.decoding import SpanConstraint, span_distribution
 from timetok.errors import ModelFolderError, PromptError, raised_as
 from timetok.lita.configuration import LitaConfig
 from timetok.lita.modeling import LitaForConditionalGeneration
@@ -45,6 +45,7 @@ class Answer:
         times_seconds: Every moment in the answer, in order, whether or not it belongs to a span.
         probabilities: One a moment: that of its time token; none where seconds are written as text.
         unfinished: The answer broke off right behind its last moment, because it was as long as it might be.
+        num_tokens: What the model read and wrote.
     """
 
     text: str
@@ -54,6 +55,7 @@ class Answer:
     duration_seconds: float
     probabilities: tuple[float, ...] = ()
     unfinished: bool = False
+    num_tokens: int = 0
 
 
 def find_folder(model: str | os.PathLike[str] | None) -> Path:
@@ -94,6 +96,7 @@ class Localizer:
 
     def __init__(self, model: LitaForConditionalGeneration, processor: LitaProcessor) -> None:
         self.model, self.processor, self.tt = model.train(False), processor, processor.tt
+        self.num_frames = processor.num_frames
         self._constraint = cache(lambda: SpanConstraint(self.tt, max_spans=None, free_text=True))
 
     @classmethod
@@ -152,7 +155,34 @@ class Localizer:
         new = output.sequences[:, length:]
         steps = zip(output.logits, new.T, strict=True)
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
-        return list(map(self._answer, new.tolist(), chosen.tolist(), durations))
+        lengths = batch["attention_mask"].sum(1).tolist()
+        return list(map(self._answer, new.tolist(), chosen.tolist(), durations, lengths))
+
+    def weigh(
+        self, videos: Sequence[EncodedVideo | Tensor], questions: Sequence[str], durations: Sequence[float]
+    ) -> list[Answer]:
+        """As `ask`, one span each, in continuous time: the best of the posterior, with the IoU to be expected of it.
+
+        For models that answer with two time tokens first; one that writes times as text is asked, constrained.
+        """
+        if not self.tt.time_token_ids:
+            return self.ask(videos, questions, durations, constrained=True)
+        written = self.tt.tokenizer.encode(" " + " ".join(self.tt.codec.tokens[:2]), add_special_tokens=False)
+        first, second = map(written.index, self.tt.time_token_ids[:2])
+        answers = []
+        for video, question, duration in zip(videos, questions, durations, strict=True):
+            batch = self._batch([question], [duration], len(written), [video])
+            lead = batch["input_ids"].new_tensor([written[:first]])
+            batch["input_ids"] = torch.cat([batch["input_ids"], lead], 1)
+            batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+            options: Any = {"durations": [duration], "between_ids": written[first + 1 : second]}
+            (found,) = span_distribution(self.model, batch, self.tt, **options)
+            best = found.best()
+            span, ends = found.refined(best.span), self.tt.grid.encode([*best.span], duration)
+            likely = float(found.joint.sum(1)[ends[0]]), float(found.joint.sum(0)[ends[1]])
+            text, length = f"<{span.start:.2f}> <{span.end:.2f}>", batch["input_ids"].shape[1] + 2
+            answers.append(Answer(text, (span,), (best.confidence,), (*span,), duration, likely, num_tokens=length))
+        return answers
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, videos: Sequence[Any] = ()
@@ -164,7 +194,7 @@ class Localizer:
         check_length(self.model, batch["input_ids"].shape[1], max_new_tokens)
         return batch.to(self.model.device)
 
-    def _answer(self, ids: list[int], probabilities: list[float], duration: float) -> Answer:
+    def _answer(self, ids: list[int], probabilities: list[float], duration: float, num_read: int) -> Answer:
         """The answer in some new ids, which go on after its end as padding, and the probability of each."""
         tt, end = self.tt, self.processor.tokenizer.eos_token_id
         ids = ids[: ids.index(end) + 1] if end in ids else ids
@@ -173,4 +203,5 @@ class Localizer:
         confidences = tuple(p * q for (start, p), (end, q) in pairs if tt.spans([start, end], duration))
         text, spans, times = tt.decode(ids, duration).strip(), tt.spans(ids, duration), tt.times(ids, duration)
         likely, unfinished = tuple(p for _, p in marks), ids[-1:] != [] and ids[-1] in tt.time_token_ids
-        return Answer(text, tuple(spans), confidences, tuple(times), duration, likely, unfinished)
+        told: Any = {"probabilities": likely, "unfinished": unfinished, "num_tokens": num_read + len(ids)}
+        return Answer(text, tuple(spans), confidences, tuple(times), duration, **told)

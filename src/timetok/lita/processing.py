@@ -13,10 +13,10 @@ from timetok.errors import ArgumentError, PromptError
 from timetok.pooling import plan_of
 from timetok.timegrid import Span, with_durations
 from timetok.tokenizer import TimeTokenizer
-from timetok.video import Array, Frames, read_frames, spread
+from timetok.video import Array, Frames, Part, read_frames, spread
 from timetok.vision import FrameTransform
 
-Video = str | PathLike[str] | Frames
+Video = str | PathLike[str] | Part | Frames
 
 
 class LitaProcessor(ProcessorMixin):
