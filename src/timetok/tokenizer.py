@@ -166,14 +166,11 @@ class TimeTokenizer:
         """
         row = as_row(ids)
         text, pattern = str(self.tokenizer.decode(row.tolist(), skip_special_tokens=True)), self._written
-        marks = row[self._is_time(row)]
-        if duration is None or not marks.size:
+        marks = int(self._is_time(row).sum())
+        if duration is None or not marks:
             return text
-        if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
+        if len(pattern.findall(text)) != marks:  # some are plain characters: tell them apart by other names
             text, pattern = str(self._renamed().decode(row.tolist(), skip_special_tokens=True)), self._named
-        if isinstance(self.codec, IndexCodec):
-            written = iter([f"<{moment:.2f}>" for moment in self.decode_time(marks, duration)])
-            return pattern.sub(lambda _: next(written), text)
         length = float(TimeGrid(2).decode(1, duration))
 
         def in_seconds(run: re.Match[str]) -> str:
