@@ -4,7 +4,7 @@ Shapes: b batch, t frames, h w patch grid, e width, g groups of frames, r c rows
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, interpolate, max_pool2d
 
-from timetok.errors import ArgumentError
 from timetok.pooling.plan import Path, PoolingPlan
 
 Vectors: TypeAlias = Mapping[str, Tensor]  # learned separators [e] by name
@@ -136,26 +135,7 @@ def _mean_of_rows(rows: Tensor) -> Tensor:
     return (rows.new_ones(1, rows.shape[-2]) @ rows).div_(rows.shape[-2])
 
 
-def stream(
-    chunks: Iterable[Tensor], plan: PoolingPlan, separators: Vectors, num_frames: int | None
-) -> Iterator[Tensor]:
-    """Tokens ``[n e]``, piece by piece, of chunks ``[t h w e]``: see ``SlowFastPooler.stream``."""
-    later = [_PathStream(path, num_frames) for path in (plan.paths[1:] if plan.fast else plan.paths)]
-    total = 0
-    for chunk in chunks:
-        if plan.fast:
-            yield over_space(chunk[None], plan.paths[0])[0, :, 0, 0]
-        for frame in chunk:
-            for path in later:
-                path.take(total, frame)
-            total += 1
-    if not total or num_frames not in (None, total):
-        raise ArgumentError(f"chunks: expected {num_frames or 'at least 1'} frames in all, got {total}")
-    if later:
-        yield assembled({each.path: each.cells(total) for each in later}, plan.by_frame, separators, total)[0]
-
-
-class _PathStream:
+class PathStream:
     """Cells ``[1 1 r c e]`` of one path of a published plan, from the frames of a video in order."""
 
     def __init__(self, path: Path, num_frames: int | None) -> None:
