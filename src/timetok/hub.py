@@ -16,7 +16,7 @@ from timetok.codecs import SecondsCodec
 from timetok.decoding import SpanConstraint
 from timetok.errors import ArgumentError, PromptError, raised_as
 from timetok.lita.answer import Answer, Localizer, check_length, find_folder, load_weights, telling_which
-from timetok.lita.configuration import LitaConfig
+from timetok.lita.modeling import LitaConfig
 from timetok.lita.processing import Video
 from timetok.tokenizer import TimeTokenizer
 from timetok.video import Frames, read_frames

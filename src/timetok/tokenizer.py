@@ -79,7 +79,20 @@ class TimeTokenizer:
         chosen: MomentCodec = IndexCodec(TimeGrid(T)) if codec == "index" else named
         if T not in (TimeGrid().num_tokens, len(chosen.tokens)):
             raise ArgumentError(f"T counts the time tokens of codec='index': leave it out beside {chosen!r}, got {T!r}")
-        add_tokens(hf_tokenizer, chosen, lita_spacing)
+        vocabulary, tokens = hf_tokenizer.get_vocab(), chosen.tokens
+        names = map(chosen.token, count()) if isinstance(chosen, IndexCodec) else tokens  # more than those may be there
+        if num := len(list(takewhile(vocabulary.__contains__, names))):
+            if num != len(tokens):
+                told = f"the tokenizer already carries {num} time tokens, got {len(tokens)}; use T={num}"
+                raise TokenizerError(f"T: {told}")
+            first = hf_tokenizer.added_tokens_decoder.get(vocabulary[tokens[0]])
+            if getattr(first, "rstrip", False) != lita_spacing:
+                raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
+            return cls(hf_tokenizer, chosen)
+        spaces, name = {"lstrip": lita_spacing, "rstrip": lita_spacing}, type(hf_tokenizer).__name__
+        remedy = f"{name} takes no new tokens; load the same files with another class, or wrap with codec='seconds'"
+        with raised_as(TokenizerError, f"tokenizer: {remedy}", NotImplementedError):
+            hf_tokenizer.add_tokens([AddedToken(token, special=False, normalized=False, **spaces) for token in tokens])
         return cls(hf_tokenizer, chosen)
 
     @property
@@ -166,14 +179,11 @@ class TimeTokenizer:
         """
         row = as_row(ids)
         text, pattern = str(self.tokenizer.decode(row.tolist(), skip_special_tokens=True)), self._written
-        marks = row[self._is_time(row)]
-        if duration is None or not marks.size:
+        marks = int(self._is_time(row).sum())
+        if duration is None or not marks:
             return text
-        if len(pattern.findall(text)) != marks.size:  # some are plain characters: tell them apart by other names
+        if len(pattern.findall(text)) != marks:  # some are plain characters: tell them apart by other names
             text, pattern = str(self._renamed().decode(row.tolist(), skip_special_tokens=True)), self._named
-        if isinstance(self.codec, IndexCodec):
-            written = iter([f"<{moment:.2f}>" for moment in self.decode_time(marks, duration)])
-            return pattern.sub(lambda _: next(written), text)
         length = float(TimeGrid(2).decode(1, duration))
 
         def in_seconds(run: re.Match[str]) -> str:
@@ -293,23 +303,6 @@ class TimeTokenizer:
 
 def _strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [text for part in value or () for text in _strings(part)]
-
-
-def add_tokens(tokenizer: PreTrainedTokenizerBase, codec: MomentCodec, lita_spacing: bool) -> None:
-    """Add the codec's tokens unless they are there; TokenizerError as in `TimeTokenizer.wrap`."""
-    vocabulary, wanted = tokenizer.get_vocab(), codec.tokens
-    names = map(codec.token, count()) if isinstance(codec, IndexCodec) else wanted  # more than wanted may be there
-    if num := len(list(takewhile(vocabulary.__contains__, names))):
-        if num != len(wanted):
-            raise TokenizerError(f"T: the tokenizer already carries {num} time tokens, got {len(wanted)}; use T={num}")
-        first = tokenizer.added_tokens_decoder.get(vocabulary[wanted[0]])
-        if getattr(first, "rstrip", False) != lita_spacing:
-            raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
-        return
-    spaces, name = {"lstrip": lita_spacing, "rstrip": lita_spacing}, type(tokenizer).__name__
-    remedy = f"{name} takes no new tokens; load the same files with another class, or wrap with codec='seconds'"
-    with raised_as(TokenizerError, f"tokenizer: {remedy}", NotImplementedError):
-        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False, **spaces) for token in wanted])
 
 
 def find_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> tuple[int, ...]:

@@ -2,8 +2,7 @@
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from timetok.lita.configuration import LitaConfig
-from timetok.lita.modeling import LitaForConditionalGeneration
+from timetok.lita.modeling import LitaConfig, LitaForConditionalGeneration
 from timetok.lita.processing import LitaProcessor
 
 AutoConfig.register(LitaConfig.model_type, LitaConfig, exist_ok=True)

@@ -18,8 +18,7 @@ from timetok.adapter.hooks import EncodedVideo, remember
 from timetok.atomic import read_json
 from timetok.decoding import SpanConstraint, span_distribution
 from timetok.errors import ModelFolderError, PromptError, raised_as
-from timetok.lita.configuration import LitaConfig
-from timetok.lita.modeling import LitaForConditionalGeneration
+from timetok.lita.modeling import LitaConfig, LitaForConditionalGeneration
 from timetok.lita.processing import LitaProcessor, Video
 from timetok.timegrid import Span
 from timetok.video import Frames

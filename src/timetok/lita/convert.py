@@ -19,8 +19,7 @@ from transformers import AutoConfig, LlamaTokenizer, PreTrainedTokenizerFast
 from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import ArgumentError, ModelFolderError
 from timetok.lita.answer import telling_which
-from timetok.lita.configuration import LitaConfig
-from timetok.lita.modeling import LitaForConditionalGeneration
+from timetok.lita.modeling import LitaConfig, LitaForConditionalGeneration
 from timetok.lita.processing import LitaProcessor
 from timetok.tokenizer import TimeTokenizer
 from timetok.vision import FrameEncoder, FrameTransform
@@ -68,9 +67,8 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
         words = Path(source) if (Path(source) / "tokenizer.model").is_file() else files[0].parent
         processor, config = _describe(settings, text, _tokenizer(words), encoder, transform)
     ids = config.time_token_ids
-    tables = _tensors(delta) if delta and ids else {}
-    rows = {name: tables[name] for name in _TABLES if name in tables}  # of time tokens, perhaps with all others
-    rows = {name: each if len(each) == len(ids) else each[ids[0] : ids[-1] + 1] for name, each in rows.items()}
+    tables = {name: each for name, each in _tensors(delta).items() if name in _TABLES} if delta and ids else {}
+    rows = {name: each if len(each) == len(ids) else each[ids[0] : ids[-1] + 1] for name, each in tables.items()}
     tied = _TABLES[1:] if config.tie_word_embeddings else ()
     held: dict[str, Tensor] = {}  # without their numbers
     index: dict[str, str] = {}

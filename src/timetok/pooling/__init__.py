@@ -106,8 +106,21 @@ class SlowFastPooler(nn.Module):
         those in all, at least 1, else ArgumentError is raised. None if nobody knows: frames spread over the video are
         then chosen at its end, each from 64 that were kept; the first and the last are.
         """
-        grids = (as_grid((chunk[None] if chunk.ndim == 2 else chunk)[None])[0] for chunk in chunks)
-        return reference.stream(grids, self.plan, self.separators, num_frames)
+        plan, total = self.plan, 0
+        later = [reference.PathStream(path, num_frames) for path in plan.paths[plan.fast :]]
+        for chunk in chunks:
+            grid = as_grid((chunk[None] if chunk.ndim == 2 else chunk)[None])
+            if plan.fast:
+                yield reference.over_space(grid, plan.paths[0])[0, :, 0, 0]
+            for frame in grid[0]:
+                for path in later:
+                    path.take(total, frame)
+                total += 1
+        if not total or num_frames not in (None, total):
+            raise ArgumentError(f"chunks: expected {num_frames or 'at least 1'} frames in all, got {total}")
+        if later:
+            cells = {each.path: each.cells(total) for each in later}
+            yield reference.assembled(cells, plan.by_frame, self.separators, total)[0]
 
 
 def as_grid(features: Tensor) -> Tensor:

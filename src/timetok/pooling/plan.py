@@ -83,7 +83,10 @@ class Path:
         """The frames it sees, in order; with fewer than asked for, some repeat. ArgumentError if an index is beyond."""
         _check_count("num_frames", num_frames, 1)
         if self.frames == "even":
-            return [_half_even(k * (num_frames - 1), max(self.num - 1, 1)) for k in range(self.num)]
+            steps = max(self.num - 1, 1)
+            parts = [(k * (num_frames - 1) // steps, k * (num_frames - 1) % steps) for k in range(self.num)]
+            # + 1 where 2 rest > steps, or is equal and whole is odd; without a branch, torch.compile needs one graph
+            return [whole + (2 * rest + whole % 2 + steps - 1) // (2 * steps) for whole, rest in parts]
         if self.frames == "floor":
             return [k * num_frames // self.num for k in range(self.num)]
         if isinstance(self.frames, tuple):
@@ -155,12 +158,6 @@ class PoolingPlan:
         """What every token is made of, in order; ArgumentError without a frame, or if a window exceeds the grid."""
         tokens = [token for path in self.paths for token in _path_tokens(path, num_frames, grid)]
         return sorted(tokens, key=lambda token: token.frames[0]) if self.by_frame else tokens
-
-
-def _half_even(numerator: int, denominator: int) -> int:
-    whole, rest = numerator // denominator, numerator % denominator
-    # + 1 where 2 rest > denominator, or is equal and whole is odd; without a branch, torch.compile needs one graph
-    return whole + (2 * rest + whole % 2 + denominator - 1) // (2 * denominator)
 
 
 def _path_tokens(path: Path, num_frames: int, grid: Interval) -> list[Token]:

@@ -4,8 +4,7 @@ Shapes: b batch, t frames, h w patch grid, e width, g groups of frames, r c rows
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, interpolate, max_pool2d
 
-from timetok.errors import ArgumentError
 from timetok.pooling.plan import Path, PoolingPlan
 
 Vectors: TypeAlias = Mapping[str, Tensor]  # learned separators [e] by name
@@ -65,46 +63,38 @@ def over_space(frames: Tensor, path: Path) -> Tensor:
         return _mean_of_rows(frames.flatten(2, 3)).unsqueeze(2)
     height, width = frames.shape[2:4]
     rows, columns = map(len, path.intervals((height, width)))
-    window = path.window[1] or height, path.window[2] or width
+    window, is_max = (path.window[1] or height, path.window[2] or width), path.reduction == "max"
     images = frames.flatten(0, 1).permute(0, 3, 1, 2)
     if path.reduction == "bilinear":
         cells = interpolate(images, (rows, columns), mode="bilinear", align_corners=False)
     elif path.cells or path.partial == "adaptive":
-        cells = (adaptive_max_pool2d if path.reduction == "max" else adaptive_avg_pool2d)(images, (rows, columns))
-    elif path.reduction == "max":
-        cells = max_pool2d(images, window, ceil_mode=path.partial == "ceil")
+        cells = (adaptive_max_pool2d if is_max else adaptive_avg_pool2d)(images, (rows, columns))
     else:
-        cells = avg_pool2d(images, window, ceil_mode=path.partial == "ceil", count_include_pad=False)
+        cells = (max_pool2d if is_max else avg_pool2d)(images, window, ceil_mode=path.partial == "ceil")
     return cells.permute(0, 2, 3, 1).reshape(*frames.shape[:2], rows, columns, frames.shape[4])
 
 
 def assembled(cells: Mapping[Path, list[Tensor]], by_frame: bool, separators: Vectors, num_frames: int) -> Tensor:
     """Cells ``[b g r c e]`` of each path, in parts along g → ``[b n e]``: separated, and in the order of the plan."""
-    pieces: list[tuple[int, Tensor]] = []  # the frame whose turn it is, and tokens
+    pieces: list[tuple[tuple[int, ...], Tensor]] = []  # the frames whose turn it is, and tokens
     for path, parts in cells.items():
         if path.separators and parts:
             parts = [separated(torch.cat(parts, 1), path, separators)]
-        if by_frame:
-            groups = chain.from_iterable(part.unbind(1) for part in parts)
-            pieces += [(frames[0], group) for frames, group in zip(path.groups(num_frames), groups, strict=True)]
-        else:
-            pieces += [(0, part) for part in parts]
-    return torch.cat([tokens.flatten(1, -2) for _, tokens in sorted(pieces, key=lambda piece: piece[0])], 1)
+        turns = path.groups(num_frames) if by_frame else [(0,)] * len(parts)
+        groups = [group for part in parts for group in part.unbind(1)] if by_frame else parts
+        pieces += zip(turns, groups, strict=True)
+    return torch.cat([tokens.flatten(1, -2) for _, tokens in sorted(pieces, key=lambda piece: piece[0][0])], 1)
 
 
 def separated(tokens: Tensor, path: Path, separators: Vectors) -> Tensor:
-    """``[b g r c e]`` → ``[b g n e]``; what stands around a whole path makes it one group."""
-    vectors = {place: separators[name].to(tokens) for place, name in path.separators}
-    tokens = _around(tokens, None, vectors.get("row_end")).flatten(2, 3)
-    tokens = _around(tokens, vectors.get("frame_start"), vectors.get("frame_end"))
-    if {"start", "end"} & vectors.keys():
-        tokens = _around(tokens.flatten(1, 2).unsqueeze(1), vectors.get("start"), vectors.get("end"))
-    return tokens
-
-
-def _around(tokens: Tensor, start: Tensor | None, end: Tensor | None) -> Tensor:
-    first, last = ([] if vector is None else [vector.expand(*tokens.shape[:-2], 1, -1)] for vector in (start, end))
-    return torch.cat([*first, tokens, *last], -2) if first or last else tokens
+    """``[b g r c e]`` → ``[b g r c e]`` or ``[b g n e]``; what stands around a whole path makes it one group."""
+    vectors: dict[str, Tensor] = {place: separators[name].to(tokens) for place, name in path.separators}
+    for axis, before, after in ((3, "", "row_end"), (2, "frame_start", "frame_end"), (1, "start", "end")):
+        found = [vectors.get(place) for place in (before, after)]
+        first, last = ([] if each is None else [each.expand(*tokens.shape[:axis], 1, -1)] for each in found)
+        if first or last:
+            tokens = torch.cat([*first, tokens.flatten(axis, -2), *last], axis)
+    return tokens if tokens.ndim > 3 else tokens.unsqueeze(1)
 
 
 class _Means(torch.autograd.Function):
@@ -145,33 +135,13 @@ def _mean_of_rows(rows: Tensor) -> Tensor:
     return (rows.new_ones(1, rows.shape[-2]) @ rows).div_(rows.shape[-2])
 
 
-def stream(
-    chunks: Iterable[Tensor], plan: PoolingPlan, separators: Vectors, num_frames: int | None
-) -> Iterator[Tensor]:
-    """Tokens ``[n e]``, piece by piece, of chunks ``[t h w e]``: see ``SlowFastPooler.stream``."""
-    later = [_PathStream(path, num_frames) for path in (plan.paths[1:] if plan.fast else plan.paths)]
-    total = 0
-    for chunk in chunks:
-        if plan.fast:
-            yield over_space(chunk[None], plan.paths[0])[0, :, 0, 0]
-        for frame in chunk:
-            for path in later:
-                path.take(total, frame)
-            total += 1
-    if not total or num_frames not in (None, total):
-        raise ArgumentError(f"chunks: expected {num_frames or 'at least 1'} frames in all, got {total}")
-    if later:
-        yield assembled({each.path: each.cells(total) for each in later}, plan.by_frame, separators, total)[0]
-
-
-class _PathStream:
+class PathStream:
     """Cells ``[1 1 r c e]`` of one path of a published plan, from the frames of a video in order."""
 
     def __init__(self, path: Path, num_frames: int | None) -> None:
         self.path, self._chooses = path, path.frames in ("even", "floor")
-        self._wanted: Sequence[int] = range(sys.maxsize)  # every other is dropped when too many are kept
-        if self._chooses and num_frames is not None:
-            self._wanted = path.frame_indices(num_frames)
+        known = path.frame_indices(num_frames) if self._chooses and num_frames is not None else None
+        self._wanted: Sequence[int] = known or range(sys.maxsize)  # every other is dropped when too many are kept
         self._kept: dict[int, Tensor] = {}  # sums of cells by the first of their frames
 
     def take(self, number: int, frame: Tensor) -> None:
