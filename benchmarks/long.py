@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
+from timetok.search import Search, localize_long, localize_long_all
 
 from shapes_world.hours import ShapesMatcher, draw_film, write_film
 from timetok import Span
 from timetok.lita.answer import Localizer
 from timetok.metrics import iou
 from timetok.plots import save, search_chart
-from timetok.search import Search, localize_long, localize_long_all
 from timetok.timegrid import TimeGrid
 from timetok.video import Part
 

@@ -17,7 +17,7 @@ from torch.optim import SGD
 
 from lita import build, write_videos
 from timetok import Span
-from timetok.cache import FeatureCache, weights_digest
+from timetok.recipes.cache import FeatureCache, weights_digest
 from timetok.recipes.records import Event, Record
 from timetok.recipes.tasks import TASKS, Mixture, Videos
 from timetok.recipes.train import pooled

@@ -36,8 +36,6 @@ MAY_LOAD: dict[str, set[str]] = {
     "adapter": {"torch", "triton", "transformers", "accelerate"},
     "lita": {"torch", "triton", "transformers", "accelerate", "timm", "av"},
     "hub": {"torch", "triton", "transformers", "accelerate", "timm", "av"},
-    "cache": {"torch", "triton"},
-    "search": {"torch", "triton", "transformers", "accelerate", "timm", "av"},
     "recipes": {"torch", "triton", "transformers", "accelerate", "timm", "av"},
     "demo": set(),
     "cli": set(),

@@ -11,7 +11,7 @@ from torch import Tensor
 from shapes_world.painting import Scene
 from shapes_world.scenes import cut
 from shapes_world.tasks import draw_turns
-from timetok.cache import FeatureCache, weights_digest
+from timetok.recipes.cache import FeatureCache, weights_digest
 from timetok.recipes.records import Event, Record
 from timetok.recipes.tasks import Row, Task, Turn
 from timetok.video import read_frames, spread

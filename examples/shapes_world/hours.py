@@ -12,8 +12,8 @@ from shapes_world.painting import Scene, draw_background, draw_distractor
 from shapes_world.scenes import draw_tracks, write_clip, write_dataset
 from shapes_world.tasks import SEEN_PAIRS, pair_of, shown
 from timetok import Span
-from timetok.cache import weights_digest
 from timetok.lita.answer import Localizer
+from timetok.recipes.cache import weights_digest
 from timetok.video import read_frames
 
 FPS, SIZE = 4, (160, 120)

@@ -14,8 +14,8 @@ from tqdm.contrib.concurrent import thread_map
 from shapes_world.painting import RGB, Scene, Track, draw_background, draw_distractor, draw_motion, render_frames
 from shapes_world.tasks import HELD_OUT, SEEN_PAIRS, SHAPES, TASKS, draw_turns, name_of, pair_of, shown
 from timetok.atomic import replacing, write_json
-from timetok.cache import claim
 from timetok.errors import ArgumentError
+from timetok.recipes.cache import claim
 from timetok.recipes.records import Event, Record
 from timetok.timegrid import Span
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from timetok.hub import localize
     from timetok.lita.answer import Answer
     from timetok.pooling import SlowFastPooler
-    from timetok.search import localize_long
     from timetok.timegrid import Span, TimeGrid
     from timetok.tokenizer import TimeTokenizer
 
@@ -27,13 +26,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer", "SlowFastPooler", "Span", "TimeGrid", "TimeTokenizer", "VideoAdapter", "__version__", "adapter",
-    "attention", "codecs", "decoding", "embeddings", "errors", "hub", "lita", "localize", "localize_long", "losses",
-    "metrics", "plots", "pooling", "recipes", "search", "timegrid", "tokenizer", "video", "vision",
+    "attention", "codecs", "decoding", "embeddings", "errors", "hub", "lita", "localize", "losses", "metrics", "plots",
+    "pooling", "recipes", "timegrid", "tokenizer", "video", "vision",
 ]  # fmt: skip
 _HOMES = {
     "Answer": "lita.answer", "SlowFastPooler": "pooling", "Span": "timegrid", "TimeGrid": "timegrid",
     "TimeTokenizer": "tokenizer", "VideoAdapter": "adapter", "localize": "hub",
-    "localize_long": "search",
 }  # fmt: skip
 
 

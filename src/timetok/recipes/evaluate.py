@@ -22,8 +22,8 @@ from timetok.lita.answer import Answer
 from timetok.metrics import (  # isort: skip
     Prediction, Protocol, Reference, Report, SampleScore, bootstrap, evaluate, find_protocol, iou, read_predictions,
 )  # fmt: skip
-from timetok.cache import claim, fingerprint
 from timetok.metrics.spans import as_pairs
+from timetok.recipes.cache import claim, fingerprint
 from timetok.recipes.records import Event, load_entries, read_records
 from timetok.recipes.tasks import WORDINGS
 from timetok.timegrid import Span, TimeGrid

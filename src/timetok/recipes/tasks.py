@@ -14,9 +14,9 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from timetok.cache import FeatureCache
 from timetok.errors import DataError
 from timetok.lita import LitaProcessor
+from timetok.recipes.cache import FeatureCache
 from timetok.recipes.records import Record
 from timetok.timegrid import Span
 

@@ -30,12 +30,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, set_seed
 from timetok import __version__, embeddings, plots
 from timetok.adapter.hooks import store_once
 from timetok.atomic import replacing, write_json
-from timetok.cache import FeatureCache, claim, weights_digest
 from timetok.errors import DataError, raised_as
 from timetok.lita import LitaConfig, LitaForConditionalGeneration, LitaProcessor
 from timetok.lita.answer import find_folder, load_weights
 from timetok.lita.convert import VICUNA, read_eyes, read_projector
 from timetok.losses import SoftTimeLoss
+from timetok.recipes.cache import FeatureCache, claim, weights_digest
 from timetok.recipes.records import Record, read_records
 from timetok.recipes.tasks import TASKS, WORDINGS, Mixture, Source, Sources, Videos, pixels_of
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from timetok.cache import FeatureCache, fingerprint, weights_digest
 from timetok.errors import DataError
+from timetok.recipes.cache import FeatureCache, fingerprint, weights_digest
 
 SETTINGS = {"encoder": "a", "num_frames": 4, "mean": (0.5, 0.5)}
 
@@ -144,7 +144,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from recipes.test_cache import SETTINGS, encode
-from timetok.cache import FeatureCache
+from timetok.recipes.cache import FeatureCache
 
 def slowly(path):
     time.sleep(0.002)
