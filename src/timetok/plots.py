@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from numpy.typing import ArrayLike
 
 from timetok.atomic import replacing
@@ -126,13 +125,12 @@ def _draw_rows(axes: Axes, groups: Mapping[str, Sequence[Span]]) -> int:
         axes.axhline(top, color=_MUTED, linewidth=0.8, clip_on=False)
     axes.set(ylim=(top, 0), yticks=middles, yticklabels=groups)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     unit, length = "seconds", f"{duration:.4g} s"
     if duration >= 120:
         unit, length = "minutes:seconds" if duration < 3600 else "hours:minutes:seconds", _clock(duration, duration)
         paces = (15, 30, 60, 120, 300, 600, 900, 1800, 3600 * np.ceil(duration / 28800))
-        axes.xaxis.set_major_locator(MultipleLocator(next(pace for pace in paces if duration / pace <= 8)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _clock(second, duration)))
+        pace = next(pace for pace in paces if duration / pace <= 8)
+        axes.set_xticks(ticks := pace * np.arange(duration // pace + 1), [_clock(tick, duration) for tick in ticks])
     axes.set_xlabel(f"time in {unit}; the video lasts {length}", color=_MUTED)
     return top
 

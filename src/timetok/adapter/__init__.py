@@ -312,29 +312,26 @@ class VideoAdapter(nn.Module):
         path = Path(folder)
         if adapter_only and (path / "lm").exists():
             raise ArgumentError(f"folder: '{path}' holds an earlier language model in lm/; remove it or choose another")
+        tensors = self.projector.state_dict(prefix="projector.") | self.pooler.state_dict(prefix="pooler.")
+        tensors |= rows_of(self.lm, self.time_token_ids)
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        base, num = self.lm.config.name_or_path or type(self.lm).__name__, len(self.time_token_ids)
+        told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "num_time_tokens": num}
+        card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path, prefix=".part-") as part:
-            self._write(Path(part), adapter_only)
+            self.processor.tt.save_pretrained(part)
+            if not adapter_only:
+                self.lm.save_pretrained(Path(part, "lm"))
+            Path(part, _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
+            Path(part, _CARD).write_text(card.format(**self._settings, **told, version=__version__), encoding="utf-8")
+            write_json(Path(part, _SETTINGS), self._settings)
             files = (file for file in Path(part).rglob("*") if file.is_file())
             for file in sorted(files, key=lambda file: file.name == _SETTINGS):  # the settings last
                 target = path / file.relative_to(part)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if file.name != _CARD or not target.exists():
                     os.replace(file, target)
-
-    def _write(self, path: Path, adapter_only: bool) -> None:
-        self.processor.tt.save_pretrained(path)
-        if not adapter_only:
-            self.lm.save_pretrained(path / "lm")
-        tensors = self.projector.state_dict(prefix="projector.") | self.pooler.state_dict(prefix="pooler.")
-        tensors |= rows_of(self.lm, self.time_token_ids)
-        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        (path / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
-        base, num = self.lm.config.name_or_path or type(self.lm).__name__, len(self.time_token_ids)
-        told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "num_time_tokens": num}
-        text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
-        (path / _CARD).write_text(text.format(**self._settings, **told, version=__version__), encoding="utf-8")
-        write_json(path / _SETTINGS, self._settings)
 
     @classmethod
     def from_pretrained(
