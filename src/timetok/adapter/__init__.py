@@ -94,10 +94,14 @@ class VideoAdapter(nn.Module):
             raise ArgumentError(f"lm: its input embedding is quantised ({kind}); quantise the other layers only")
         if order not in get_args(Order):
             raise ArgumentError(f"order: expected 'pool-first' or 'project-first', got {order!r}")
+        if not isinstance(projector, nn.Module) and projector not in get_args(ProjectorName):
+            raise ArgumentError(f"projector: expected 'linear', 'mlp2x_gelu' or a module, got {projector!r}")
         self.lm: Any = lm
         self.pooler, self.vision = pooler or SlowFastPooler(), vision
         rows, width = table.shape
-        self.projector = _projector(projector, vision_dim, width)
+        first = projector if isinstance(projector, nn.Module) else nn.Linear(vision_dim, width)
+        is_deep = projector == "mlp2x_gelu"
+        self.projector = nn.Sequential(first, nn.GELU(), nn.Linear(width, width)) if is_deep else first
         self.processor: Any = None
         if isinstance(tt, TimeTokenizer):
             if (last := max(tt.time_token_ids, default=-1)) >= rows:
@@ -268,8 +272,7 @@ class VideoAdapter(nn.Module):
         ``input_ids`` and ``attention_mask`` ``[b s]`` are padded on the left, the videos as in ``forward``.
         ArgumentError is raised where a repetition penalty is asked for, and the LM has no score for the placeholder.
         """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         config = generate_kwargs.get("generation_config") or self.lm.generation_config
         penalty, placeholder = generate_kwargs.get("repetition_penalty", config.repetition_penalty), self.video_token_id
         if penalty not in (None, 1.0):  # it looks at the ids of a prefix, too, which are not there where its cache is
@@ -279,11 +282,11 @@ class VideoAdapter(nn.Module):
         elif isinstance(video_features, Sequence) and len(video_features) == len(input_ids):
             first = video_features[0]
             if isinstance(first, EncodedVideo) and len(first.prefix_ids) and all(v is first for v in video_features):
-                return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
+                return generate_about(self, first, input_ids, mask, generate_kwargs)
         # no answer holds the placeholder, for which no video would be left
         suppressed = [*(generate_kwargs.get("suppress_tokens", config.suppress_tokens) or ()), placeholder]
-        options = generate_kwargs | {"attention_mask": attention_mask, "suppress_tokens": suppressed}
-        with self._reading(input_ids, attention_mask, video_features, pixel_values_videos, options):
+        options = generate_kwargs | {"attention_mask": mask, "suppress_tokens": suppressed}
+        with self._reading(input_ids, mask, video_features, pixel_values_videos, options):
             return self.lm.generate(input_ids=input_ids, **options)
 
     @torch.no_grad()
@@ -363,12 +366,3 @@ class VideoAdapter(nn.Module):
         parts.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in ROWS}, assign=True)
         load_rows(lm, adapter.time_token_ids, tensors)
         return adapter
-
-
-def _projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) -> nn.Module:
-    if isinstance(kind, nn.Module):
-        return kind
-    if kind not in get_args(ProjectorName):
-        raise ArgumentError(f"projector: expected 'linear', 'mlp2x_gelu' or a module, got {kind!r}")
-    first = nn.Linear(vision_dim, lm_dim)
-    return first if kind == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(lm_dim, lm_dim))
