@@ -5,6 +5,7 @@ n visual tokens, s sequence.
 """
 
 import os
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -36,14 +37,8 @@ ProjectorName = Literal["linear", "mlp2x_gelu"]
 Videos = Tensor | Sequence[Tensor | EncodedVideo]
 _SETTINGS, _WEIGHTS, _CARD = "adapter_config.json", "adapter.safetensors", "README.md"
 
-# What trainers, accelerate and peft ask of a model, and the LM answers. Not ``save_pretrained``: it would write half.
-_ASKED_OF_THE_LM = {
-    "config", "generation_config", "device", "dtype", "get_input_embeddings", "get_output_embeddings",
-    "tie_weights", "can_generate", "activation_checkpointing_enable", "activation_checkpointing_disable",
-    "gradient_checkpointing_enable", "gradient_checkpointing_disable", "enable_input_require_grads",
-    "prepare_inputs_for_generation", "_no_split_modules", "_keys_to_ignore_on_save", "is_loaded_in_4bit",
-    "is_loaded_in_8bit", "hf_device_map", "quantization_method",
-}  # fmt: skip
+# What trainers, accelerate and peft ask of a model, and the LM answers
+_ASKED = {*tomllib.loads(Path(__file__).with_name("asked.toml").read_text(encoding="utf-8"))["names"]}
 
 
 class VideoAdapter(nn.Module):
@@ -125,7 +120,7 @@ class VideoAdapter(nn.Module):
         nn.Module.register_load_state_dict_pre_hook(self, share_again)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.lm, name) if name in _ASKED_OF_THE_LM else super().__getattr__(name)
+        return getattr(self.lm, name) if name in _ASKED else super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         return setattr(self.lm, name, value) if name == "generation_config" else super().__setattr__(name, value)
