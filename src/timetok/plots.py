@@ -70,12 +70,11 @@ def timeline(
             axes.barh(row + 0.7, width, 0.4, left, color=color, edgecolor="black", linewidth=0.8)
             if num_rows == len(group):  # a label reaches from its bar towards the middle, where it has room
                 third = min(int(3 * (left + width / 2) / duration), 2)
-                place = left + width * third / 2, row + 0.4
                 ends = sorted({span.start, span.end})
                 label = " – ".join(f"{end:.{2 if duration < 10 else 1}f}" for end in ends) + " s"
                 if duration >= 120:
                     label = " – ".join(_clock(end, duration) for end in ends) + f"  ({label})"
-                axes.text(*place, label, ha=("left", "center", "right")[third])
+                axes.text(left + width * third / 2, row + 0.4, label, ha=("left", "center", "right")[third])
         middles.append(top + num_rows / 2)
         top += num_rows
         axes.axhline(top, color=_MUTED, linewidth=0.8, clip_on=False)
