@@ -23,8 +23,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
+        shutil.rmtree(partial, ignore_errors=True)  # no folder, if it is a file
         partial.unlink(missing_ok=True)
 
 

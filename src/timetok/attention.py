@@ -58,13 +58,10 @@ def frame_mask(frame_index: Tensor, attention_mask: Tensor | None = None, kind: 
     if kind not in get_args(FrameMask):
         raise ArgumentError(f"kind: expected one of {', '.join(get_args(FrameMask))}, got {kind!r}")
     of_query, of_key = frame_index[:, :, None], frame_index[:, None]
-    visual = (of_query >= 0) & (of_key >= 0)
-    seen = torch.ones_like(visual).tril()
-    if kind == "full-visual":
-        seen |= visual
-    elif kind != "causal":
-        earlier = seen & ~visual if kind == "frame-block" else seen
-        seen = earlier | (visual & (of_query == of_key))
+    visual, same = (of_query >= 0) & (of_key >= 0), of_query == of_key
+    before = torch.ones_like(visual).tril()
+    kinds = {"causal": before, "full-visual": visual, "frame-block": same, "frame-block-causal": before | same}
+    seen = kinds[kind].where(visual, before)
     if attention_mask is not None:
         seen &= attention_mask.bool()[:, None]
     return (seen | torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)).unsqueeze(1)

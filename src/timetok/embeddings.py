@@ -54,7 +54,22 @@ def init_rows(
     for table in tables(model):
         if ids and not 0 <= min(ids) <= max(ids) < len(table):
             raise ArgumentError(f"ids must have rows, 0 to {len(table) - 1}, got {min(ids)} to {max(ids)}; call resize")
-        table[list(ids)] = _rows(table.float().cpu(), list(ids), how, number_ids).to(table)
+        known, num, width = table.float().cpu(), len(ids), table.shape[1]
+        length = known.norm(dim=1).median()
+        if how == "numbers":
+            rows = torch.stack([known[list(spelling)].mean(0) for spelling in number_ids])
+        elif how == "sinusoidal":
+            place, half = torch.arange(num)[:, None], torch.arange((width + 1) // 2)
+            angle = place / 10_000 ** (half / len(half))
+            rows = length * normalize(torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width])
+        else:  # unit rows from one random direction to another at a right angle
+            first, second = torch.linalg.qr(torch.randn(width, 2)).Q.T
+            angle = torch.linspace(0, torch.pi / 2, num)[:, None]
+            rows = length * (angle.cos() * first + angle.sin() * second)
+        if how == "mean":
+            others = torch.isin(torch.arange(len(known)), torch.tensor(ids), invert=True)
+            rows = known[others].mean(0) + 0.1 * rows
+        table[list(ids)] = rows.to(table)
 
 
 def peft_kwargs(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
@@ -109,20 +124,3 @@ def load_rows(model: PreTrainedModel, ids: Sequence[int], saved: Mapping[str, Te
 def _embeddings(model: PreTrainedModel) -> list[Any]:
     first, head = model.get_input_embeddings(), model.get_output_embeddings()
     return [first] if head is None or head.weight is first.weight else [first, head]
-
-
-def _rows(table: Tensor, ids: list[int], how: Start, number_ids: Sequence[Sequence[int]]) -> Tensor:
-    if how == "numbers":
-        return torch.stack([table[list(spelling)].mean(0) for spelling in number_ids])
-    others = torch.ones(len(table), dtype=torch.bool)
-    others[ids] = False
-    length: Tensor = table.norm(dim=1).median()
-    if how == "sinusoidal":
-        place, half = torch.arange(len(ids))[:, None], torch.arange((table.shape[1] + 1) // 2)
-        angle = place / 10_000 ** (half / len(half))
-        return length * normalize(torch.cat([angle.sin(), angle.cos()], dim=1)[:, : table.shape[1]])
-    # unit rows from one random direction to another at a right angle
-    first, second = torch.linalg.qr(torch.randn(table.shape[1], 2)).Q.T
-    angle = torch.linspace(0, torch.pi / 2, len(ids))[:, None]
-    arc: Tensor = length * (angle.cos() * first + angle.sin() * second)
-    return table[others].mean(0) + 0.1 * arc if how == "mean" else arc

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from numpy.typing import ArrayLike
 
 from timetok.atomic import replacing
@@ -59,8 +57,38 @@ def timeline(
         picture.spines[:].set(visible=inside, color=_ANSWER, linewidth=3)
     axes = figure.add_subplot(grid[1, :], xlim=(0, duration), frame_on=False)
     axes.set_title(remark, loc="left", fontsize=10, color=_MUTED, parse_math=False)
-    num_rows = _draw_rows(axes, {"answer": spans} | ({} if truth is None else {"truth": truth}))
-    heights = [min(0.85 * _WIDTH / num_slots * data.shape[2] / data.shape[3], 1.1), 0.4 * num_rows]  # inches
+    rows = {"answer": (spans, _ANSWER)} | ({} if truth is None else {"truth": (truth, _TRUTH)})
+    top, middles = 0, []
+    for group, color in rows.values():  # a row for each span, its label above its bar
+        num_rows = len(group) if 1 <= len(group) <= _MAX_ROWS else 1
+        if not group:
+            axes.text(duration / 2, top + 0.5, "no span found", color=_MUTED, ha="center", va="center")
+        for i, span in enumerate(sorted(group)):
+            start, end = (min(max(second, 0), duration) for second in span)
+            width = max(end - start, duration / 250)  # a moment is seen too
+            left, row = min(start, duration - width), top + i % num_rows
+            axes.barh(row + 0.7, width, 0.4, left, color=color, edgecolor="black", linewidth=0.8)
+            if num_rows == len(group):  # a label reaches from its bar towards the middle, where it has room
+                third = min(int(3 * (left + width / 2) / duration), 2)
+                ends = sorted({span.start, span.end})
+                label = " – ".join(f"{end:.{2 if duration < 10 else 1}f}" for end in ends) + " s"
+                if duration >= 120:
+                    label = " – ".join(_clock(end, duration) for end in ends) + f"  ({label})"
+                axes.text(left + width * third / 2, row + 0.4, label, ha=("left", "center", "right")[third])
+        middles.append(top + num_rows / 2)
+        top += num_rows
+        axes.axhline(top, color=_MUTED, linewidth=0.8, clip_on=False)
+    axes.set(ylim=(top, 0), yticks=middles, yticklabels=rows)
+    axes.tick_params(axis="y", length=0)
+    unit, length = "seconds", f"{duration:.4g} s"
+    if duration >= 120:
+        unit, length = "minutes:seconds" if duration < 3600 else "hours:minutes:seconds", _clock(duration, duration)
+        paces = (15, 30, 60, 120, 300, 600, 900, 1800, 3600 * np.ceil(duration / 28800))
+        pace = next(pace for pace in paces if duration / pace <= 8)
+        ticks = pace * np.arange(duration // pace + 1)
+        axes.set_xticks(ticks, [_clock(tick, duration) for tick in ticks])
+    axes.set_xlabel(f"time in {unit}; the video lasts {length}", color=_MUTED)
+    heights = [min(0.85 * _WIDTH / num_slots * data.shape[2] / data.shape[3], 1.1), 0.4 * top]  # inches
     grid.set_height_ratios(heights)
     figure.set_size_inches(_WIDTH, sum(heights) + 0.19 * len(title.splitlines() + remark.splitlines()) + 0.9)
     return figure
@@ -99,42 +127,6 @@ def check_path(path: str | os.PathLike[str]) -> Path:
         expected = f"a file in an existing folder that ends in one of {', '.join(known)}"
         raise ArgumentError(f"path must be {expected}, got {str(path)!r}; for instance timeline.png")
     return path
-
-
-def _draw_rows(axes: Axes, groups: Mapping[str, Sequence[Span]]) -> int:
-    """A row for each span over one time axis, its label above its bar; spans too many share a row, without labels."""
-    duration, top, middles = axes.get_xlim()[1], 0, []
-    for color, spans in zip((_ANSWER, _TRUTH), groups.values(), strict=False):
-        num_rows = len(spans) if 1 <= len(spans) <= _MAX_ROWS else 1
-        if not spans:
-            axes.text(duration / 2, top + 0.5, "no span found", color=_MUTED, ha="center", va="center")
-        for i, span in enumerate(sorted(spans)):
-            start, end = (min(max(second, 0), duration) for second in span)
-            width = max(end - start, duration / 250)  # a moment is seen too
-            left, row = min(start, duration - width), top + i % num_rows
-            axes.barh(row + 0.7, width, 0.4, left, color=color, edgecolor="black", linewidth=0.8)
-            if num_rows == len(spans):  # a label reaches from its bar towards the middle, where it has room
-                third = min(int(3 * (left + width / 2) / duration), 2)
-                place = left + width * third / 2, row + 0.4
-                ends = sorted({span.start, span.end})
-                label = " – ".join(f"{end:.{2 if duration < 10 else 1}f}" for end in ends) + " s"
-                if duration >= 120:
-                    label = " – ".join(_clock(end, duration) for end in ends) + f"  ({label})"
-                axes.text(*place, label, ha=("left", "center", "right")[third])
-        middles.append(top + num_rows / 2)
-        top += num_rows
-        axes.axhline(top, color=_MUTED, linewidth=0.8, clip_on=False)
-    axes.set(ylim=(top, 0), yticks=middles, yticklabels=groups)
-    axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    unit, length = "seconds", f"{duration:.4g} s"
-    if duration >= 120:
-        unit, length = "minutes:seconds" if duration < 3600 else "hours:minutes:seconds", _clock(duration, duration)
-        paces = (15, 30, 60, 120, 300, 600, 900, 1800, 3600 * np.ceil(duration / 28800))
-        axes.xaxis.set_major_locator(MultipleLocator(next(pace for pace in paces if duration / pace <= 8)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _clock(second, duration)))
-    axes.set_xlabel(f"time in {unit}; the video lasts {length}", color=_MUTED)
-    return top
 
 
 def _clock(seconds: float, duration_seconds: float) -> str:

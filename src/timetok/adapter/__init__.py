@@ -5,6 +5,7 @@ n visual tokens, s sequence.
 """
 
 import os
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -36,14 +37,8 @@ ProjectorName = Literal["linear", "mlp2x_gelu"]
 Videos = Tensor | Sequence[Tensor | EncodedVideo]
 _SETTINGS, _WEIGHTS, _CARD = "adapter_config.json", "adapter.safetensors", "README.md"
 
-# What trainers, accelerate and peft ask of a model, and the LM answers. Not ``save_pretrained``: it would write half.
-_ASKED_OF_THE_LM = {
-    "config", "generation_config", "device", "dtype", "get_input_embeddings", "get_output_embeddings",
-    "tie_weights", "can_generate", "activation_checkpointing_enable", "activation_checkpointing_disable",
-    "gradient_checkpointing_enable", "gradient_checkpointing_disable", "enable_input_require_grads",
-    "prepare_inputs_for_generation", "_no_split_modules", "_keys_to_ignore_on_save", "is_loaded_in_4bit",
-    "is_loaded_in_8bit", "hf_device_map", "quantization_method",
-}  # fmt: skip
+# What trainers, accelerate and peft ask of a model, and the LM answers
+_ASKED = {*tomllib.loads(Path(__file__).with_name("asked.toml").read_text(encoding="utf-8"))["names"]}
 
 
 class VideoAdapter(nn.Module):
@@ -94,10 +89,14 @@ class VideoAdapter(nn.Module):
             raise ArgumentError(f"lm: its input embedding is quantised ({kind}); quantise the other layers only")
         if order not in get_args(Order):
             raise ArgumentError(f"order: expected 'pool-first' or 'project-first', got {order!r}")
+        if not isinstance(projector, nn.Module) and projector not in get_args(ProjectorName):
+            raise ArgumentError(f"projector: expected 'linear', 'mlp2x_gelu' or a module, got {projector!r}")
         self.lm: Any = lm
         self.pooler, self.vision = pooler or SlowFastPooler(), vision
         rows, width = table.shape
-        self.projector = _projector(projector, vision_dim, width)
+        first = projector if isinstance(projector, nn.Module) else nn.Linear(vision_dim, width)
+        is_deep = projector == "mlp2x_gelu"
+        self.projector = nn.Sequential(first, nn.GELU(), nn.Linear(width, width)) if is_deep else first
         self.processor: Any = None
         if isinstance(tt, TimeTokenizer):
             if (last := max(tt.time_token_ids, default=-1)) >= rows:
@@ -121,7 +120,7 @@ class VideoAdapter(nn.Module):
         nn.Module.register_load_state_dict_pre_hook(self, share_again)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.lm, name) if name in _ASKED_OF_THE_LM else super().__getattr__(name)
+        return getattr(self.lm, name) if name in _ASKED else super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         return setattr(self.lm, name, value) if name == "generation_config" else super().__setattr__(name, value)
@@ -268,8 +267,7 @@ class VideoAdapter(nn.Module):
         ``input_ids`` and ``attention_mask`` ``[b s]`` are padded on the left, the videos as in ``forward``.
         ArgumentError is raised where a repetition penalty is asked for, and the LM has no score for the placeholder.
         """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         config = generate_kwargs.get("generation_config") or self.lm.generation_config
         penalty, placeholder = generate_kwargs.get("repetition_penalty", config.repetition_penalty), self.video_token_id
         if penalty not in (None, 1.0):  # it looks at the ids of a prefix, too, which are not there where its cache is
@@ -279,11 +277,11 @@ class VideoAdapter(nn.Module):
         elif isinstance(video_features, Sequence) and len(video_features) == len(input_ids):
             first = video_features[0]
             if isinstance(first, EncodedVideo) and len(first.prefix_ids) and all(v is first for v in video_features):
-                return generate_about(self, first, input_ids, attention_mask, generate_kwargs)
+                return generate_about(self, first, input_ids, mask, generate_kwargs)
         # no answer holds the placeholder, for which no video would be left
         suppressed = [*(generate_kwargs.get("suppress_tokens", config.suppress_tokens) or ()), placeholder]
-        options = generate_kwargs | {"attention_mask": attention_mask, "suppress_tokens": suppressed}
-        with self._reading(input_ids, attention_mask, video_features, pixel_values_videos, options):
+        options = generate_kwargs | {"attention_mask": mask, "suppress_tokens": suppressed}
+        with self._reading(input_ids, mask, video_features, pixel_values_videos, options):
             return self.lm.generate(input_ids=input_ids, **options)
 
     @torch.no_grad()
@@ -312,29 +310,26 @@ class VideoAdapter(nn.Module):
         path = Path(folder)
         if adapter_only and (path / "lm").exists():
             raise ArgumentError(f"folder: '{path}' holds an earlier language model in lm/; remove it or choose another")
+        tensors = self.projector.state_dict(prefix="projector.") | self.pooler.state_dict(prefix="pooler.")
+        tensors |= rows_of(self.lm, self.time_token_ids)
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        base, num = self.lm.config.name_or_path or type(self.lm).__name__, len(self.time_token_ids)
+        told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "num_time_tokens": num}
+        card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path, prefix=".part-") as part:
-            self._write(Path(part), adapter_only)
+            self.processor.tt.save_pretrained(part)
+            if not adapter_only:
+                self.lm.save_pretrained(Path(part, "lm"))
+            Path(part, _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
+            Path(part, _CARD).write_text(card.format(**self._settings, **told, version=__version__), encoding="utf-8")
+            write_json(Path(part, _SETTINGS), self._settings)
             files = (file for file in Path(part).rglob("*") if file.is_file())
             for file in sorted(files, key=lambda file: file.name == _SETTINGS):  # the settings last
                 target = path / file.relative_to(part)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if file.name != _CARD or not target.exists():
                     os.replace(file, target)
-
-    def _write(self, path: Path, adapter_only: bool) -> None:
-        self.processor.tt.save_pretrained(path)
-        if not adapter_only:
-            self.lm.save_pretrained(path / "lm")
-        tensors = self.projector.state_dict(prefix="projector.") | self.pooler.state_dict(prefix="pooler.")
-        tensors |= rows_of(self.lm, self.time_token_ids)
-        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        (path / _WEIGHTS).write_bytes(data)  # save_file makes files only the owner can read
-        base, num = self.lm.config.name_or_path or type(self.lm).__name__, len(self.time_token_ids)
-        told = {"base_model": base, "lm": base if adapter_only else "FOLDER/lm", "num_time_tokens": num}
-        text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
-        (path / _CARD).write_text(text.format(**self._settings, **told, version=__version__), encoding="utf-8")
-        write_json(path / _SETTINGS, self._settings)
 
     @classmethod
     def from_pretrained(
@@ -366,12 +361,3 @@ class VideoAdapter(nn.Module):
         parts.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in ROWS}, assign=True)
         load_rows(lm, adapter.time_token_ids, tensors)
         return adapter
-
-
-def _projector(kind: ProjectorName | nn.Module, vision_dim: int, lm_dim: int) -> nn.Module:
-    if isinstance(kind, nn.Module):
-        return kind
-    if kind not in get_args(ProjectorName):
-        raise ArgumentError(f"projector: expected 'linear', 'mlp2x_gelu' or a module, got {kind!r}")
-    first = nn.Linear(vision_dim, lm_dim)
-    return first if kind == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(lm_dim, lm_dim))

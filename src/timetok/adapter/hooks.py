@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
-from itertools import zip_longest
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -55,9 +55,8 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
                 masks.append(mask)
             return value.masked_fill(mask, 0)
 
-        names = _parameters(type(module).forward)[: len(args)]
-        by_place = tuple(safe(name, value) for name, value in zip_longest(names, args, fillvalue=""))
-        return by_place, {name: safe(name, value) for name, value in kwargs.items()}
+        names = chain(_parameters(type(module).forward), repeat(""))
+        return tuple(map(safe, names, args)), {name: safe(name, value) for name, value in kwargs.items()}
 
     def fill(_: nn.Module, __: tuple[Any, ...], embeds: Tensor) -> Tensor:
         nonlocal filled
@@ -224,20 +223,21 @@ def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Ten
     """
     config = options.get("generation_config") or model.lm.generation_config
     copies = max(options.get(name) or getattr(config, name) or 1 for name in ("num_beams", "num_return_sequences"))
-    known, (count, width) = len(video.prefix_ids), input_ids.shape
-    begins, lengths = [], mask.sum(1).tolist()
-    for row, length in zip(input_ids, lengths, strict=True):
-        start, rest = row[width - length :].tensor_split([known])
-        same = known < length and torch.equal(start, video.prefix_ids)
-        begins.append(same and not (rest == model.video_token_id).any())
-    together = all(begins) and (min(lengths) == width or _skips_holes(model.lm, video.cache))
+    prefix, known, (count, width) = video.prefix_ids, len(video.prefix_ids), input_ids.shape
+    rows = [row[seen.bool()] for row, seen in zip(input_ids, mask, strict=True)]
+    placeholder = model.video_token_id
+    begins = [len(row) > known and torch.equal(row[:known], prefix) and placeholder not in row[known:] for row in rows]
+    # masked padding amid a row changes nothing where positions come from the mask and no window slides over it
+    exact = "position_ids" in signature(model.lm.forward).parameters and model.lm.config.model_type not in _COUNTS_SLOTS
+    exact &= all(type(layer) is DynamicLayer for layer in video.cache.layers)
+    together = all(begins) and (exact or bool(mask.all()))
     if not any(begins) or (options.get("return_dict_in_generate") and not together):  # which is of one batch
-        afresh = [EncodedVideo(video.tokens, video.prefix_ids[:0])] * count
+        afresh = [EncodedVideo(video.tokens, prefix[:0])] * count
         return model.generate(input_ids, attention_mask=mask, video_features=afresh, **options)
     if not together:
         new: list[Tensor] = []
-        for row, length in zip(input_ids, lengths, strict=True):
-            new += model.generate(row[None, width - length :], video_features=[video], **options)[:, length:]
+        for row in rows:
+            new += model.generate(row[None], video_features=[video], **options)[:, len(row) :]
         pad = options.get("pad_token_id", config.pad_token_id) or 0
         repeated = input_ids.repeat_interleave(len(new) // count, 0)
         return torch.cat([repeated, pad_sequence(new, batch_first=True, padding_value=pad)], 1)
@@ -251,9 +251,3 @@ def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Ten
     found = output if isinstance(output, Tensor) else output.sequences
     found[:, :width] = input_ids.repeat_interleave(len(found) // count, 0)
     return output
-
-
-def _skips_holes(lm: Any, cache: Any) -> bool:
-    """Whether masked padding amid a row changes nothing: positions come from the mask, and no window slides over it."""
-    plain = all(type(layer) is DynamicLayer for layer in cache.layers)
-    return plain and "position_ids" in signature(lm.forward).parameters and lm.config.model_type not in _COUNTS_SLOTS
