@@ -3,11 +3,14 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
@@ -18,8 +21,9 @@ from timetok.errors import ArgumentError, PromptError, raised_as
 from timetok.lita.answer import Answer, Localizer, check_length, find_folder, load_weights, telling_which
 from timetok.lita.modeling import LitaConfig
 from timetok.lita.processing import Video
+from timetok.timegrid import Span, iou
 from timetok.tokenizer import TimeTokenizer
-from timetok.video import Frames, read_frames
+from timetok.video import Frames, Part, read_frames
 
 
 class HubLocalizer:
@@ -31,6 +35,7 @@ class HubLocalizer:
 
     def __init__(self, model: Any, processor: Any, *, num_frames: int = 64) -> None:
         self.model, self.processor, self.num_frames = model.train(False), processor, num_frames
+        self.num_steps = max(num_frames - 1, 1)
         self.tt = TimeTokenizer.wrap(processor.tokenizer, codec=SecondsCodec(span="{} - {} seconds"))
         stops = model.generation_config.eos_token_id
         self._constraint = SpanConstraint(self.tt, stop_ids=[stops] if isinstance(stops, int) else stops)
@@ -80,10 +85,6 @@ class HubLocalizer:
             answers.append(Answer(text, tuple(spans), (), tuple(times), duration, num_tokens=length + len(ids)))
         return answers
 
-    def weigh(self, clips: Sequence[Frames], questions: Sequence[str], durations: Sequence[float]) -> list[Answer]:
-        """As `ask`: there is no posterior over times that are text."""
-        return self.ask(clips, questions, durations)
-
     def prepare(self, frames: Frames, question: str, duration: float) -> Any:
         """What the model takes for one question, from its processor, which is told when frames are shown."""
         self.check_question(question)
@@ -98,6 +99,8 @@ class HubLocalizer:
 
 
 AnyLocalizer = Localizer | HubLocalizer
+_MOST_WINDOWS, _MARGIN = 5, 2.5  # about one moment; a closer window is so many times as long as its span
+_ALIKE = 0.3  # spans that overlap more are one
 Model: TypeAlias = str | os.PathLike[str] | AnyLocalizer | None
 
 
@@ -172,6 +175,103 @@ def localize_all(
         shown = [encoded] * len(group), group, [frames.duration_seconds] * len(group)
         answers += localizer.ask(*shown, max_new_tokens=max_new_tokens)
     return answers
+
+
+@dataclass(frozen=True)
+class LongAnswer:
+    """When something happens in a long video: ``spans`` in seconds, best first, and their ``confidences``.
+
+    ``tried`` is how that was found: every window that the model was shown, and its answer, in seconds of the window.
+    """
+
+    spans: tuple[Span, ...]
+    confidences: tuple[float, ...]
+    tried: tuple[tuple[Span, Answer], ...]
+
+
+def localize_long(
+    video: str | os.PathLike[str] | Frames,
+    question: str,
+    model: Model = None,
+    *,
+    scores: tuple[Any, Any] | None = None,
+    window_seconds: float = 60.0,
+    num_windows: int = 5,
+    resolution_seconds: float = 0.25,
+    max_spans: int = 1,
+    ask: Any = None,
+) -> LongAnswer:
+    """`localize` in a video of hours: the model is shown windows, and closer ones around what it found there.
+
+    ``scores`` are moments in seconds ``[n]``, in order, and how well the video fits the question there ``[n]``, as a
+    CLIP tells (``examples/long_videos.py``); None asks about all of it. First windows, ``window_seconds`` long, stand
+    around the ``num_windows`` highest that are half of that apart. They get closer until the model's marks and frames
+    are at most ``resolution_seconds`` apart. Of the spans found, ``max_spans`` that are not alike are given; their
+    confidence is the model's, 1 if it tells none, times the mean score within, from 0 for the median to 1 for the
+    highest. ``ask`` answers in place of the model's own, such as by its span posterior. Beside what `localize` raises,
+    ArgumentError is for numbers that are not positive.
+
+    Source: retrieval, then grounding, as in arXiv 2606.12300; the closer windows are ours.
+    """
+    if min(window_seconds, num_windows, resolution_seconds, max_spans) <= 0:
+        raise ArgumentError("window_seconds, num_windows, resolution_seconds, max_spans: expected positive numbers")
+    localizer, tried, found = localizer_of(model), list[tuple[Span, Answer]](), list[tuple[float, Span]]()
+    localizer.check_question(question)
+    duration = video.duration_seconds if isinstance(video, Frames) else read_frames(video, 1).duration_seconds
+    apart, peaks = min(window_seconds, duration) / 2, list[float]()
+    moments, fits = map(np.asarray, scores or [np.arange(apart, duration, apart)] * 2)
+    low, high = np.quantile(fits, (0.5, 1))
+    curve = np.clip((fits - low) / max(high - low, 1e-12), 0, 1) if scores else np.ones(len(fits))
+
+    def fit(start: float, end: float) -> float:
+        return float(np.interp(np.linspace(start, end, 32), moments, curve).mean())
+
+    for moment in moments[np.argsort(-curve, kind="stable")].tolist():
+        if (not scores or len(peaks) < num_windows) and all(abs(moment - other) >= apart for other in peaks):
+            peaks.append(moment)
+    for peak in tqdm(peaks, "windows"):
+        window: Span | None = _around(peak, 2 * apart, duration)
+        chain: list[tuple[float, Span]] = []
+        while window and len(chain) < _MOST_WINDOWS:
+            shown: Any = localizer.encode(localizer.read(_part(video, window)))
+            (answer,) = (ask or localizer.ask)([shown], [question], [window.duration_seconds])
+            tried.append((window, answer))
+            span = next((Span(*(window.start + end for end in found)) for found in answer.spans), None)
+            chain += [(fit(*span) * next(iter(answer.confidences), 1.0), span)] if span else []
+            if not span or 2 * max(chain[-1][0], fit(peak, peak)) < max(found, default=chain[-1])[0]:
+                break  # nothing there, or far less than elsewhere
+            missed = 2 * fit(*span) < fit(peak, peak)
+            closer = _closer(window, span, duration, localizer.num_steps, resolution_seconds)
+            window = _around(peak, window.duration_seconds / 2, duration) if missed else closer
+        found += chain[-1:]
+    best: list[tuple[float, Span]] = []
+    for confidence, span in sorted(found, reverse=True):
+        best += [(confidence, span)] if all(iou(span, other) < _ALIKE for _, other in best) else []
+    spans, confidences = [span for _, span in best[:max_spans]], [confidence for confidence, _ in best[:max_spans]]
+    return LongAnswer(tuple(spans), tuple(confidences), tuple(tried))
+
+
+def _around(middle: float, width: float, duration: float) -> Span:
+    """The part of a video, as long as ``width`` seconds or the video, whose middle is nearest to a moment."""
+    start = min(max(middle - width / 2, 0.0), max(duration - width, 0.0))
+    return Span(start, min(start + width, duration))
+
+
+def _closer(window: Span, span: Span, duration: float, steps: int, resolution: float) -> Span | None:
+    """Twice the window where the span may go on outside, else one that it fills better; None where all is well."""
+    middle, length, step = (span.start + span.end) / 2, window.duration_seconds, window.duration_seconds / steps
+    if 0 < window.start > span.start - step or duration > window.end < span.end + step:
+        return _around(middle, 2 * length, duration)
+    wanted = max(_MARGIN * span.duration_seconds, resolution * steps)
+    return _around(middle, wanted, duration) if step > resolution and wanted < 0.8 * length else None
+
+
+def _part(video: str | os.PathLike[str] | Frames, window: Span) -> Frames | Part:
+    if not isinstance(video, Frames):
+        return Part(video, window)
+    times = video.times_seconds - window.start
+    first, last = max(int((times <= 0).sum()) - 1, 0), max(int((times < window.duration_seconds).sum()), 1)
+    return Frames(video.data[first:last], times[first:last].clamp(min=0), window.duration_seconds)
 
 
 def read_ahead(localizer: AnyLocalizer, videos: Iterable[Video]) -> Iterator[Future[Frames]]:

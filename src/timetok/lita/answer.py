@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from timetok.adapter.hooks import EncodedVideo, remember
 from timetok.atomic import read_json
-from timetok.decoding import SpanConstraint, span_distribution
+from timetok.decoding import SpanConstraint
 from timetok.errors import ModelFolderError, PromptError, raised_as
 from timetok.lita.modeling import LitaConfig, LitaForConditionalGeneration
 from timetok.lita.processing import LitaProcessor, Video
@@ -95,7 +95,7 @@ class Localizer:
 
     def __init__(self, model: LitaForConditionalGeneration, processor: LitaProcessor) -> None:
         self.model, self.processor, self.tt = model.train(False), processor, processor.tt
-        self.num_frames = processor.num_frames
+        self.num_steps = max(min(processor.num_frames, len(self.tt.time_token_ids) or processor.num_frames) - 1, 1)
         self._constraint = cache(lambda: SpanConstraint(self.tt, max_spans=None, free_text=True))
 
     @classmethod
@@ -156,32 +156,6 @@ class Localizer:
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
         lengths = batch["attention_mask"].sum(1).tolist()
         return list(map(self._answer, new.tolist(), chosen.tolist(), durations, lengths))
-
-    def weigh(
-        self, videos: Sequence[EncodedVideo | Tensor], questions: Sequence[str], durations: Sequence[float]
-    ) -> list[Answer]:
-        """As `ask`, one span each, in continuous time: the best of the posterior, with the IoU to be expected of it.
-
-        For models that answer with two time tokens first; one that writes times as text is asked, constrained.
-        """
-        if not self.tt.time_token_ids:
-            return self.ask(videos, questions, durations, constrained=True)
-        written = self.tt.tokenizer.encode(" " + " ".join(self.tt.codec.tokens[:2]), add_special_tokens=False)
-        first, second = map(written.index, self.tt.time_token_ids[:2])
-        answers = []
-        for video, question, duration in zip(videos, questions, durations, strict=True):
-            batch = self._batch([question], [duration], len(written), [video])
-            lead = batch["input_ids"].new_tensor([written[:first]])
-            batch["input_ids"] = torch.cat([batch["input_ids"], lead], 1)
-            batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-            options: Any = {"durations": [duration], "between_ids": written[first + 1 : second]}
-            (found,) = span_distribution(self.model, batch, self.tt, **options)
-            best = found.best()
-            span, ends = found.refined(best.span), self.tt.grid.encode([*best.span], duration)
-            likely = float(found.joint.sum(1)[ends[0]]), float(found.joint.sum(0)[ends[1]])
-            text, length = f"<{span.start:.2f}> <{span.end:.2f}>", batch["input_ids"].shape[1] + 2
-            answers.append(Answer(text, (span,), (best.confidence,), (*span,), duration, likely, num_tokens=length))
-        return answers
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, videos: Sequence[Any] = ()
