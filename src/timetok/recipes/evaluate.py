@@ -18,15 +18,13 @@ from timetok.atomic import replacing, write_json
 from timetok.errors import ArgumentError, DataError, raised_as
 from timetok.hub import AnyLocalizer, read_ahead
 from timetok.lita.answer import Answer
-
-from timetok.metrics import (  # isort: skip
-    Prediction, Protocol, Reference, Report, SampleScore, bootstrap, evaluate, find_protocol, iou, read_predictions,
-)  # fmt: skip
+from timetok.metrics import Prediction, Protocol, Reference, Report, SampleScore, bootstrap, evaluate, find_protocol
+from timetok.metrics.predictions import read_predictions
 from timetok.metrics.spans import as_pairs
 from timetok.recipes.cache import claim, fingerprint
 from timetok.recipes.records import Event, load_entries, read_records
 from timetok.recipes.tasks import WORDINGS
-from timetok.timegrid import Span, TimeGrid
+from timetok.timegrid import Span, TimeGrid, iou
 
 _FILES = ("event_loc.json", "rtl.json")
 _QUERY = f"{WORDINGS['when'][0]} {WORDINGS['only_times'][0]}"
