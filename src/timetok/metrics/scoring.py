@@ -313,9 +313,8 @@ def _padded(rows: Sequence[Sequence[Span]], width: int | None) -> Floats:
     firsts = [row[:width] for row in rows]
     sizes = np.array([*map(len, firsts)])
     table = np.zeros((len(rows), width or sizes.max(), 2))
-    table[np.arange(table.shape[1]) < sizes[:, None]] = as_pairs(
-        (span.start, span.end) for row in firsts for span in row
-    )
+    pairs = as_pairs((span.start, span.end) for row in firsts for span in row)
+    table[np.arange(table.shape[1]) < sizes[:, None]] = pairs
     return table
 
 
