@@ -1,10 +1,9 @@
 """Temporal grounding metrics. A number is reproducible only together with the name of its protocol."""
 
 from timetok.metrics.predictions import parse_moments, read_predictions
-from timetok.metrics.protocols import PROTOCOLS, Protocol, find_protocol
 
 from timetok.metrics.scoring import (  # isort: skip
-    Prediction, Reference, Report, SampleScore, Score, bootstrap, evaluate,
+    PROTOCOLS, Prediction, Protocol, Reference, Report, SampleScore, Score, bootstrap, evaluate, find_protocol,
 )  # fmt: skip
 from timetok.metrics.spans import (  # isort: skip
     AP_LEVELS, Ceiling, average_precision, codec_ceiling, detection, hit_at_1, hull_iou, iou, matched_iou, union_iou,

@@ -11,7 +11,7 @@ from timetok.codecs import ClockCodec, SecondsCodec
 from timetok.errors import DataError, raised_as
 from timetok.metrics.scoring import Prediction
 
-_MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # as `TimeTokenizer.decode` writes moments
+MOMENT = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # as `TimeTokenizer` writes moments and reads them
 _UNIT = r"(?:s|secs?|seconds?)?"
 _NUMBER = rf"(?<![\w.])([0-9]+(?:\.[0-9]+)?)(?=\s*{_UNIT}\b)(?![:.][0-9])"
 _BETWEEN = r"(?:[-–—]|to|until|(?(1)and|(?!))|(?(2),|(?!)))"  # "and" and "," join other numbers, too
@@ -28,7 +28,7 @@ def parse_moments(text: str) -> list[float]:
     >>> parse_moments("2 men: from 12 to 45.5 seconds"), parse_moments("[3, 5]"), parse_moments("00:05 - 01:10")
     ([12.0, 45.5], [3.0, 5.0], [5.0, 70.0])
     """
-    found = list(map(float, _MARK.findall(text))) or ClockCodec().parse(text)
+    found = list(map(float, MOMENT.findall(text))) or ClockCodec().parse(text)
     found = found or [float(moment) for *_, start, end in _RANGE.findall(text) for moment in (start, end)]
     pointed = SecondsCodec().parse(text)
     return found or (pointed if len(pointed) > 1 else list(map(float, re.findall(_NUMBER, text))))
@@ -54,10 +54,8 @@ def read_predictions(
         except json.JSONDecodeError:
             content = [json.loads(line) for line in text.split("\n") if line.strip()]
     if isinstance(content, dict) and not content.keys() & {*_IDS, *_VIDEOS}:
-        content = [
-            {**each, "id": key} if isinstance(each, dict) else {"id": key, "pred": each}
-            for key, each in content.items()
-        ]
+        rows = {key: each if isinstance(each, dict) else {"pred": each} for key, each in content.items()}
+        content = [{**row, "id": key} for key, row in rows.items()]
     predictions, problems = [], dict[str, list[str]]({"without an id": [], "not numbers": []})
     for k, entry in enumerate(content if isinstance(content, list) else [content]):
         given = entry if isinstance(entry, dict) else {}

@@ -1,40 +1,100 @@
 """Answers against annotations, by the rules of a protocol: a table of measures a question, and its averages.
 
+Protocols make an average of IoUs a number that can be compared; each named one is a row of ``protocols.toml``.
+
 Shapes: n questions, v videos, c measures, r resamples.
 """
 
 import math
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, product, starmap
-from typing import Any, Literal, TypeAlias
+from itertools import chain, islice, product, starmap
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from timetok.errors import ArgumentError, DataError, TimeRangeError
-from timetok.metrics.protocols import Protocol, find_protocol
-from timetok.metrics.spans import (
-    AP_LEVELS,
-    as_pairs,
-    average_precision,
-    detection,
-    hit_at_1,
-    hull_iou,
-    matched_iou,
-    union_iou,
-)
+from timetok.metrics.spans import as_pairs, average_precision, detection, hit_at_1, hull_iou, matched_iou, union_iou
 from timetok.timegrid import Span, iou
 
+Measure: TypeAlias = Literal["mAP", "HIT@1", "detection", "count"]
 Floats: TypeAlias = NDArray[np.float64]
-Pair: TypeAlias = tuple["Prediction | None", "Reference"]
+Pair: TypeAlias = tuple["Prediction", "Reference"]
 
 _rounded = np.vectorize(round, otypes=[np.float64])  # as Python rounds, not as numpy does
 
 _SETS = {"union": union_iou, "hull": hull_iou, "match": matched_iou}
 _LENGTHS = {"mAP": (0.0, math.inf), "mAP short": (0.0, 10.0), "mAP middle": (10.0, 30.0), "mAP long": (30.0, math.inf)}
 """QVHighlights' ranges of a window's length, the upper end included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Rules by which answers are scored; the defaults are those of most grounding benchmarks.
+
+    Args:
+        name, source: What a report is headed with, and where the rules come from.
+        thresholds: IoU levels of the recall.
+        strict: The recall counts IoUs above a level, not those that reach it.
+        tops: Each n of R@n, the share of questions where one of an answer's first n windows reaches the level.
+        max_windows: How many windows of an answer are read; None for all.
+        truths: Of several annotated windows, each of the answer's is held against the first or the best; or all of
+            one side against all of the other: what they cover (``"union"``), from first start to last end (``"hull"``),
+            or in pairs, assigned so that their mean IoU is the highest (``"match"``).
+        decimals: To how many digits of a second moments are rounded; None leaves them.
+        clamp: Move moments into the video.
+        inverted: A span that ends before it starts is sorted, or becomes a moment at its start, which meets nothing.
+        unparsed: What an answer without a span counts: an IoU of 0, that of the whole video, or nothing at all, out of
+            every denominator.
+        lost_last: A moment that is the very last token of an answer is not read.
+        iou_decimals: To how many digits the IoU is rounded, before the thresholds; None leaves it.
+        average: Over samples, or over the means of videos.
+        measures: What else is computed: see `timetok.metrics.spans`. A choice that is none raises ArgumentError.
+
+    >>> import dataclasses
+    >>> dataclasses.replace(PROTOCOLS["charades-sta"], name="mine", tops=(1, 5)).thresholds
+    (0.3, 0.5, 0.7)
+    """
+
+    name: str
+    source: str = ""
+    thresholds: tuple[float, ...] = (0.3, 0.5, 0.7)
+    strict: bool = False
+    tops: tuple[int, ...] = (1,)
+    max_windows: int | None = None
+    truths: Literal["first", "best", "union", "hull", "match"] = "first"
+    decimals: int | None = None
+    clamp: bool = False
+    inverted: Literal["miss", "sort"] = "miss"
+    unparsed: Literal["zero", "whole", "drop"] = "zero"
+    lost_last: bool = False
+    iou_decimals: int | None = None
+    average: Literal["sample", "video"] = "sample"
+    measures: tuple[Measure, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("thresholds", "tops", "measures"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        given = [(name, getattr(self, name), kind) for name, kind in get_type_hints(Protocol).items()]
+        for name, value, kind in given + [("measures", measure, Measure) for measure in self.measures]:
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise ArgumentError(f"{name} must be one of {get_args(kind)}, got {value!r}")
+
+
+_ROWS = tomllib.loads(Path(__file__).with_name("protocols.toml").read_text(encoding="utf-8"))
+PROTOCOLS = {name: Protocol(name=name, **rules) for name, rules in _ROWS.items()}
+"""The named protocols."""
+
+
+def find_protocol(protocol: str | Protocol) -> Protocol:
+    """The protocol of a name, or the given one; ArgumentError where there is none."""
+    if isinstance(protocol, str) and protocol not in PROTOCOLS:
+        raise ArgumentError(f"protocol must be one of {sorted(PROTOCOLS)}, got {protocol!r}")
+    return PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
 
 
 @dataclass(frozen=True)
@@ -176,49 +236,52 @@ def evaluate(
         told = ", ".join(f"{key!r} has {counts[key]} and {wanted[key]}" for key in wrong)
         raise DataError(f"question_id: expected one prediction and one reference for each, but {told}")
     answers = {each.question_id: each for each in given if counts[each.question_id] == 1}
-    paired = [(answers.get(one.question_id), one) for one in references]
+    paired = [(answers.get(one.question_id) or Prediction(one.question_id, ()), one) for one in references]
     windows, parsed = _windows(paired, rules)
     measures = _measures(windows, paired, rules)
     table = np.stack([*measures.values()], 1)  # [n c]
     if rules.unparsed == "drop":
         table[~parsed] = math.nan
-    spans = ([*starmap(Span, pairs.tolist())] for pairs in windows)
-    rows = (dict(zip(measures, row, strict=True)) for row in table.tolist())
-    samples = [
-        SampleScore(one.question_id, one.vid, one.task, tuple(found), held, row)
-        for one, found, held, row in zip(references, spans, parsed.tolist(), rows, strict=True)
-    ]
-    tasks = [one.task for one in references]
-    places = {task: [k for k, each in enumerate(tasks) if each == task] for task in sorted({*tasks})}
-    by_task = {task: _score([samples[k] for k in some], table[some], rules) for task, some in places.items()}
-    total = vars(_score(samples, table, rules))
-    return Report(**total, protocol=rules, per_sample=tuple(samples), by_task=by_task, problems=problems)
+    rows = [dict(zip(measures, row, strict=True)) for row in table.tolist()]
+    samples = tuple(
+        SampleScore(one.question_id, one.vid, one.task, *each)
+        for one, *each in zip(references, windows, parsed.tolist(), rows, strict=True)
+    )
+    tasks = sorted({one.task for one in references})
+    by_task = {task: _score([each for each in samples if each.task == task], rules) for task in tasks}
+    total = vars(_score(samples, rules))
+    return Report(**total, protocol=rules, per_sample=samples, by_task=by_task, problems=problems)
 
 
-def _windows(paired: Sequence[Pair], rules: Protocol) -> tuple[list[Floats], NDArray[np.bool_]]:
-    """The windows ``[m 2]`` of each answer, or what the rules put in their place, and which answers held any."""
-    rows: list[tuple[float, ...]] = []
+def _windows(paired: Sequence[Pair], rules: Protocol) -> tuple[list[tuple[Span, ...]], NDArray[np.bool_]]:
+    """The windows of each answer, or what the rules put in their place, and which answers held any, ``[n]``."""
+    rows, most = [], rules.max_windows and 2 * rules.max_windows
     for answer, _ in paired:
-        seconds = answer.seconds if answer else ()
-        seconds = seconds[: len(seconds) - (answer is not None and answer.unfinished and rules.lost_last)]
-        rows.append(seconds[: len(seconds) // 2 * 2][: rules.max_windows and 2 * rules.max_windows])
-    sizes, lengths = np.array([len(row) // 2 for row in rows]), np.array([one.duration_seconds for _, one in paired])
+        seconds = answer.seconds[:-1] if answer.unfinished and rules.lost_last else answer.seconds
+        rows.append(seconds[: len(seconds) // 2 * 2][:most])
+    sizes, lengths = np.array([len(row) // 2 for row in rows]), [one.duration_seconds for _, one in paired]
     pairs = as_pairs(np.fromiter(chain.from_iterable(rows), np.float64))
     if rules.decimals is not None:
         pairs = _rounded(pairs, rules.decimals)
     if rules.clamp:
         pairs = np.clip(pairs, 0, np.repeat(lengths, sizes)[:, None])
     pairs = np.sort(pairs) if rules.inverted == "sort" else np.where(pairs[:, :1] > pairs[:, 1:], pairs[:, :1], pairs)
-    windows = np.split(pairs, sizes.cumsum()[:-1])
+    spans = starmap(Span, pairs.tolist())
+    windows = [tuple(islice(spans, size)) for size in sizes.tolist()]
     if rules.unparsed == "whole":
-        windows = [each if len(each) else np.array([[0.0, d]]) for each, d in zip(windows, lengths, strict=True)]
+        windows = [each or (Span(0.0, length),) for each, length in zip(windows, lengths, strict=True)]
     return windows, sizes > 0
 
 
-def _measures(windows: Sequence[Floats], paired: Sequence[Pair], rules: Protocol) -> dict[str, Floats]:
+def _measures(windows: Sequence[Sequence[Span]], paired: Sequence[Pair], rules: Protocol) -> dict[str, Floats]:
     """Each measure of every answer, ``[n]``."""
-    sides = [(each, as_pairs(one.spans)) for each, (_, one) in zip(windows, paired, strict=True)]
-    reached = _reached(sides, rules)
+    sides = [(each, one.spans) for each, (_, one) in zip(windows, paired, strict=True)]
+    width = max(rules.tops, default=1)
+    if rules.truths in _SETS:
+        reached = np.repeat([[_SETS[rules.truths](*each)] for each in sides], width, axis=1)
+    else:  # the highest IoU of the first one, two, … windows
+        held = _padded([one.spans for _, one in paired], None if rules.truths == "best" else 1)
+        reached = np.maximum.accumulate(iou(_padded(windows, width)[:, :, None], held[:, None]).max(2), axis=1)
     if rules.iou_decimals is not None:
         reached = _rounded(reached, rules.iou_decimals)
     measures: dict[str, Any] = {"mIoU": reached[:, 0]}
@@ -226,15 +289,16 @@ def _measures(windows: Sequence[Floats], paired: Sequence[Pair], rules: Protocol
         best = reached[:, top - 1]
         measures[f"R{top}@{level:g}"] = best > level if rules.strict else best >= level
     if "mAP" in rules.measures:
-        scores = [answer.scores if answer else () for answer, _ in paired]
+        ranks = [answer.scores[: len(each)] or None for each, (answer, _) in zip(windows, paired, strict=True)]
         for name, (low, high) in _LENGTHS.items():
-            rows = zip(sides, scores, strict=True)
-            found = np.array([_precision(*each, ranks[: len(each[0])], low, high) for each, ranks in rows])
+            wanted = [[span for span in truths if low < span.duration_seconds <= high] for _, truths in sides]
+            rows = zip(windows, wanted, ranks, strict=True)
+            found = np.array([average_precision(each, some, scores=scores) for each, some, scores in rows])
             measures[name] = found.mean(1)
             if name == "mAP":
                 measures |= {"mAP@0.5": found[:, 0], "mAP@0.75": found[:, 5]}
-    if "HIT@1" in rules.measures and any(answer and answer.saliency for answer, _ in paired):
-        shown = [(answer.saliency if answer else (), one.saliency) for answer, one in paired]
+    if "HIT@1" in rules.measures and any(answer.saliency for answer, _ in paired):
+        shown = [(answer.saliency, one.saliency) for answer, one in paired]
         measures["HIT@1"] = [hit_at_1(*each) if all(each) else (0 if each[1] else math.nan) for each in shown]
     if "detection" in rules.measures:
         shares = [detection(*each, levels=rules.thresholds, strict=rules.strict) for each in sides]
@@ -244,33 +308,18 @@ def _measures(windows: Sequence[Floats], paired: Sequence[Pair], rules: Protocol
     return {name: np.asarray(values, dtype=np.float64) for name, values in measures.items()}
 
 
-def _reached(sides: Sequence[tuple[Floats, Floats]], rules: Protocol) -> Floats:
-    """The highest IoU of the first one, two, … windows of each answer with what they are held against: ``[n tops]``."""
-    width = max(rules.tops, default=1)
-    if rules.truths in _SETS:
-        return np.array([[_SETS[rules.truths](*each)] * width for each in sides])
-    held = _padded([truths for _, truths in sides], None if rules.truths == "best" else 1)
-    ious = iou(_padded([windows for windows, _ in sides], width)[:, :, None], held[:, None]).max(2)
-    return np.asarray(np.maximum.accumulate(ious, axis=1))
-
-
-def _padded(rows: Sequence[Floats], width: int | None) -> Floats:
-    """The first pairs of each row, ``[n width 2]``, behind them windows without length, which meet nothing."""
-    table = np.zeros((len(rows), width or max(map(len, rows)), 2))
-    for place, row in zip(table, rows, strict=True):
-        place[: len(row)] = row[: len(place)]
+def _padded(rows: Sequence[Sequence[Span]], width: int | None) -> Floats:
+    """The first spans of each row, ``[n width 2]``, behind them some without length, which meet nothing."""
+    firsts = [row[:width] for row in rows]
+    sizes = np.array([*map(len, firsts)])
+    table = np.zeros((len(rows), width or sizes.max(), 2))
+    pairs = as_pairs((span.start, span.end) for row in firsts for span in row)
+    table[np.arange(table.shape[1]) < sizes[:, None]] = pairs
     return table
 
 
-def _precision(windows: Floats, truths: Floats, scores: Sequence[float], low: float, high: float) -> Floats:
-    """Average precision at all levels, for the annotated windows of some lengths; NaN where there are none."""
-    length = truths[:, 1] - truths[:, 0]
-    wanted = truths[(low < length) & (length <= high)]
-    return average_precision(windows, wanted, scores=scores or None) if len(wanted) else np.full(len(AP_LEVELS), np.nan)
-
-
-def _score(samples: Sequence[SampleScore], table: Floats, rules: Protocol) -> Score:
-    totals, counts = _by_video(samples, table, rules)
+def _score(samples: Sequence[SampleScore], rules: Protocol) -> Score:
+    totals, counts = _by_video(samples, rules)
     values = dict(zip(samples[0].measures, _share(totals.sum(0), counts.sum(0)).tolist(), strict=True))
     if "precision" in values:  # their F1 is that of the averages
         both = values["precision"] + values["recall"]
@@ -279,8 +328,10 @@ def _score(samples: Sequence[SampleScore], table: Floats, rules: Protocol) -> Sc
     return Score(values, len(samples), len(totals))
 
 
-def _by_video(samples: Sequence[SampleScore], table: Floats, rules: Protocol) -> tuple[Floats, Floats]:
+def _by_video(samples: Sequence[SampleScore], rules: Protocol) -> tuple[Floats, Floats]:
     """What each video, in the order of names, adds to the numerator and the denominator of every average, ``[v c]``."""
+    rows = chain.from_iterable(sample.measures.values() for sample in samples)
+    table = np.fromiter(rows, np.float64).reshape(len(samples), -1)  # [n c]
     places = {vid: k for k, vid in enumerate(sorted({sample.vid for sample in samples}))}
     video = [places[sample.vid] for sample in samples]
     totals, counts = np.zeros((2, len(places), table.shape[1]))
@@ -301,8 +352,7 @@ def bootstrap(
     Videos are drawn, with replacement and with all their questions, because questions about one video go together. F1
     and the share that was parsed have none; NaN where there is one video, or nothing has part.
     """
-    table = np.array([[*sample.measures.values()] for sample in report.per_sample])
-    totals, counts = _by_video(report.per_sample, table, report.protocol)
+    totals, counts = _by_video(report.per_sample, report.protocol)
     rng, num = np.random.default_rng(seed), len(totals)
     drawn = (np.bincount(rng.integers(num, size=num), minlength=num) for _ in range(num_resamples))
     rows = np.array([_share(times @ totals, times @ counts) for times in drawn])

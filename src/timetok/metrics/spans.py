@@ -5,7 +5,8 @@ sequences of ``Span``; they are closed intervals.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from itertools import chain
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +21,7 @@ AP_LEVELS = tuple(np.arange(50, 100, 5) / 100)  # .5:.05:.95, each the nearest f
 
 def as_pairs(spans: Spans) -> NDArray[np.float64]:
     """Spans as an array ``[m 2]``."""
-    rows: Any = spans if isinstance(spans, np.ndarray) else [tuple(span) for span in spans]
+    rows = spans if isinstance(spans, np.ndarray) else np.fromiter(chain.from_iterable(spans), np.float64)
     return np.asarray(rows, dtype=np.float64).reshape(-1, 2)
 
 
@@ -68,13 +69,15 @@ def average_precision(
 
     By descending ``scores`` ``[m]``, or in the order given, which also ranks equal scores, each window takes the
     nearest truth that is still free, of two as near the later, and is right if their IoU reaches the level. Precision
-    is interpolated: at each recall the highest from there on. All 0 where there is no window; at least one truth.
+    is interpolated: at each recall the highest from there on. All 0 where there is no window, NaN where no truth.
 
     Source: the detection task of ActivityNet; QVHighlights (arXiv 2107.09609) takes the mean over `AP_LEVELS`.
     """
     ranked, wanted, level = as_pairs(windows), as_pairs(truths), np.asarray(levels)
     if scores is not None:
         ranked = ranked[np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")]
+    if not len(wanted):
+        return np.full(len(level), np.nan)
     rows, free = np.arange(len(level)), np.ones((len(level), len(wanted)), dtype=bool)
     hits = np.zeros((len(level), len(ranked)), dtype=bool)
     for rank, shares in enumerate(iou(ranked[:, None], wanted[::-1])):  # backwards, since argmax takes the first

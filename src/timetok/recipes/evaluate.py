@@ -18,15 +18,13 @@ from timetok.atomic import replacing, write_json
 from timetok.errors import ArgumentError, DataError, raised_as
 from timetok.hub import AnyLocalizer, read_ahead
 from timetok.lita.answer import Answer
-
-from timetok.metrics import (  # isort: skip
-    Prediction, Protocol, Reference, Report, SampleScore, bootstrap, evaluate, find_protocol, iou, read_predictions,
-)  # fmt: skip
+from timetok.metrics import Prediction, Protocol, Reference, Report, SampleScore, bootstrap, evaluate, find_protocol
+from timetok.metrics.predictions import read_predictions
 from timetok.metrics.spans import as_pairs
 from timetok.recipes.cache import claim, fingerprint
 from timetok.recipes.records import Event, load_entries, read_records
 from timetok.recipes.tasks import WORDINGS
-from timetok.timegrid import Span, TimeGrid
+from timetok.timegrid import Span, TimeGrid, iou
 
 _FILES = ("event_loc.json", "rtl.json")
 _QUERY = f"{WORDINGS['when'][0]} {WORDINGS['only_times'][0]}"
@@ -245,8 +243,13 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     intervals = bootstrap(report, seed=seed)
     write_json(out / "report.json", {**asdict(report), "intervals": intervals})
+    header, first, *others = report.rows()
+    between = (intervals.get(name) for name in header[1:])
+    ends = ["95 %", *("" if pair is None else f"{pair[0]:.3f} to {pair[1]:.3f}" for pair in between)]
+    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), first, ends, *others)]
+    listed = [f"\n{kind}: {', '.join(map(str, ids))}" for kind, ids in report.problems.items() if ids]
     with replacing(out / "report.md") as partial:
-        partial.write_text(_markdown(report, intervals), encoding="utf-8")
+        partial.write_text("\n".join([*lines, *listed]) + "\n", encoding="utf-8")
     sides = zip_longest(report.per_sample, references, answers)
     rows = [_row(sample, truth, answer, grid) for sample, truth, answer in sides]
     with replacing(out / "samples.csv") as partial, partial.open("w", encoding="utf-8", newline="") as file:
@@ -271,12 +274,3 @@ def _row(sample: SampleScore, truth: Reference, answer: Answer | None, grid: Tim
     for side, near, chance in zip_longest(("start", "end"), right.tolist(), likely, fillvalue=""):
         row |= {f"{side}_probability": chance, f"{side}_right": int(near) if likely else ""}
     return row | {"answer": answer.text if answer else ""}
-
-
-def _markdown(report: Report, intervals: dict[str, tuple[float, float]]) -> str:
-    header, first, *others = report.rows()
-    between = (intervals.get(name) for name in header[1:])
-    ends = ["95 %", *("" if pair is None else f"{pair[0]:.3f} to {pair[1]:.3f}" for pair in between)]
-    rows = [header, ["---"] * len(header), first, ends, *others]
-    listed = [f"{kind}: {', '.join(map(str, ids))}" for kind, ids in report.problems.items() if ids]
-    return "\n\n".join(["\n".join(f"| {' | '.join(row)} |" for row in rows), *listed]) + "\n"

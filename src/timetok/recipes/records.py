@@ -21,10 +21,10 @@ import numpy as np
 from timetok.codecs import IndexCodec
 from timetok.errors import ArgumentError, DataError, raised_as
 from timetok.metrics import Ceiling, codec_ceiling
+from timetok.metrics.predictions import MOMENT
 from timetok.timegrid import Span, TimeGrid
 
 Bad: TypeAlias = Literal["raise", "drop", "clip", "keep"]
-MOMENT = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # what `TimeTokenizer.to_tokens` reads
 _CHARADES = re.compile(r"(\S+)\s+(-?[0-9]*\.?[0-9]+)\s+(-?[0-9]*\.?[0-9]+)\s*##(.*)")
 _NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
 LAYOUTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
