@@ -16,7 +16,7 @@ EXAMPLES = [  # tests/test_attention.py and tests/test_lmms_eval.py run the othe
     for path in sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
     if path.stem not in ("flex_attention", "lmms_eval_model")
 ]
-NAMES = ["Answer", "SlowFastPooler", "Span", "TimeGrid", "TimeTokenizer", "VideoAdapter", "localize"]
+NAMES = ["Answer", "SlowFastPooler", "Span", "TimeGrid", "TimeTokenizer", "VideoAdapter", "localize", "localize_long"]
 ROOMS = [
     "adapter",
     "attention",

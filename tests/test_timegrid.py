@@ -161,7 +161,7 @@ def test_shapes_must_broadcast():
 
 @pytest.mark.parametrize("bad", [1, 0, -5, 2.0, "100", None, True])
 def test_there_are_at_least_two_marks(bad):
-    with pytest.raises(ArgumentError, match="num_tokens must be an integer of at least 2"):
+    with pytest.raises(ArgumentError, match="num_tokens: expected an integer of at least 2"):
         TimeGrid(bad)
 
 

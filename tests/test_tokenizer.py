@@ -241,7 +241,7 @@ def test_prompts_and_padding_are_no_answers(tt):
 def test_spans_refuses_bad_arguments(tt):
     with pytest.raises(ArgumentError, match="malformed must be 'drop', 'raise' or 'sort', got 'keep'"):
         tt.spans([1], 60.0, malformed="keep")
-    with pytest.raises(ArgumentError, match="prompt_length must not be negative"):
+    with pytest.raises(ArgumentError, match="prompt_length: expected an integer of at least 0"):
         tt.spans([1], 60.0, prompt_length=-1)
     with pytest.raises(TimeRangeError, match="duration must be a positive"):
         tt.spans([1], 0.0)
@@ -380,7 +380,7 @@ def test_seconds_codec_reads_text(bare):
 def test_wrap_refuses(bare):
     with pytest.raises(ArgumentError, match="codec must be one of index, seconds, clock or a codec, got 'hours'"):
         TimeTokenizer.wrap(bare, codec="hours")
-    with pytest.raises(ArgumentError, match="num_tokens must be an integer of at least 2, got 1"):
+    with pytest.raises(ArgumentError, match="num_tokens: expected an integer of at least 2, got 1"):
         TimeTokenizer.wrap(bare, T=1)
     bare.add_tokens(["<t1>", "<t0>"])
     with pytest.raises(TokenizerError, match="time tokens must have contiguous ids in the order of time"):

@@ -319,7 +319,7 @@ def test_clip_as_lita_reads_it_has_its_published_shape():
         ({"name": VIT, "model_args": TINY_VIT, "layer": -4}, "layer, .* layer -4: .*out of range"),
         ({"name": VIT, "model_args": TINY_VIT, "image_size": 60}, "image_size: expected a multiple of 16, .*got 60"),
         ({"name": "resnet10t", "image_size": 65}, "image_size: expected a multiple of 32, .*got 65"),
-        ({"name": VIT, "chunk_size": 0}, "chunk_size: expected at least 1, got 0"),
+        ({"name": VIT, "chunk_size": 0}, "chunk_size: expected an integer of at least 1, got 0"),
     ],
 )
 def test_encoders_that_cannot_be_are_refused(options, message):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         timegrid, tokenizer, video, vision,
     )  # fmt: skip
     from timetok.adapter import VideoAdapter
-    from timetok.hub import localize
+    from timetok.hub import localize, localize_long
     from timetok.lita.answer import Answer
     from timetok.pooling import SlowFastPooler
     from timetok.timegrid import Span, TimeGrid
@@ -26,12 +26,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer", "SlowFastPooler", "Span", "TimeGrid", "TimeTokenizer", "VideoAdapter", "__version__", "adapter",
-    "attention", "codecs", "decoding", "embeddings", "errors", "hub", "lita", "localize", "losses", "metrics", "plots",
-    "pooling", "recipes", "timegrid", "tokenizer", "video", "vision",
+    "attention", "codecs", "decoding", "embeddings", "errors", "hub", "lita", "localize", "localize_long", "losses",
+    "metrics", "plots", "pooling", "recipes", "timegrid", "tokenizer", "video", "vision",
 ]  # fmt: skip
 _HOMES = {
     "Answer": "lita.answer", "SlowFastPooler": "pooling", "Span": "timegrid", "TimeGrid": "timegrid",
-    "TimeTokenizer": "tokenizer", "VideoAdapter": "adapter", "localize": "hub",
+    "TimeTokenizer": "tokenizer", "VideoAdapter": "adapter", "localize": "hub", "localize_long": "hub",
 }  # fmt: skip
 
 

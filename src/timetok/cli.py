@@ -82,7 +82,7 @@ def _localize(options: argparse.Namespace) -> None:
     asked, truths = _asked(options)
     if (options.plot or options.stream) and [len(questions) for _, questions in asked] != [1]:
         raise ArgumentError("--plot, --stream: show the answer to one question, got several")
-    from timetok.hub import localize_all, read_ahead
+    from timetok.hub import localize_all, localize_long, read_ahead
 
     localizer, num_failed, as_json = _localizer(options.model, options), 0, options.json or options.input
     for question in chain.from_iterable(questions for _, questions in asked):
@@ -97,6 +97,8 @@ def _localize(options: argparse.Namespace) -> None:
                 given = [localizer.encode(frames)], questions, [frames.duration_seconds]
                 streamer = TextStreamer(localizer.tt, skip_prompt=True, duration=frames.duration_seconds)
                 answers = localizer.ask(*given, streamer=streamer)
+            elif options.long:
+                answers = [localize_long(video, question, localizer) for question in questions]
             else:
                 answers = localize_all(frames, questions, localizer, batch_size=options.batch_size)
         except TimetokError as error:
@@ -145,7 +147,8 @@ def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], li
 
 def _print_spans(answer: Any) -> None:
     for span, confidence in zip(answer.spans, answer.confidences or [None] * len(answer.spans), strict=True):
-        likely = "" if confidence is None else f"   (probability of these two marks: {confidence:.2f})"
+        kind = "confidence" if hasattr(answer, "tried") else "probability of these two marks"
+        likely = "" if confidence is None else f"   ({kind}: {confidence:.2f})"
         print(f"span:     {span.start:.2f} s to {span.end:.2f} s of {answer.duration_seconds:.2f} s{likely}")
     if not answer.spans:
         print("span:     none; the answer holds no well-formed span")
@@ -247,7 +250,7 @@ def _info(_: argparse.Namespace) -> None:
 
 
 def _localizer(model: str | None, options: argparse.Namespace) -> Any:
-    """What answers; the progress of loading it is only noise."""
+    # the progress of loading is only noise
     from transformers.utils import logging
 
     from timetok.hub import load_localizer

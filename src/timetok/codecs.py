@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from timetok.errors import ArgumentError, TimeRangeError
+from timetok.errors import ArgumentError, TimeRangeError, check_count
 from timetok.timegrid import Span, TimeGrid
 
 
@@ -104,8 +104,7 @@ class _PlainText:
     span: str = field(default="{} {}", kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.decimals < 0:
-            raise ArgumentError(f"decimals must not be negative, got {self.decimals!r}")
+        check_count("decimals", self.decimals, 0)
         _check_span(self.span)
 
     @property

@@ -1,6 +1,5 @@
 """Every exception timetok raises on purpose: each refines a builtin, and tells argument, value, expectation, remedy."""
 
-import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,11 +49,11 @@ class DataError(TimetokError, ValueError):
     """An annotation, prediction or preset file does not follow its schema."""
 
 
-def check_count(name: str, value: Any, least: int = 1) -> int:
-    """The whole number that an argument is, of whatever type; ArgumentError if it is none, or below ``least``."""
-    if not hasattr(value, "__index__") or isinstance(value, bool) or operator.index(value) < least:
-        raise ArgumentError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return operator.index(value)
+def check_count(name: str, value: Any, least: int = 1) -> Any:
+    """An argument that is an integer, of whatever type; ArgumentError if it is none, or below ``least``."""
+    if not hasattr(value, "__index__") or isinstance(value, bool) or value < least:
+        raise ArgumentError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    return value  # as it came: numbers that torch.compile traces stay unknown
 
 
 @contextmanager

@@ -105,7 +105,6 @@ Model: TypeAlias = str | os.PathLike[str] | AnyLocalizer | None
 
 
 def _prompt(processor: Any, question: str, times: Sequence[float], duration: float) -> str:
-    """One user turn with a video, in the model's own chat template."""
     listed = ", ".join(f"{time:.1f}" for time in times)
     text = f"The video lasts {duration:.1f} seconds; its {len(times)} frames are shown at {listed} seconds. {question}"
     text += '\nAnswer with the start and the end alone, in the form "START - END seconds".'
@@ -178,15 +177,10 @@ def localize_all(
 
 
 @dataclass(frozen=True)
-class LongAnswer:
-    """When something happens in a long video: ``spans`` in seconds, best first, and their ``confidences``.
+class LongAnswer(Answer):
+    """An `Answer` about a long video, best span first; ``tried``: each window shown, its answer in seconds of it."""
 
-    ``tried`` is how that was found: every window that the model was shown, and its answer, in seconds of the window.
-    """
-
-    spans: tuple[Span, ...]
-    confidences: tuple[float, ...]
-    tried: tuple[tuple[Span, Answer], ...]
+    tried: tuple[tuple[Span, Answer], ...] = ()
 
 
 def localize_long(
@@ -213,13 +207,16 @@ def localize_long(
 
     Source: retrieval, then grounding, as in arXiv 2606.12300; the closer windows are ours.
     """
-    if min(window_seconds, num_windows, resolution_seconds, max_spans) <= 0:
-        raise ArgumentError("window_seconds, num_windows, resolution_seconds, max_spans: expected positive numbers")
+    if min(sizes := [window_seconds, num_windows, resolution_seconds, max_spans]) <= 0:
+        what = "window_seconds, num_windows, resolution_seconds, max_spans: expected positive numbers"
+        raise ArgumentError(f"{what}, got {sizes}")
     localizer, tried, found = localizer_of(model), list[tuple[Span, Answer]](), list[tuple[float, Span]]()
     localizer.check_question(question)
     duration = video.duration_seconds if isinstance(video, Frames) else read_frames(video, 1).duration_seconds
     apart, peaks = min(window_seconds, duration) / 2, list[float]()
     moments, fits = map(np.asarray, scores or [np.arange(apart, duration, apart)] * 2)
+    if moments.shape != fits.shape or not len(fits):
+        raise ArgumentError(f"scores: expected a score a moment, got {moments.shape} moments, {fits.shape} scores")
     low, high = np.quantile(fits, (0.5, 1))
     curve = np.clip((fits - low) / max(high - low, 1e-12), 0, 1) if scores else np.ones(len(fits))
 
@@ -231,24 +228,26 @@ def localize_long(
             peaks.append(moment)
     for peak in tqdm(peaks, "windows"):
         window: Span | None = _around(peak, 2 * apart, duration)
-        chain: list[tuple[float, Span]] = []
-        while window and len(chain) < _MOST_WINDOWS:
+        here: list[tuple[float, Span]] = []
+        while window and len(here) < _MOST_WINDOWS:
             shown: Any = localizer.encode(localizer.read(_part(video, window)))
             (answer,) = (ask or localizer.ask)([shown], [question], [window.duration_seconds])
             tried.append((window, answer))
-            span = next((Span(*(window.start + end for end in found)) for found in answer.spans), None)
-            chain += [(fit(*span) * next(iter(answer.confidences), 1.0), span)] if span else []
-            if not span or 2 * max(chain[-1][0], fit(peak, peak)) < max(found, default=chain[-1])[0]:
+            span = next((Span(*(window.start + end for end in each)) for each in answer.spans), None)
+            here += [(fit(*span) * next(iter(answer.confidences), 1.0), span)] if span else []
+            if not span or 2 * max(here[-1][0], fit(peak, peak)) < max(found, default=here[-1])[0]:
                 break  # nothing there, or far less than elsewhere
             missed = 2 * fit(*span) < fit(peak, peak)
             closer = _closer(window, span, duration, localizer.num_steps, resolution_seconds)
             window = _around(peak, window.duration_seconds / 2, duration) if missed else closer
-        found += chain[-1:]
+        found += here[-1:]
     best: list[tuple[float, Span]] = []
     for confidence, span in sorted(found, reverse=True):
         best += [(confidence, span)] if all(iou(span, other) < _ALIKE for _, other in best) else []
-    spans, confidences = [span for _, span in best[:max_spans]], [confidence for confidence, _ in best[:max_spans]]
-    return LongAnswer(tuple(spans), tuple(confidences), tuple(tried))
+    confidences, spans = zip(*best[:max_spans], strict=True) if best else ((), ())
+    ends, num_tokens = tuple(chain.from_iterable(spans)), sum(answer.num_tokens for _, answer in tried)
+    told: Any = {"num_tokens": num_tokens, "tried": tuple(tried)}
+    return LongAnswer(" ".join(f"<{end:.2f}>" for end in ends), spans, confidences, ends, duration, **told)
 
 
 def _around(middle: float, width: float, duration: float) -> Span:

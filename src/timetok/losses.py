@@ -20,8 +20,7 @@ class SoftTimeLoss:
     ``Trainer(compute_loss_func=…)``. ArgumentError is raised unless ``time_token_ids`` are contiguous and in the order
     of time, and ``sigma``, a width in marks, at least 0.
 
-    Source: the loss of VILA / NVILA (soft temporal targets, sigma = 1); sigma = 0 is LITA's, and with places that of
-    Momentor and LLaVA-ST.
+    Source: VILA / NVILA (soft temporal targets, sigma = 1); sigma = 0 is LITA's, with places Momentor's and LLaVA-ST's.
 
     >>> loss = SoftTimeLoss(range(5, 10), sigma=0)
     >>> loss(torch.zeros(1, 2, 10), torch.tensor([[0, 7]])).exp().round().item()

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from timetok.errors import ArgumentError, TimeRangeError, raised_as
+from timetok.errors import ArgumentError, TimeRangeError, check_count, raised_as
 
 Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
 Numbers: TypeAlias = Number | NDArray[Any] | Sequence[Any]
@@ -100,10 +100,7 @@ class TimeGrid:
     out_of_range: OutOfRange = field(default="clamp", kw_only=True)
 
     def __post_init__(self) -> None:
-        value: object = self.num_tokens
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 2:
-            raise ArgumentError(f"num_tokens must be an integer of at least 2, got {value!r}")
-        object.__setattr__(self, "num_tokens", int(value))
+        object.__setattr__(self, "num_tokens", int(check_count("num_tokens", self.num_tokens, 2)))
         for name, choices in (("marks", Marks), ("rounding", Rounding), ("out_of_range", OutOfRange)):
             if getattr(self, name) not in get_args(choices):
                 raise ArgumentError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")

@@ -19,7 +19,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from timetok.atomic import read_json, write_json
 from timetok.codecs import ClockCodec, IndexCodec, MomentCodec, SecondsCodec, check_num_spans
-from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TokenizerError, raised_as
+from timetok.errors import ArgumentError, MalformedAnswerError, ModelFolderError, TokenizerError, check_count, raised_as
 from timetok.timegrid import Number, Numbers, Span, TimeGrid, with_durations
 
 Codec: TypeAlias = Literal["index", "seconds", "clock"] | MomentCodec
@@ -200,8 +200,7 @@ class TimeTokenizer:
 
         Moments written as tokens lie within the video; in plain text they are what it says.
         """
-        if prompt_length < 0:
-            raise ArgumentError(f"prompt_length must not be negative, got {prompt_length!r}")
+        check_count("prompt_length", prompt_length, 0)
         length = float(TimeGrid(2).decode(1, duration))
         row = as_row(ids[prompt_length:])
         if not isinstance(self.codec, IndexCodec):

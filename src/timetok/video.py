@@ -160,7 +160,7 @@ class _Picture:
         if isinstance(size, Sequence) and len(size) == 2:
             size = check_count("size[0] (height)", size[0]), check_count("size[1] (width)", size[1])
         elif size is not None and not callable(size):
-            size = check_count("size, unless it is (height, width) or a function,", size)
+            size = check_count("size, unless it is (height, width) or a function", size)
         self.size, self.shape = size, size if isinstance(size, tuple) else None
 
     def __call__(self, frame: VideoFrame, scaler: VideoReformatter) -> torch.Tensor:
@@ -274,7 +274,6 @@ def _check_whole(path: Path, container: InputContainer, stream: VideoStream) -> 
 
 
 def _demux(path: Path) -> _Shown:
-    """What the packets say, without decoding."""
     found, keyframes = dict[int, int](), set[int]()
     with _opened(path) as (container, stream):
         _check_whole(path, container, stream)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from timetok.errors import ArgumentError, ModelFolderError, raised_as
+from timetok.errors import ArgumentError, ModelFolderError, check_count, raised_as
 
 Crop = Literal["center", "squash"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -155,8 +155,7 @@ class FrameEncoder(nn.Module):
         deduplicate: bool = False,
     ) -> None:
         super().__init__()
-        if chunk_size < 1:
-            raise ArgumentError(f"chunk_size: expected at least 1, got {chunk_size}")
+        check_count("chunk_size", chunk_size)
         args = dict(model_args or {})
         self.arguments = {"name": name, "image_size": image_size, "layer": layer, "model_args": dict(args)}
         self.arguments |= {"chunk_size": chunk_size, "deduplicate": deduplicate}

@@ -120,5 +120,5 @@ def test_refined_ends_lie_between_the_marks_around_the_mode():
 def test_bad_arguments_are_named(model, options, message):
     with pytest.raises(ArgumentError, match=message):
         span_distribution(model, {"input_ids": torch.tensor([[1, 2]])}, TT, **{"durations": [1.0], **options})
-    with pytest.raises(ArgumentError, match="num must be at least 1"):
+    with pytest.raises(ArgumentError, match="num: expected an integer of at least 1"):
         posterior_of(0).ranked(0)

@@ -343,8 +343,7 @@ class VideoAdapter(nn.Module):
         """Read back what ``save_pretrained`` wrote; ModelFolderError where a file is missing or not readable.
 
         The time rows of ``lm``, which is ``folder/lm`` if None, are overwritten; ArgumentError is raised where it has
-        none or does not fit. ``projector`` is needed where the saved adapter had one of its own class, and ``vision``
-        is as in the class.
+        none or does not fit. A ``projector`` is needed where the saved one had a class of its own; ``vision`` as there.
         """
         path = Path(folder)
         if lm is None and not (path / "lm").is_dir():

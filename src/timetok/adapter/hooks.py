@@ -88,7 +88,6 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
 
 @cache
 def _parameters(forward: Callable[..., Any]) -> list[str]:
-    """Names of what a forward takes after ``self``."""
     return list(signature(forward).parameters)[1:]
 
 

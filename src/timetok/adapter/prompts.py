@@ -164,7 +164,6 @@ def video_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _stacked(name: str, videos: Sequence[Tensor | EncodedVideo]) -> dict[str, Any]:
-    """One tensor where all are tensors and alike, else the list; nothing where there is none."""
     tensors = [video for video in videos if isinstance(video, Tensor)]
     alike = len(tensors) == len(videos) and len({video.shape for video in tensors}) == 1
     return {name: torch.stack(tensors) if alike else list(videos)} if len(videos) else {}

@@ -220,8 +220,7 @@ class SpanConstraint:
         """A logits processor for one call of ``generate``: greedy, sampled, or with beams.
 
         ``durations`` are lengths of videos in seconds, one a prompt or one for all; spans stay within. Index tokens
-        need none. Ids that are there at the first step are the prompt, of which there are none where it is given as
-        embeddings.
+        need none. Ids that are there at the first step are the prompt: none where it is given as embeddings.
         """
         each = durations if isinstance(durations, Sequence) else [_ANY_SECONDS if durations is None else durations]
         if isinstance(self._codec, IndexCodec):

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from timetok.errors import ArgumentError
+from timetok.errors import ArgumentError, check_count
 from timetok.timegrid import Span, TimeGrid, iou
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -54,8 +54,7 @@ class SpanPosterior:
         `timetok.metrics.iou` if None. To aim at R@0.7, pass ``lambda a, b: (iou(a, b) >= 0.7).astype(float)``.
         ArgumentError is raised for a ``num`` below 1.
         """
-        if num < 1:
-            raise ArgumentError(f"num must be at least 1, got {num!r}")
+        check_count("num", num)
         seconds = self.grid.sample_times(self.duration_seconds)
         candidates = seconds[np.stack(np.triu_indices(self.grid.num_tokens), 1)]
         ordered = np.sort(self.joint, axis=None)

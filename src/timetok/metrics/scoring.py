@@ -103,8 +103,7 @@ class Prediction:
 
     They are every moment of the answer, neither sorted nor clamped: that is the protocol's business. Two and two are a
     window, the first of which is the answer; ``scores``, one a window, rank them for average precision. ``saliency``
-    has a score for each clip of the video, for HIT@1. ``unfinished``: nothing came after the last moment, not even an
-    end.
+    has a score for each clip of the video, for HIT@1. ``unfinished``: nothing, not even an end, came after the last.
     """
 
     question_id: str | int
@@ -274,7 +273,6 @@ def _windows(paired: Sequence[Pair], rules: Protocol) -> tuple[list[tuple[Span, 
 
 
 def _measures(windows: Sequence[Sequence[Span]], paired: Sequence[Pair], rules: Protocol) -> dict[str, Floats]:
-    """Each measure of every answer, ``[n]``."""
     sides = [(each, one.spans) for each, (_, one) in zip(windows, paired, strict=True)]
     width = max(rules.tops, default=1)
     if rules.truths in _SETS:

@@ -1,8 +1,7 @@
 """LITA's layout in Triton: every byte of the features is read once, every byte of their gradient written once.
 
 A program has one frame, or a part of its rows, and a block of channels. It walks over rows of windows: their means are
-slow tokens if the frame is a slow one, and all their sums together its fast token. Patches that fill no window count in
-the fast token alone.
+slow tokens if the frame is a slow one, and all their sums together its fast token. Others count in the fast alone.
 
 Shapes: b batch, t frames, h w patch grid, e width, n tokens: t, then those of the slow frames.
 """

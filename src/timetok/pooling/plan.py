@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from timetok.errors import ArgumentError
+from timetok.errors import ArgumentError, check_count
 
 Frames: TypeAlias = Literal["all", "even", "floor", "every", "others"]
 Reduction: TypeAlias = Literal["mean", "max", "bilinear"]
@@ -48,8 +48,7 @@ class Path:
         partial: What happens where windows do not divide the patches: ``"floor"`` drops the border, as PyTorch pools,
             ``"ceil"`` makes smaller windows of it, ``"adaptive"`` spreads as many windows as fit over everything.
             A last group of too few frames is always kept.
-        separators: Learned vectors by place, as pairs such as ``("row_end", "newline")``. What is none of these raises
-            ArgumentError.
+        separators: Learned vectors by place, as pairs such as ``("row_end", "newline")``. Else ArgumentError is raised.
     """
 
     name: str
@@ -69,9 +68,9 @@ class Path:
             if value not in get_args(choices):
                 raise ArgumentError(f"{name}: expected one of {', '.join(get_args(choices))}, got {value!r}")
         if self.frames in ("even", "floor", "every", "others"):
-            _check_count("num", self.num, 1)
+            check_count("num", self.num, 1)
         for value in (*self.window, *(self.cells or ())):
-            _check_count("cells" if self.cells and value in self.cells else "window", value, 0)
+            check_count("cells" if self.cells and value in self.cells else "window", value, 0)
 
     @property
     def plain(self) -> bool:
@@ -81,7 +80,7 @@ class Path:
 
     def frame_indices(self, num_frames: int) -> list[int]:
         """The frames it sees, in order; with fewer than asked for, some repeat. ArgumentError if an index is beyond."""
-        _check_count("num_frames", num_frames, 1)
+        check_count("num_frames", num_frames, 1)
         if self.frames == "even":
             steps = max(self.num - 1, 1)
             parts = [(k * (num_frames - 1) // steps, k * (num_frames - 1) % steps) for k in range(self.num)]
@@ -187,19 +186,13 @@ def plan_of(
         if preset not in PRESETS:
             raise ArgumentError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
         return PRESETS[preset]
-    _check_count("num_slow_frames", num_slow_frames, 0)
-    _check_count("slow_pool", slow_pool, 1)
+    check_count("num_slow_frames", num_slow_frames, 0)
+    check_count("slow_pool", slow_pool, 1)
     slow = Path(name="slow", frames="even", num=max(num_slow_frames, 1), window=(1, slow_pool, slow_pool))
     return PoolingPlan((Path(name="fast"),) * fast + (slow,) * (num_slow_frames > 0))
 
 
-def _check_count(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ArgumentError(f"{name}: expected an integer of at least {least}, got {value!r}")
-
-
 def _published(told: dict[str, Any]) -> PoolingPlan:
-    """A layout as the file of presets writes it: lists in place of tuples, a table of separators."""
     paths = []
     for path in told["paths"]:
         shapes = {name: tuple(value) for name, value in path.items() if isinstance(value, list)}

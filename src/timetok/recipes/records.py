@@ -101,7 +101,6 @@ def read_records(
     ``bad`` says what becomes of spans outside the video, inverted or of no length, of empty text and missing media:
     ``"raise"`` refuses all but those of no length, ``"drop"`` leaves out the event, and a record that has none left or
     no media, ``"clip"`` moves spans into the video, swaps inverted ones and keeps the rest, ``"keep"`` swaps alone.
-    Answers stay as written.
 
     Raises DataError, which names file, entry and field, where the file cannot be read, fits no layout or several, lacks
     a field or has one of a wrong type, lists that differ in length, a name twice or one that leads out of its folder,
