@@ -1,120 +1,129 @@
-"""Films of an hour: search and zoom against one pass, retrieval alone, and as many windows without a search.
+"""Films of an hour: search and closer windows against one pass, the search alone, and as many windows without one.
 
-    python benchmarks/long.py            # writes three films, asks 20 questions; then memory over the length
+    python benchmarks/long.py            # writes films, asks 20 questions about three, then memory over the length
 
-All use the bundled model; the matcher is a linear head on its frame encoder, trained on single frames of other clips.
+All use the bundled model; the search is a linear head on its frame encoder, trained on frames of other clips.
 """
 
 import argparse
 import subprocess
 import sys
 import time
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
-from timetok.search import Search, localize_long, localize_long_all
 
+from continuous_time import weigh
+from long_videos import Index, chart
 from shapes_world.hours import ShapesMatcher, draw_film, write_film
-from timetok import Span
+from timetok import Span, TimeGrid, localize_long
 from timetok.lita.answer import Localizer
 from timetok.metrics import iou
-from timetok.plots import save, search_chart
-from timetok.timegrid import TimeGrid
+from timetok.plots import save
 from timetok.video import Part
 
 FILMS = {1: 7, 2: 7, 3: 6}  # questions about each, by its seed
 LENGTHS = (10, 30, 60)  # minutes
-WAYS = ("one pass over 100 frames", "retrieval alone", "windows without a search", "search, then zoom")
-MEMORY = """
-import resource, sys
-from pathlib import Path
-from shapes_world.hours import ShapesMatcher, draw_film, write_film
-from timetok.lita.answer import Localizer
-from timetok.search import Search, localize_long
-folder, minutes = Path(sys.argv[1]), float(sys.argv[2])
-localizer = Localizer.load()
-film = draw_film(1, minutes=minutes)
-path = folder / f"film-1-{minutes:g}.mp4"
-matcher = ShapesMatcher(localizer)
-localize_long(path, next(iter(film.truths)), localizer, Search(matcher=matcher))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
-"""
+WAYS = ("one pass over 100 frames", "search alone", "as many windows, no search", "search, then closer windows")
 
 
-def retrieved(times: np.ndarray, scores: np.ndarray) -> Span:
+def highest(times: np.ndarray, scores: np.ndarray) -> Span:
     """The run of frames around the best one that score at least half as high."""
-    best, high = int(scores.argmax()), scores >= scores.max() / 2
-    before, after = np.flatnonzero(~high[: best + 1]), np.flatnonzero(~high[best:])
-    first = int(before[-1]) + 1 if len(before) else 0
-    last = best + int(after[0]) - 1 if len(after) else len(high) - 1
-    return Span(times[first], times[last])
+    best, low = int(scores.argmax()), np.flatnonzero(scores < scores.max() / 2)
+    before, after = low[low < best], low[low > best]
+    return Span(times[before.max() + 1 if len(before) else 0], times[after.min() - 1 if len(after) else -1])
 
 
-def windows_alone(localizer: Localizer, path: Path, question: str, duration: float, num: int) -> Span | None:
-    """The most confident answer of as many windows side by side."""
-    edges = TimeGrid(num + 1).sample_times(duration)
+def side_by_side(localizer: Localizer, path: Path, question: str, duration: float, num: int) -> Span:
+    """The most confident of the answers about so many equal windows."""
     found = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(TimeGrid(num + 1).sample_times(duration).tolist()):
         encoded = localizer.encode(localizer.read(Part(path, Span(start, end))))
-        (answer,) = localizer.weigh([encoded], [question], [end - start])
-        found += [(answer.confidences[0], Span(start + span.start, start + span.end)) for span in answer.spans]
-    return max(found)[1] if found else None
+        (answer,) = weigh(localizer, [encoded], [question], [end - start])
+        found += [(answer.confidences[0], Span(*(start + moment for moment in answer.spans[0])))]
+    return max(found)[1]
 
 
 def ask(localizer: Localizer, matcher: ShapesMatcher, folder: Path, seed: int, minutes: float) -> list[dict]:
     """A row for every question about a film and every way to answer it."""
     film = draw_film(seed, minutes=minutes, num_questions=FILMS[seed])
-    path, questions, duration = folder / f"film-{seed}-{minutes:g}.mp4", list(film.truths), film.duration_seconds
+    path, duration = folder / f"film-{seed}-{minutes:g}.mp4", film.duration_seconds
     write_film(film, path)
-    begin = time.perf_counter()
-    answers = localize_long_all(path, questions, localizer, Search(matcher=matcher))
-    together = time.perf_counter() - begin
+    posterior, clock = partial(weigh, localizer), time.perf_counter
+    begin = clock()
+    index = Index.of(path, matcher)
+    searched = clock() - begin
     rows = []
-    for question, answer in zip(questions, answers, strict=True):
-        truth, calls = film.truths[question], len(answer.tried)
-        begin = time.perf_counter()
-        localize_long(path, question, localizer, Search(matcher=matcher))
-        alone = time.perf_counter() - begin
-        begin = time.perf_counter()
+    for question, truth in film.truths.items():
+        times, scores = index.scores(question)
+        ticks = [clock()]
+        answer = localize_long(path, question, localizer, scores=(times, scores), ask=posterior)
+        calls = len(answer.tried)
+        ticks.append(clock())
         encoded = localizer.encode(localizer.read(path))
-        (one,) = localizer.weigh([encoded], [question], [duration])
-        passed = time.perf_counter() - begin
-        begin = time.perf_counter()
-        side_by_side = windows_alone(localizer, path, question, duration, calls)
-        uniform = time.perf_counter() - begin
-        first = [each.window for each in answer.tried if not each.zoom]
-        recall = any(each.start <= truth.start and truth.end <= each.end for each in first)
-        found = [next(iter(one.spans), None), retrieved(answer.times_seconds, answer.scores), side_by_side]
-        spans = dict(zip(WAYS, [*found, next(iter(answer.spans), None)], strict=True))
-        costs = dict(zip(WAYS, [(1, passed), (0, together / len(questions)), (calls, uniform), (calls, alone)], strict=True))
-        for way, span in spans.items():
-            num, seconds = costs[way]
-            row = {"film": seed, "minutes": minutes, "question": question, "way": way, "iou": iou(span, truth) if span else 0.0}
-            row |= {"calls": num, "seconds": f"{seconds:.2f}", "window_has_it": int(recall)}
-            rows.append(row | {"seconds_together": f"{together / len(questions):.2f}"} | provenance())
-    chart = search_chart(answers[0], question=questions[0], truth=[film.truths[questions[0]]])
-    save(chart, ROOT / "docs" / "long.png")
+        (one,) = posterior([encoded], [question], [duration])
+        ticks.append(clock())
+        alone = side_by_side(localizer, path, question, duration, calls)
+        ticks.append(clock())
+        asked, passed, apart = np.diff(ticks)
+        first = [window for window, _ in answer.tried if abs(window.duration_seconds - 60) < 1e-6]
+        has_it = any(window.start <= truth.start and truth.end <= window.end for window in first)
+        spans = one.spans[0], highest(times, scores), alone, next(iter(answer.spans), Span(0, 0))
+        costs = (1, passed), (0, searched), (calls, apart), (calls, searched + asked)
+        for way, span, (num, seconds) in zip(WAYS, spans, costs, strict=True):
+            row = {"film": seed, "minutes": minutes, "question": question, "way": way, "iou": f"{iou(span, truth):.4f}"}
+            row |= {"calls": num, "seconds": f"{seconds:.2f}", "windows_seconds": f"{asked:.2f}"}
+            rows.append(row | {"window_has_it": int(has_it), **provenance()})
+        print(*(f"{row['way']}: {row['iou']}" for row in rows[-len(WAYS) :]), sep=" | ")
+    if seed == 1:
+        figure = chart(answer, (times, scores), question=question, truth=[truth])
+        save(figure, ROOT / "docs" / "long.png")
     return rows
 
 
 def tables() -> str:
     """The docs' tables, from the CSV files alone."""
-    rows = read_rows("long")
-    lines = []
+    lines, rows = [], read_rows("long")
     for way in WAYS:
         some = [row for row in rows if row["way"] == way]
         ious = np.array([float(row["iou"]) for row in some])
         calls, seconds = (np.mean([float(row[name]) for row in some]) for name in ("calls", "seconds"))
         lines.append([way, f"{ious.mean():.3f}", f"{(ious >= 0.5).mean():.2f}", f"{calls:.1f}", f"{seconds:.1f}"])
     ours = [row for row in rows if row["way"] == WAYS[-1]]
-    recall = np.mean([int(row["window_has_it"]) for row in ours])
-    alone, together = (np.sum([float(row[name]) for row in ours]) for name in ("seconds", "seconds_together"))
+    alone, windows = (sum(float(row[name]) for row in ours) for name in ("seconds", "windows_seconds"))
+    films = {row["film"]: float(row["seconds"]) - float(row["windows_seconds"]) for row in ours}
+    together, recall = windows + sum(films.values()), np.mean([int(row["window_has_it"]) for row in ours])
     text = markdown(["way", "mIoU", "R@0.5", "LM calls", "seconds"], lines)
-    text += f"\n\nThe search alone puts the event whole into a first window in {recall:.0%} of {len(ours)} questions. "
-    text += f"Asked together they take {together:.0f} s, one by one {alone:.0f} s: {together / alone:.2f} of the time."
+    text += f"\n\nThe search alone puts the whole event into one of its first windows for {recall:.0%} of {len(ours)} "
+    text += (
+        f"questions. Asked together, film by film, they take {together:.0f} s; one by one, each with a search of its "
+    )
+    text += f"own, {alone:.0f} s: {together / alone:.2f} of the time."
     memory = [[row["minutes"], row["peak_gib"]] for row in read_rows("long_memory")]
     return f"{text}\n\n{markdown(['minutes of video', 'peak GiB of the process'], memory)}"
+
+
+def peak_gib(folder: Path, minutes: float) -> float:
+    """What a process needs at most that searches a film and answers one question."""
+    path = folder / f"memory-{minutes:g}.mp4"
+    film = draw_film(1, minutes=minutes)
+    write_film(film, path)
+    code = f"""
+import resource
+from long_videos import Index
+from shapes_world.hours import ShapesMatcher
+from timetok import localize_long
+from timetok.lita.answer import Localizer
+localizer, question = Localizer.load(), {next(iter(film.truths))!r}
+index = Index.of({str(path)!r}, ShapesMatcher(localizer))
+localize_long({str(path)!r}, question, localizer, scores=index.scores(question))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+    folders = {"cwd": ROOT / "examples", "capture_output": True, "text": True, "check": True}
+    return float(subprocess.run([sys.executable, "-c", code], **folders).stdout.split()[-1])
 
 
 def main(options: argparse.Namespace) -> None:
@@ -125,10 +134,7 @@ def main(options: argparse.Namespace) -> None:
         rows = ask(localizer, matcher, options.out, seed, options.minutes)
         add_rows("long", rows, key=("film", "minutes", "question", "way"))
     for minutes in LENGTHS:
-        write_film(draw_film(1, minutes=minutes), options.out / f"memory-1-{minutes:g}.mp4")
-        command = [sys.executable, "-c", MEMORY.replace("film-1", "memory-1"), str(options.out), str(minutes)]
-        peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-        row = {"minutes": minutes, "peak_gib": f"{float(peak):.2f}"}
+        row = {"minutes": minutes, "peak_gib": f"{peak_gib(options.out.resolve(), minutes):.2f}"}
         add_rows("long_memory", [row | provenance()], key=("minutes",))
     write_between(ROOT / "docs" / "long.md", "table of long videos", tables())
     print(tables())

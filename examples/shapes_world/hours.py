@@ -1,4 +1,4 @@
-"""Hours of shapes: a film of many chapters, in which a few named shapes are seen once, for seconds, among many others."""
+"""Hours of shapes: films of many chapters, in which a few named shapes are seen once, for seconds, among others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

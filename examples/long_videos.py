@@ -1,0 +1,166 @@
+"""An hour of video: a CLIP finds the parts that may answer a question, a video language model is asked there.
+
+python examples/long_videos.py film.mp4 "When does it rain?" --clip CLIP_FOLDER --model MODEL_FOLDER --index index
+"""
+
+import argparse
+import os
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+from transformers import AutoModel, AutoProcessor
+
+from timetok import Span, localize_long
+from timetok.hub import LongAnswer, load_localizer
+from timetok.lita.answer import find_folder, load_weights
+from timetok.plots import save
+from timetok.recipes.cache import FeatureCache, weights_digest
+from timetok.video import Frames, iter_frames
+
+CHUNK = 64  # frames that are embedded at once
+SMOOTH_SECONDS = 1.0  # standard deviation of the Gaussian over which scores are averaged
+
+
+class TwoTowers:
+    """A CLIP, a SigLIP or a relative, in a folder of transformers, as a matcher.
+
+    A matcher puts frames and questions into one space, where the product of those that fit is large. ``size`` is that
+    of the frames it is shown, as in `read_frames`, and ``name`` tells its embeddings from others on disk.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, device: str = "cpu") -> None:
+        path = find_folder(folder)
+        self.model = load_weights(AutoModel, path).to(device)
+        self.processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+        self.size, self.name = min(dict(self.processor.image_processor.size).values()), weights_digest(self.model)
+
+    @torch.inference_mode()
+    def frames(self, pixels: Tensor) -> Tensor:
+        """Frames uint8 [n 3 h w] → [n e], rows of length 1."""
+        inputs = self.processor.image_processor(list(pixels), return_tensors="pt").to(self.model.device)
+        return normalize(self.model.get_image_features(**inputs).pooler_output)
+
+    @torch.inference_mode()
+    def text(self, question: str) -> Tensor:
+        """A question, cut where it is too long → [e] of length 1."""
+        options: Any = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        inputs = self.processor.tokenizer([question], **options).to(self.model.device)
+        return normalize(self.model.get_text_features(**inputs).pooler_output)[0]
+
+
+class Index:
+    """Embeddings [n e] of frames of a whole video and their times [n], for any number of questions."""
+
+    def __init__(self, shown: Iterable[tuple[float, Tensor]], matcher: Any) -> None:
+        """``shown`` are seconds and frames, such as `iter_frames` gives; they are embedded in constant memory."""
+        self.matcher, rows, frames = matcher, [], iter(shown)
+        with tqdm(desc="frames searched", unit="frames") as bar:
+            while chunk := list(islice(frames, CHUNK)):
+                embeddings = matcher.frames(torch.stack([pixels for _, pixels in chunk])).float().cpu()
+                rows.append(torch.cat([torch.tensor([[seconds] for seconds, _ in chunk]), embeddings], 1))
+                bar.update(len(chunk))
+        self.table = torch.cat(rows)
+
+    @classmethod
+    def of(cls, video: str | Path, matcher: Any, *, every_seconds: float = 0.5, folder: str | Path | None = None):
+        """The index of a file, one frame in each ``every_seconds``; kept in ``folder``, and read where it is there."""
+
+        def table(path: Path) -> Tensor:
+            return cls(iter_frames(path, size=matcher.size, every_seconds=every_seconds), matcher).table
+
+        index = cls.__new__(cls)
+        index.matcher = matcher
+        if folder is None:
+            index.table = table(Path(video))
+        else:
+            cache = FeatureCache(folder, {"matcher": matcher.name, "every_seconds": every_seconds})
+            cache.fill([Path(video)], table)
+            index.table = cache[Path(video)]
+        return index
+
+    def scores(self, question: str) -> tuple[np.ndarray, np.ndarray]:
+        """What `localize_long` takes: the times of frames, and how well each fits a question, smoothed."""
+        times = self.table[:, 0].double().numpy()
+        fits = (self.table[:, 1:] @ self.matcher.text(question).float().cpu()).double().numpy()
+        apart = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+        return times, gaussian_filter1d(fits, SMOOTH_SECONDS / max(apart, 1e-3))
+
+
+class Recent:
+    """The last minutes of an endless stream, in bounded memory: frames and their embeddings."""
+
+    def __init__(self, matcher: Any, *, seconds: float, every_seconds: float = 0.5) -> None:
+        self.matcher, self.kept = matcher, deque(maxlen=max(round(seconds / every_seconds), 2))
+
+    def take(self, shown: Iterable[tuple[float, Tensor]]) -> None:
+        """Add seconds and frames, in order, such as ``iter_frames(sys.stdin.buffer, every_seconds=…)`` gives."""
+        frames = iter(shown)
+        while chunk := list(islice(frames, CHUNK)):
+            embeddings = self.matcher.frames(torch.stack([pixels for _, pixels in chunk])).float().cpu()
+            self.kept.extend((seconds, pixels, row) for (seconds, pixels), row in zip(chunk, embeddings, strict=True))
+
+    def ask(self, question: str, model: Any = None, **options: Any) -> tuple[LongAnswer, float]:
+        """An answer about what is kept, and the second of the stream from which its times count."""
+        times, pixels, rows = zip(*self.kept, strict=True)
+        begin = times[0]
+        seconds = torch.tensor(times, dtype=torch.float64) - begin
+        frames = Frames(torch.stack(pixels), seconds, float(seconds[-1]) + float(seconds.diff().median()))
+        fits = (torch.stack(rows) @ self.matcher.text(question).float().cpu()).double().numpy()
+        curve = gaussian_filter1d(fits, SMOOTH_SECONDS / max(float(seconds.diff().median()), 1e-3))
+        return localize_long(frames, question, model, scores=(seconds.numpy(), curve), **options), begin
+
+
+def chart(
+    answer: LongAnswer, scores: tuple[np.ndarray, np.ndarray], *, question: str, truth: Sequence[Span] = ()
+) -> Figure:
+    """Draw a search: how well the video fits, the windows that were tried, ever closer, and the spans."""
+    figure = Figure((8.0, 4.2), 200, facecolor="white", layout="constrained")
+    curve, tried = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))
+    curve.plot(np.asarray(scores[0]) / 60, scores[1], color="#0072B2", linewidth=0.8)
+    curve.set(ylabel="fit", title=question)
+    for row, (window, found) in enumerate(answer.tried):
+        tried.plot([window.start / 60, window.end / 60], [row, row], color="#BBBBBB", linewidth=2.5)
+        for span in found.spans[:1]:
+            ends = [(window.start + end) / 60 for end in span]
+            tried.plot(ends, [row, row], color="#0072B2", linewidth=2.5)
+    for spans, colour in ((truth, "#E69F00"), (answer.spans, "#0072B2")):
+        for span in spans:
+            curve.axvspan(span.start / 60, span.end / 60, color=colour, alpha=0.35)
+    tried.set(xlabel="minutes", ylabel="windows tried", xlim=(0, answer.duration_seconds / 60))
+    tried.invert_yaxis()
+    return figure
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video", nargs="?", type=Path)
+    parser.add_argument("questions", nargs="*")
+    parser.add_argument("--clip", help="a folder with a CLIP or SigLIP; without one every window is asked about")
+    parser.add_argument("--model", help="a downloaded video LM (default: the bundled one of shapes)")
+    parser.add_argument("--index", type=Path, help="a folder that keeps the embeddings")
+    parser.add_argument("--plot", type=Path, help="a figure of the search for the last question")
+    options = parser.parse_args()
+    if not options.video:
+        parser.print_help()
+        raise SystemExit(0)
+    localizer = load_localizer(options.model)
+    index = Index.of(options.video, TwoTowers(options.clip), folder=options.index) if options.clip else None
+    for question in options.questions:
+        scores = index.scores(question) if index else None
+        answer = localize_long(options.video, question, localizer, scores=scores)
+        print(question)
+        for span, confidence in zip(answer.spans, answer.confidences, strict=True):
+            print(f"  {span.start:.2f} s to {span.end:.2f} s   (confidence {confidence:.2f})")
+        print(f"  {len(answer.tried)} windows, {answer.num_tokens} tokens")
+        if options.plot and scores:
+            print(f"  {save(chart(answer, scores, question=question), options.plot)}")
