@@ -150,11 +150,11 @@ if __name__ == "__main__":
     parser.add_argument("--index", type=Path, help="a folder that keeps the embeddings")
     parser.add_argument("--plot", type=Path, help="a figure of the search for the last question")
     options = parser.parse_args()
-    if not options.video:
-        parser.print_help()
-        raise SystemExit(0)
-    localizer = load_localizer(options.model)
-    index = Index.of(options.video, TwoTowers(options.clip), folder=options.index) if options.clip else None
+    if not options.questions:
+        print(__doc__)
+    localizer = load_localizer(options.model) if options.questions else None
+    towers = TwoTowers(options.clip) if options.clip else None
+    index = Index.of(options.video, towers, folder=options.index) if towers else None
     for question in options.questions:
         scores = index.scores(question) if index else None
         answer = localize_long(options.video, question, localizer, scores=scores)

@@ -200,10 +200,10 @@ def localize_long(
     ``scores`` are moments in seconds ``[n]``, in order, and how well the video fits the question there ``[n]``, as a
     CLIP tells (``examples/long_videos.py``); None asks about all of it. First windows, ``window_seconds`` long, stand
     around the ``num_windows`` highest that are half of that apart. They get closer until the model's marks and frames
-    are at most ``resolution_seconds`` apart. Of the spans found, ``max_spans`` that are not alike are given; their
+    are at most ``resolution_seconds`` apart. Of the spans found, the best ``max_spans`` that are not alike are given; a
     confidence is the model's, 1 if it tells none, times the mean score within, from 0 for the median to 1 for the
-    highest. ``ask`` answers in place of the model's own, such as by its span posterior. Beside what `localize` raises,
-    ArgumentError is for numbers that are not positive.
+    highest. ``ask`` answers in place of the model's own, such as by its posterior. ArgumentError: a number is not
+    positive.
 
     Source: retrieval, then grounding, as in arXiv 2606.12300; the closer windows are ours.
     """
@@ -213,7 +213,7 @@ def localize_long(
     localizer, tried, found = localizer_of(model), list[tuple[Span, Answer]](), list[tuple[float, Span]]()
     localizer.check_question(question)
     duration = video.duration_seconds if isinstance(video, Frames) else read_frames(video, 1).duration_seconds
-    apart, peaks = min(window_seconds, duration) / 2, list[float]()
+    apart, steps, finest = min(window_seconds, duration) / 2, localizer.num_steps, resolution_seconds
     moments, fits = map(np.asarray, scores or [np.arange(apart, duration, apart)] * 2)
     if moments.shape != fits.shape or not len(fits):
         raise ArgumentError(f"scores: expected a score a moment, got {moments.shape} moments, {fits.shape} scores")
@@ -223,6 +223,7 @@ def localize_long(
     def fit(start: float, end: float) -> float:
         return float(np.interp(np.linspace(start, end, 32), moments, curve).mean())
 
+    peaks: list[float] = []
     for moment in moments[np.argsort(-curve, kind="stable")].tolist():
         if (not scores or len(peaks) < num_windows) and all(abs(moment - other) >= apart for other in peaks):
             peaks.append(moment)
@@ -237,9 +238,9 @@ def localize_long(
             here += [(fit(*span) * next(iter(answer.confidences), 1.0), span)] if span else []
             if not span or 2 * max(here[-1][0], fit(peak, peak)) < max(found, default=here[-1])[0]:
                 break  # nothing there, or far less than elsewhere
-            missed = 2 * fit(*span) < fit(peak, peak)
-            closer = _closer(window, span, duration, localizer.num_steps, resolution_seconds)
-            window = _around(peak, window.duration_seconds / 2, duration) if missed else closer
+            length = window.duration_seconds
+            missed = fit(*span) < fit(peak, peak) and not span.start - length / 20 <= peak <= span.end + length / 20
+            window = _around(peak, length / 2, duration) if missed else _closer(window, span, duration, steps, finest)
         found += here[-1:]
     best: list[tuple[float, Span]] = []
     for confidence, span in sorted(found, reverse=True):

@@ -366,8 +366,8 @@ def _decode(path: Path, shown: _Shown, part: Span | None, num: int, picture: _Pi
     start, stop = part or (0.0, end)
     if not 0 <= start < stop <= end:
         raise ArgumentError(f"source: expected a part of {end} seconds that has a length, got {start} to {stop}")
-    first = bisect_right(shown.ticks, begin + Fraction(start) / base) - 1
-    indices = first + spread(max(bisect_left(shown.ticks, begin + Fraction(stop) / base) - first, 1), num)
+    first = bisect_right(shown.ticks, begin + math.floor(Fraction(start) / base)) - 1
+    indices = first + spread(max(bisect_left(shown.ticks, begin + math.ceil(Fraction(stop) / base)) - first, 1), num)
     # Threads within a decoder start anew at each seek, so most decode from keyframes of their own instead. They are no
     # more than eight: what each has to keep takes 0.1 GB in 4K.
     groups = np.searchsorted(shown.keyframes, shown.ticks[np.unique(indices)], "right")

@@ -84,7 +84,7 @@ def test_confidences_pair_with_spans_one_to_one(marks: list[int]) -> None:
     tt = _PARSER.processor.tt
     ids = [tt.time_token_ids[0] + k if k >= 0 else 9 for k in marks]
     chances = [(k + 1) / (len(ids) + 1) for k in range(len(ids))]
-    answer = _PARSER._answer(ids, chances, 19.0)
+    answer = _PARSER._answer(ids, chances, 19.0, 0)
     assert list(answer.spans) == tt.spans(ids, 19.0)
     assert len(answer.confidences) == len(answer.spans)
 
