@@ -5,6 +5,7 @@ SHELL := bash
 
 PYTHON ?= python3
 QUESTION ?= --sample
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
 
@@ -25,7 +26,7 @@ demo: $(READY)
 	@$(BIN)/timetok localize $(QUESTION) --plot timetok-demo.png
 
 test: $(READY)
-	@$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -q -m "slow or gpu" $(ARGS)
@@ -54,6 +55,7 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/plot.py
 	@$(BIN)/python benchmarks/video.py
 	@$(BIN)/python benchmarks/lita.py
+	@$(BIN)/python benchmarks/long.py
 	@$(BIN)/python benchmarks/shapes.py $(ARGS)
 	@$(BIN)/python benchmarks/posterior.py
 

@@ -220,7 +220,8 @@ def localize_long(
     curve = np.clip((fits - low) / max(high - low, 1e-12), 0, 1) if scores else np.ones(len(fits))
 
     def fit(start: float, end: float) -> float:
-        return float(np.interp(np.linspace(start, end, 32), moments, curve).mean())
+        within = curve[(start <= moments) & (moments <= end)]
+        return float(within.mean() if len(within) else np.interp((start + end) / 2, moments, curve))
 
     peaks: list[float] = []
     for moment in moments[np.argsort(-curve, kind="stable")].tolist():
@@ -237,9 +238,8 @@ def localize_long(
             here += [(fit(*span) * next(iter(answer.confidences), 1.0), span)] if span else []
             if not span or 2 * max(here[-1][0], fit(peak, peak)) < max(found, default=here[-1])[0]:
                 break  # nothing there, or far less than elsewhere
-            length = window.duration_seconds
-            missed = fit(*span) < fit(peak, peak) and not span.start - length / 20 <= peak <= span.end + length / 20
-            window = _around(peak, length / 2, duration) if missed else _closer(window, span, duration, steps, finest)
+            agrees, half = 2 * fit(*span) >= fit(peak, peak), window.duration_seconds / 2
+            window = _closer(window, span, duration, steps, finest) if agrees else _around(peak, half, duration)
         found += here[-1:]
     best: list[tuple[float, Span]] = []
     for confidence, span in sorted(found, reverse=True):
