@@ -227,7 +227,7 @@ def localize_long(
     for moment in moments[np.argsort(-curve, kind="stable")].tolist():
         if (not scores or len(peaks) < num_windows) and all(abs(moment - other) >= apart for other in peaks):
             peaks.append(moment)
-    for peak in tqdm(peaks, "windows"):
+    for peak in tqdm(peaks, "moments looked at"):
         window: Span | None = _around(peak, 2 * apart, duration)
         here: list[tuple[float, Span]] = []
         while window and len(here) < _MOST_WINDOWS:
