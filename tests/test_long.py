@@ -16,16 +16,17 @@ from long_videos import Index, Recent, TwoTowers, chart
 from timetok import Span, localize_long
 from timetok.cli import main
 from timetok.errors import ArgumentError, ModelFolderError, PromptError, VideoNotFoundError
-from timetok.hub import HubLocalizer, LongAnswer
+from timetok.hub import HubLocalizer, LongAnswer, load_localizer
 from timetok.lita.answer import Answer, Localizer, load_sample
 from timetok.timegrid import iou
 from timetok.video import Frames, Part, iter_frames, read_frames
+from tiny_video_lms import save
 from tiny_videos import decode_everything, numbers, write
 
 QUESTION = "When does the woman open the door?"
 
 
-class Knowing(HubLocalizer):
+class Knowing(Localizer):
     """Knows when something happens, as exactly as its steps allow; where nothing does, it may tell a lie.
 
     It sees no pixels: a frame's value is the second at which it stands, which tells it where the window is.
@@ -161,7 +162,7 @@ def test_other_ways_to_ask_are_taken() -> None:
     "wrong", [{"window_seconds": 0}, {"num_windows": -1}, {"resolution_seconds": 0.0}, {"max_spans": 0}]
 )
 def test_numbers_are_positive(wrong: dict[str, float]) -> None:
-    with pytest.raises(ArgumentError, match=f"{next(iter(wrong))}.* expected positive numbers, got"):
+    with pytest.raises(ArgumentError, match=f"{next(iter(wrong))}.*must be positive, got"):
         localize_long(film(1), QUESTION, Knowing(), **wrong)
 
 
@@ -169,6 +170,17 @@ def test_numbers_are_positive(wrong: dict[str, float]) -> None:
 def test_a_score_a_moment_is_needed(curve: Any) -> None:
     with pytest.raises(ArgumentError, match="scores: expected a score a moment"):
         localize_long(film(1), QUESTION, Knowing(), scores=curve)
+
+
+def test_a_hub_model_needs_a_search(tmp_path: Path) -> None:
+    model = load_localizer(save(tmp_path / "model", "qwen2_5_vl"))
+    assert isinstance(model, HubLocalizer)
+    with pytest.raises(ArgumentError, match="scores: needed by a model of the Hub"):
+        localize_long(film(1), QUESTION, model)
+    path, _, truth = load_sample()
+    moments = np.arange(0, 16, 0.5)
+    answer = localize_long(path, QUESTION, model, scores=(moments, (moments > truth.start) * 1.0), window_seconds=8)
+    assert answer.tried and all(span.end <= 16 for span in answer.spans) and answer.num_tokens > 0
 
 
 def test_a_question_and_a_video_are_needed(tmp_path: Path) -> None:
@@ -261,7 +273,7 @@ def test_the_last_minutes_of_a_stream(tmp_path: Path) -> None:
         recent.take(iter_frames(stream, size=(8, 8), every_seconds=1.0))
     assert len(recent.kept) == 90  # what came before is gone
 
-    class Seeing(HubLocalizer):
+    class Seeing(Localizer):
         """Says when it is bright."""
 
         num_steps = 99

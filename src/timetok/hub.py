@@ -202,14 +202,16 @@ def localize_long(
     around the ``num_windows`` highest that are half of that apart. They get closer until the model's marks and frames
     are at most ``resolution_seconds`` apart. Of the spans found, the best ``max_spans`` that are not alike are given; a
     confidence is the model's, 1 if it tells none, times the mean score within, from 0 for the median to 1 for the
-    highest. ``ask`` answers in place of the model's own, as by its posterior. ArgumentError: a number is not positive.
+    highest. ``ask`` answers in place of the model's own, as by its posterior. ArgumentError: a number is not positive,
+    or a Hub model has no scores.
 
     Source: retrieval, then grounding, as in arXiv 2606.12300; the closer windows are ours.
     """
     if min(sizes := [window_seconds, num_windows, resolution_seconds, max_spans]) <= 0:
-        what = "window_seconds, num_windows, resolution_seconds, max_spans: expected positive numbers"
-        raise ArgumentError(f"{what}, got {sizes}")
+        raise ArgumentError(f"window_seconds, num_windows, resolution_seconds, max_spans must be positive, got {sizes}")
     localizer, tried, found = localizer_of(model), list[tuple[Span, Answer]](), list[tuple[float, Span]]()
+    if scores is None and isinstance(localizer, HubLocalizer):
+        raise ArgumentError("scores: needed by a model of the Hub, which tells no confidence to rank its answers by")
     localizer.check_question(question)
     duration = video.duration_seconds if isinstance(video, Frames) else read_frames(video, 1).duration_seconds
     apart, steps, finest = min(window_seconds, duration) / 2, localizer.num_steps, resolution_seconds
@@ -251,7 +253,6 @@ def localize_long(
 
 
 def _around(middle: float, width: float, duration: float) -> Span:
-    """The part of a video, as long as ``width`` seconds or the video, whose middle is nearest to a moment."""
     start = min(max(middle - width / 2, 0.0), max(duration - width, 0.0))
     return Span(start, min(start + width, duration))
 
