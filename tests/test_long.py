@@ -283,6 +283,9 @@ def test_the_last_minutes_of_a_stream(tmp_path: Path) -> None:
         def read(self, video: Any) -> Frames:
             return video
 
+        def encode(self, frames: Frames) -> Frames:
+            return frames
+
         def check_question(self, question: str) -> None: ...
 
         def ask(self, clips: Any, questions: Any, durations: Any, **_: Any) -> list[Answer]:

@@ -202,10 +202,9 @@ def localize_long(
     around the ``num_windows`` highest that are half of that apart. They get closer until the model's marks and frames
     are at most ``resolution_seconds`` apart. Of the spans found, the best ``max_spans`` that are not alike are given; a
     confidence is the model's, 1 if it tells none, times the mean score within, from 0 for the median to 1 for the
-    highest. ``ask`` answers in place of the model's own, as by its posterior. ArgumentError: a number is not positive,
-    or a Hub model has no scores.
+    highest. ``ask`` answers in place of the model's own. ArgumentError: a number is not positive, or scores are amiss.
 
-    Source: retrieval, then grounding, as in arXiv 2606.12300; the closer windows are ours.
+    Source: retrieval, then grounding (arXiv 2606.12300); the closer windows are ours.
     """
     if min(sizes := [window_seconds, num_windows, resolution_seconds, max_spans]) <= 0:
         raise ArgumentError(f"window_seconds, num_windows, resolution_seconds, max_spans must be positive, got {sizes}")
