@@ -48,9 +48,8 @@ def side_by_side(localizer: Localizer, path: Path, question: str, duration: floa
     return max(found)[1]
 
 
-def ask(localizer: Localizer, num_clips: int, folder: Path, seed: int, minutes: float) -> list[dict]:
+def ask(localizer: Localizer, matcher: ShapesMatcher, num_clips: int, folder: Path, seed: int, minutes: float) -> list:
     """A row for every question about a film and every way to answer it."""
-    matcher = ShapesMatcher(localizer).fit(folder / f"clips-{num_clips}", num_clips=num_clips)
     film = draw_film(seed, minutes=minutes, num_questions=FILMS[seed])
     path, duration = folder / f"film-{seed}-{minutes:g}.mp4", film.duration_seconds
     write_film(film, path)
@@ -141,9 +140,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 def main(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     localizer = Localizer.load()
-    for num_clips, seed in product(SEARCHES, FILMS):
-        rows = ask(localizer, num_clips, options.out, seed, options.minutes)
-        add_rows("long", rows, key=("film", "minutes", "clips", "question", "way"))
+    for num_clips in SEARCHES:
+        matcher = ShapesMatcher(localizer).fit(options.out / f"clips-{num_clips}", num_clips=num_clips)
+        for seed in FILMS:
+            rows = ask(localizer, matcher, num_clips, options.out, seed, options.minutes)
+            add_rows("long", rows, key=("film", "minutes", "clips", "question", "way"))
     for minutes in LENGTHS:
         row = {"minutes": minutes, "peak_gib": f"{peak_gib(options.out.resolve(), minutes):.2f}"}
         add_rows("long_memory", [row | provenance()], key=("minutes",))
