@@ -32,9 +32,9 @@ QUERIES = 64  # whose attention is held at once
 class Reduced:
     """What is left of a batch of videos, and where it comes from.
 
-    ``tokens`` are [b n e], the rest [b n]: the float64 second at which each is shown, a mean where it is made of
-    several frames; the frame and the patch, row by row, that it comes from, -1 where it is made of several; and the
-    number of patches it is the mean of, where patches are merged.
+    ``tokens`` are [b n e], the rest [b n], or lists of a video each: the float64 second at which each is shown, a mean
+    where it is made of several frames; the frame and the patch, row by row, that it comes from, -1 where it is made of
+    several; and the number of patches it is the mean of, where patches are merged.
     """
 
     tokens: Ragged
@@ -68,8 +68,8 @@ def checked(features: Tensor, times_seconds: Times) -> tuple[Tensor, Tensor]:
 def of_frames(tokens: Tensor, times: Tensor, index: Tensor, sizes: Tensor | None = None) -> Reduced:
     """Tokens [b t k e] of frames at times [b t], made of patches [b t k], in a row."""
     frames = torch.arange(times.shape[1], device=times.device).view(1, -1, 1).expand_as(index)
-    rows = (each.flatten(1, 2) for each in (tokens, times.unsqueeze(2).expand_as(index), frames, index))
-    return Reduced(*rows, None if sizes is None else sizes.flatten(1, 2))
+    shown, sizes = times.unsqueeze(2).expand_as(index), None if sizes is None else sizes.flatten(1, 2)
+    return Reduced(tokens.flatten(1, 2), shown.flatten(1, 2), frames.flatten(1, 2), index.flatten(1, 2), sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,10 +249,7 @@ def merge_similar(features: Tensor, times_seconds: Times, *, num_merged: int) ->
 def time_markers_text(times_seconds: Sequence[float], num_together: int = 1) -> list[str]:
     """What to write before each frame, or group of ``num_together`` of which the last is filled up by its last frame.
 
-    Source: Qwen3-VL as in transformers: the middle between a group's first and last time, to a tenth of a second.
-
-    >>> time_markers_text([0.0, 1.0, 2.0], 2)
-    ['<0.5 seconds>', '<2.0 seconds>']
+    Source: Qwen3-VL as in transformers: ``<0.5 seconds>``, the middle between a group's first and last time.
     """
     last, starts = len(times_seconds) - 1, range(0, len(times_seconds), check_count("num_together", num_together))
     ends = [times_seconds[min(start + num_together - 1, last)] for start in starts]

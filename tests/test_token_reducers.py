@@ -251,6 +251,14 @@ def test_timm_has_the_same_attention():
     assert not attention.qkv._forward_hooks
 
 
+def test_few_rows_of_attention_exist_at_a_time(monkeypatch):
+    monkeypatch.setattr(token_reducers, "QUERIES", 4)
+    shapes, softmax = [], torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda map, dim: shapes.append(map.shape) or softmax(map, dim))
+    attention_scores(vit("class token"), torch.zeros(2, 3, 96, 96), query="mean")
+    assert [shape[2] for shape in shapes] == [4] * 9 and {shape[3] for shape in shapes} == {37}
+
+
 def test_features_and_scores_come_of_one_pass():
     encoder, pixels = vit("class token", chunk_size=3), features(7, 3, 96, 96, dtype=torch.float32)
     found, scores = encode(encoder, pixels)
