@@ -30,8 +30,7 @@ class SpanHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[m d] → logits [m 2 R+1]."""
-        logits: Tensor = self.layers(hidden)
-        return logits.unflatten(-1, (2, -1))
+        return self.layers(hidden).unflatten(-1, (2, -1))
 
     def seconds(self, logits: Tensor, durations: Tensor) -> Tensor:
         """Logits and durations [m] → start and end, [m 2]; nothing makes the one come before the other."""

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Literal, Protocol, TypeAlias, get_args
 
 import torch
-from timm.layers import Attention
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
