@@ -34,8 +34,8 @@ WAYS = ("one pass over 100 frames", "search alone", "as many windows, no search"
 def highest(times: np.ndarray, scores: np.ndarray) -> Span:
     """The run of frames around the best one that score at least half as high."""
     best, low = int(scores.argmax()), np.flatnonzero(scores < scores.max() / 2)
-    before, after = low[low < best], low[low > best]
-    return Span(times[before.max() + 1 if len(before) else 0], times[after.min() - 1 if len(after) else -1])
+    before, after = low[low < best], low[low > best]  # what is shown stays until the next frame
+    return Span(times[before.max() + 1 if len(before) else 0], times[after.min() if len(after) else -1])
 
 
 def side_by_side(localizer: Localizer, path: Path, question: str, duration: float, num: int) -> Span:
@@ -123,7 +123,7 @@ def peak_gib(folder: Path, minutes: float) -> float:
     film = draw_film(1, minutes=minutes)
     write_film(film, path)
     code = f"""
-import resource
+from pathlib import Path
 from long_videos import Index
 from shapes_world.hours import ShapesMatcher
 from timetok import localize_long
@@ -131,7 +131,8 @@ from timetok.lita.answer import Localizer
 localizer, question = Localizer.load(), {next(iter(film.truths))!r}
 index = Index.of({str(path)!r}, ShapesMatcher(localizer))
 localize_long({str(path)!r}, question, localizer, scores=index.scores(question))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+status = Path("/proc/self/status").read_text()  # ru_maxrss of a child begins at its parent's peak
+print(int(status.split("VmHWM:")[1].split()[0]) / 2**20)
 """
     folders = {"cwd": ROOT / "examples", "capture_output": True, "text": True, "check": True}
     return float(subprocess.run([sys.executable, "-c", code], **folders).stdout.split()[-1])

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoProcessor
 
 from timetok import Span, localize_long
+from timetok.errors import ArgumentError
 from timetok.hub import LongAnswer, load_localizer
 from timetok.lita.answer import find_folder, load_weights
 from timetok.plots import save
@@ -111,6 +112,8 @@ class Recent:
 
     def ask(self, question: str, model: Any = None, **options: Any) -> tuple[LongAnswer, float]:
         """An answer about what is kept, and the second of the stream from which its times count."""
+        if len(self.kept) < 2:
+            raise ArgumentError(f"kept: expected two frames at least, got {len(self.kept)}; call take() first")
         times, pixels, rows = zip(*self.kept, strict=True)
         begin = times[0]
         seconds = torch.tensor(times, dtype=torch.float64) - begin

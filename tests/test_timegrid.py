@@ -159,7 +159,7 @@ def test_shapes_must_broadcast():
         TimeGrid().decode([1, 2, 3], [1, 2])
 
 
-@pytest.mark.parametrize("bad", [1, 0, -5, 2.0, "100", None, True])
+@pytest.mark.parametrize("bad", [1, 0, -5, 2.0, "100", None, True, np.array(100.5)])
 def test_there_are_at_least_two_marks(bad):
     with pytest.raises(ArgumentError, match="num_tokens: expected an integer of at least 2"):
         TimeGrid(bad)

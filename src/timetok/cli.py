@@ -48,8 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line like any other mistake: in one line."""
-
     def error(self, message: str) -> NoReturn:
         raise ArgumentError(f"{message}; see {self.prog} --help")
 
@@ -80,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _localize(options: argparse.Namespace) -> None:
     asked, truths = _asked(options)
-    if (options.plot or options.stream) and [len(questions) for _, questions in asked] != [1]:
-        raise ArgumentError("--plot, --stream: show the answer to one question, got several")
+    if (options.stream and options.long) or ((options.plot or options.stream) and [len(q) for _, q in asked] != [1]):
+        raise ArgumentError("--plot, --stream: show the answer to one question, got several, or --stream with --long")
     from timetok.hub import localize_all, localize_long, read_ahead
 
     localizer, num_failed, as_json = _localizer(options.model, options), 0, options.json or options.input
@@ -128,7 +126,6 @@ def _localize(options: argparse.Namespace) -> None:
 
 
 def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], list[Span] | None]:
-    """Videos with the questions about each, and the true spans if they are known."""
     if options.sample:
         from timetok.lita.answer import load_sample
 
@@ -250,7 +247,6 @@ def _info(_: argparse.Namespace) -> None:
 
 
 def _localizer(model: str | None, options: argparse.Namespace) -> Any:
-    # the progress of loading is only noise
     from transformers.utils import logging
 
     from timetok.hub import load_localizer

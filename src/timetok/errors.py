@@ -1,5 +1,6 @@
 """Every exception timetok raises on purpose: each refines a builtin, and tells argument, value, expectation, remedy."""
 
+import numbers
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,9 +52,9 @@ class DataError(TimetokError, ValueError):
 
 def check_count(name: str, value: Any, least: int = 1) -> Any:
     """An argument that is an integer, of whatever type; ArgumentError if it is none, or below ``least``."""
-    if not hasattr(value, "__index__") or isinstance(value, bool) or value < least:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise ArgumentError(f"{name}: expected an integer of at least {least}, got {value!r}")
-    return value  # as it came: numbers that torch.compile traces stay unknown
+    return value if isinstance(value, int) else int(value)  # what torch.compile traces stays unknown
 
 
 @contextmanager

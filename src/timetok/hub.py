@@ -17,13 +17,13 @@ from transformers.generation.streamers import BaseStreamer
 from timetok.adapter.prompts import check_typed
 from timetok.codecs import SecondsCodec
 from timetok.decoding import SpanConstraint
-from timetok.errors import ArgumentError, PromptError, raised_as
+from timetok.errors import ArgumentError, PromptError, check_count, raised_as
 from timetok.lita.answer import Answer, Localizer, check_length, find_folder, load_weights, telling_which
 from timetok.lita.modeling import LitaConfig
 from timetok.lita.processing import Video
 from timetok.timegrid import Span, iou
 from timetok.tokenizer import TimeTokenizer
-from timetok.video import Frames, Part, read_frames
+from timetok.video import Frames, Part, read_frames, spread
 
 
 class HubLocalizer:
@@ -198,41 +198,46 @@ def localize_long(
     """`localize` in a video of hours: the model is shown windows, and closer ones around what it found there.
 
     ``scores`` are moments in seconds ``[n]``, in order, and how well the video fits the question there ``[n]``, as a
-    CLIP tells (``examples/long_videos.py``); None asks about all of it. First windows, ``window_seconds`` long, stand
-    around the ``num_windows`` highest that are half of that apart. They get closer until the model's marks and frames
-    are at most ``resolution_seconds`` apart. Of the spans found, the best ``max_spans`` that are not alike are given; a
-    confidence is the model's, 1 if it tells none, times the mean score within, from 0 for the median to 1 for the
-    highest. ``ask`` answers in place of the model's own. ArgumentError: a number is not positive, or scores are amiss.
+    CLIP tells (``examples/long_videos.py``); None asks about all of it. Windows of ``window_seconds`` stand around the
+    ``num_windows`` highest that are half of that apart. They get closer until the model's marks and frames are at most
+    ``resolution_seconds`` apart, or filled by two fifths. Of the spans found, the best ``max_spans`` that are not alike
+    are given; a confidence is the model's, 1 if it tells none, times the mean score within, from 0 for the median to 1
+    for the highest. ``ask`` answers in place of the model's own. ArgumentError: a size or the scores make no sense.
 
     Source: retrieval, then grounding (arXiv 2606.12300); the closer windows are ours.
     """
-    if min(sizes := [window_seconds, num_windows, resolution_seconds, max_spans]) <= 0:
-        raise ArgumentError(f"window_seconds, num_windows, resolution_seconds, max_spans must be positive, got {sizes}")
+    num_windows, max_spans = check_count("num_windows", num_windows), check_count("max_spans", max_spans)
+    if not (window_seconds > 0 and resolution_seconds > 0):
+        raise ArgumentError(
+            f"window_seconds, resolution_seconds must be > 0, got {window_seconds}, {resolution_seconds}"
+        )
     localizer, tried, found = localizer_of(model), list[tuple[Span, Answer]](), list[tuple[float, Span]]()
-    if scores is None and isinstance(localizer, HubLocalizer):
-        raise ArgumentError("scores: needed by a model of the Hub, which tells no confidence to rank its answers by")
+    if scores is None and not (ask or localizer.tt.time_token_ids):
+        raise ArgumentError("scores: needed by a model that writes times as text, since it tells no confidence")
     localizer.check_question(question)
     duration = video.duration_seconds if isinstance(video, Frames) else read_frames(video, 1).duration_seconds
     apart, steps, finest = min(window_seconds, duration) / 2, localizer.num_steps, resolution_seconds
-    moments, fits = map(np.asarray, scores or [np.arange(apart, duration, apart)] * 2)
-    if moments.shape != fits.shape or not len(fits):
-        raise ArgumentError(f"scores: expected a score a moment, got {moments.shape} moments, {fits.shape} scores")
+    every = np.arange(apart, duration, apart)
+    moments, fits = map(np.asarray, (every, np.zeros(len(every))) if scores is None else scores)
+    in_order = moments.shape == fits.shape != (0,) and bool((np.diff([0, *moments, duration]) >= 0).all())
+    if not in_order or not np.isfinite(fits).all():
+        raise ArgumentError(f"scores: expected moments within {duration} s, in order, and a finite score for each")
     low, high = np.quantile(fits, (0.5, 1))
-    curve = np.clip((fits - low) / max(high - low, 1e-12), 0, 1) if scores else np.ones(len(fits))
+    curve = np.clip((fits - low) / (high - low), 0, 1) if high > low else np.ones(len(fits))
 
     def fit(start: float, end: float) -> float:
         within = curve[(start <= moments) & (moments <= end)]
         return float(within.mean() if len(within) else np.interp((start + end) / 2, moments, curve))
 
     peaks: list[float] = []
-    for moment in moments[np.argsort(-curve, kind="stable")].tolist():
-        if (not scores or len(peaks) < num_windows) and all(abs(moment - other) >= apart for other in peaks):
+    for moment in moments[np.argsort(-fits, kind="stable")].tolist():
+        if scores is None or (len(peaks) < num_windows and all(abs(moment - other) >= apart for other in peaks)):
             peaks.append(moment)
     for peak in tqdm(peaks, "moments looked at"):
         window: Span | None = _around(peak, 2 * apart, duration)
         here: list[tuple[float, Span]] = []
         while window and len(here) < _MOST_WINDOWS:
-            shown: Any = localizer.encode(localizer.read(_part(video, window)))
+            shown: Any = localizer.encode(localizer.read(_part(video, window, steps + 1)))
             (answer,) = (ask or localizer.ask)([shown], [question], [window.duration_seconds])
             tried.append((window, answer))
             span = next((Span(*(window.start + end for end in each)) for each in answer.spans), None)
@@ -265,12 +270,13 @@ def _closer(window: Span, span: Span, duration: float, steps: int, resolution: f
     return _around(middle, wanted, duration) if step > resolution and wanted < 0.8 * length else None
 
 
-def _part(video: str | os.PathLike[str] | Frames, window: Span) -> Frames | Part:
+def _part(video: str | os.PathLike[str] | Frames, window: Span, most: int) -> Frames | Part:
     if not isinstance(video, Frames):
         return Part(video, window)
     times = video.times_seconds - window.start
     first, last = max(int((times <= 0).sum()) - 1, 0), max(int((times < window.duration_seconds).sum()), 1)
-    return Frames(video.data[first:last], times[first:last].clamp(min=0), window.duration_seconds)
+    kept = first + spread(last - first, min(last - first, most))
+    return Frames(video.data[kept], times[kept].clamp(0, window.duration_seconds), window.duration_seconds)
 
 
 def read_ahead(localizer: AnyLocalizer, videos: Iterable[Video]) -> Iterator[Future[Frames]]:

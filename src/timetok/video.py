@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, get_args
@@ -106,7 +107,7 @@ def read_frames(
     if fps is not None:
         return _stills(source, num_frames, picture, fps)
     path, part = (_file(source.path), source.span) if isinstance(source, Part) else (_file(source), None)
-    shown = _demux(path)
+    shown = _demux(path, path.stat().st_mtime_ns)
     with suppress(VideoError) if backend == "pyav" else nullcontext():
         return _decode(path, shown, part, num_frames, picture, backend)
     # Either the file is damaged, which reading on will tell, or some of its packets show nothing.
@@ -202,7 +203,6 @@ class _Picture:
 
 
 def _stills(source: object, num_frames: int, picture: _Picture, fps: float) -> Frames:
-    """Frames of an array, of a picture or of a folder of some, which stand 1 / fps apart."""
     is_picture = re.compile(r"(?i)[^.].*\.(jpe?g|png)").fullmatch
     if not 0 < fps < math.inf:
         raise ArgumentError(f"fps must be positive and finite, got {fps!r}")
@@ -262,7 +262,6 @@ def _opened(source: Path | BinaryIO, num_threads: int = 0) -> Iterator[tuple[Inp
 
 
 def _check_whole(path: Path, container: InputContainer, stream: VideoStream) -> None:
-    """A VideoError if the file is shorter than it says."""
     if "mp4" in container.format.name:  # one whose index stands in front still opens when its end is missing
         promised = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     else:  # Matroska gives the size of all behind its header, in 7 bytes, unless they are all ones; FFmpeg ignores it
@@ -273,7 +272,8 @@ def _check_whole(path: Path, container: InputContainer, stream: VideoStream) -> 
         raise VideoError(f"{path} is cut off or damaged: of its {promised} bytes {size} are there")
 
 
-def _demux(path: Path) -> _Shown:
+@lru_cache(4)  # parts of one file are read one after the other
+def _demux(path: Path, _changed: int) -> _Shown:
     found, keyframes = dict[int, int](), set[int]()
     with _opened(path) as (container, stream):
         _check_whole(path, container, stream)
@@ -366,6 +366,8 @@ def _decode(path: Path, shown: _Shown, part: Span | None, num: int, picture: _Pi
     start, stop = part or (0.0, end)
     if not 0 <= start < stop <= end:
         raise ArgumentError(f"source: expected a part of {end} seconds that has a length, got {start} to {stop}")
+    if part:  # a file may begin with packets that show nothing, which the fallback leaves out
+        next(_pyav(path, shown, np.array([0]), 1))
     first = bisect_right(shown.ticks, begin + math.floor(Fraction(start) / base)) - 1
     indices = first + spread(max(bisect_left(shown.ticks, begin + math.ceil(Fraction(stop) / base)) - first, 1), num)
     # Threads within a decoder start anew at each seek, so most decode from keyframes of their own instead. They are no
@@ -386,7 +388,6 @@ def _pyav(path: Path, shown: _Shown, indices: NDArray[np.int64], num_threads: in
 
 
 def _torchcodec(path: Path, shown: _Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
-    """The same frames from torchcodec; a VideoError where it does not read the file, or shows others at those times."""
     causes = ImportError, LookupError, RuntimeError, ValueError
     with raised_as(VideoError, f"backend: torchcodec cannot read {path}", *causes):
         from torchcodec.decoders import VideoDecoder

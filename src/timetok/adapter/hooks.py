@@ -223,7 +223,7 @@ def generate_about(model: Any, video: EncodedVideo, input_ids: Tensor, mask: Ten
     config = options.get("generation_config") or model.lm.generation_config
     copies = max(options.get(name) or getattr(config, name) or 1 for name in ("num_beams", "num_return_sequences"))
     prefix, known, (count, width) = video.prefix_ids, len(video.prefix_ids), input_ids.shape
-    rows = [row[seen.bool()] for row, seen in zip(input_ids, mask, strict=True)]
+    rows = [row[width - num :] for row, num in zip(input_ids, mask.sum(1).tolist(), strict=True)]
     placeholder = model.video_token_id
     begins = [len(row) > known and torch.equal(row[:known], prefix) and placeholder not in row[known:] for row in rows]
     # masked padding amid a row changes nothing where positions come from the mask and no window slides over it

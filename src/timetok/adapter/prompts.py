@@ -114,7 +114,6 @@ class VideoPrompts:
         return {"input_ids": padded, "attention_mask": mask}
 
     def _count(self, video: Tensor | EncodedVideo) -> int:
-        """Visual tokens of a video's features, ``[t p e]`` or ``[t h w e]``, or of a pooled or an encoded one."""
         if isinstance(video, EncodedVideo) or video.ndim == 2:
             return len(video.tokens if isinstance(video, EncodedVideo) else video)
         _, num_frames, height, width, _ = as_grid(video.unsqueeze(0)).shape

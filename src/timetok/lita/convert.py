@@ -137,7 +137,6 @@ def _find(folder: Path, base: Path | None) -> tuple[_Json, _Json, list[Path], Pa
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files of a folder's weights, which say what they hold: an index is not read."""
     return next(filter(None, (sorted(folder.glob(pattern)) for pattern in _WEIGHTS)), [])
 
 
@@ -208,7 +207,6 @@ def _describe(
 
 
 def _check(config: LitaConfig, held: dict[str, Tensor]) -> None:
-    """Refuse weights of a model that are too many, too few, or of other sizes."""
     if (layers := config.text_config.num_hidden_layers) > len(held):  # building a billion would never end
         raise ModelFolderError(f"num_hidden_layers: {layers} are more than there are weights")
     with torch.device("meta"):

@@ -138,7 +138,8 @@ class Reference:
     saliency: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "spans", (self.spans,) if isinstance(self.spans, Span) else tuple(self.spans))
+        given = (self.spans,) if isinstance(self.spans, Span) else self.spans
+        object.__setattr__(self, "spans", tuple(Span(*each) for each in given))
         if not self.spans:
             raise DataError(f"spans of reference {self.question_id!r}: expected at least one")
         if not (math.isfinite(self.duration_seconds) and self.duration_seconds > 0):

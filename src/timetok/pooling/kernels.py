@@ -149,7 +149,6 @@ slow_fast.register_autograd(_of_gradient, setup_context=_remember)
 
 
 def _layout(grid: Tensor, num_slow: int, high: int, wide: int) -> tuple[dict[str, Any], int]:
-    """What both kernels are compiled for, and the number of blocks that cover the channels."""
     cells = triton.next_power_of_2(triton.cdiv(grid.shape[3], wide))
     # 8 cells of 128 bfloat16 are 16 bytes a thread of four warps, and a window's loads are in flight together
     block = min(triton.next_power_of_2(grid.shape[4]), max(1024 // cells, 16))

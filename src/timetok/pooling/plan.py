@@ -186,8 +186,8 @@ def plan_of(
         if preset not in PRESETS:
             raise ArgumentError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
         return PRESETS[preset]
-    check_count("num_slow_frames", num_slow_frames, 0)
-    check_count("slow_pool", slow_pool, 1)
+    num_slow_frames = check_count("num_slow_frames", num_slow_frames, 0)
+    slow_pool = check_count("slow_pool", slow_pool)
     slow = Path(name="slow", frames="even", num=max(num_slow_frames, 1), window=(1, slow_pool, slow_pool))
     return PoolingPlan((Path(name="fast"),) * fast + (slow,) * (num_slow_frames > 0))
 

@@ -287,7 +287,6 @@ def load_entries(path: Path, lengths: Mapping[str, float]) -> list[tuple[str, An
 
 
 def _read_line(line: str, lengths: Mapping[str, float]) -> Any:
-    """A line of Charades-STA as an entry, with the duration of its video where that is known."""
     if not (match := _CHARADES.fullmatch(line)):
         return line
     vid, start, end, sentence = match.groups()
