@@ -109,7 +109,7 @@ def tables() -> str:
     films = {row["film"]: float(row["seconds"]) - float(row["windows_seconds"]) for row in ours}
     together = windows + sum(films.values())
     text = (
-        f"{len(ours)} questions about {len(films)} films take {together:.0f} s with one search a film, {alone:.0f} s "
+        f"{len(ours)} questions about {len(films)} films take {together:.0f} s with one search a film,\n{alone:.0f} s "
     )
     text += f"with one a question: {together / alone:.2f} of the time (sums of the measured parts)."
     memory = [[row["minutes"], row["peak_gib"]] for row in read_rows("long_memory")]
