@@ -292,3 +292,8 @@ def test_what_cannot_be_played(tmp_path: Path) -> None:
         next(iter_frames(3))  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="every_seconds"):
         next(iter_frames(tmp_path, every_seconds=-1))
+
+
+def test_a_side_may_be_a_number_of_numpy(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", 3)
+    assert torch.equal(read_frames(path, 2, size=np.int64(24)).data, read_frames(path, 2, size=24).data)

@@ -5,6 +5,7 @@ import torch
 
 import tiny_lm
 from timetok import embeddings
+from timetok.errors import PromptError
 
 PREFIX = "USER: <video>"
 PROMPTS = [
@@ -61,6 +62,18 @@ def test_an_encoded_video_stands_for_its_features():
     rows = [{"prompt": PROMPTS[0], "answer": "it", "video_features": each} for each in (encoded, video())]
     first, second = (adapter(**adapter.processor.collate([row])).loss for row in rows)
     torch.testing.assert_close(first, second)
+
+
+def test_prompts_padded_on_the_right_are_refused():
+    adapter = tiny_lm.adapter()
+    encoded = adapter.encode_video(video(), PREFIX)
+    batch = adapter.prepare(PROMPTS[:2], videos=[encoded] * 2)
+    rolled = [-int(pad) for pad in (batch["attention_mask"] == 0).sum(1)]
+    assert any(rolled)
+    for name in ("input_ids", "attention_mask"):
+        batch[name] = torch.stack([row.roll(by) for row, by in zip(batch[name], rolled, strict=True)])
+    with pytest.raises(PromptError, match="placeholders by row"):
+        adapter.generate(**batch, **GREEDY)
 
 
 def test_a_repetition_penalty_sees_the_whole_prompt():

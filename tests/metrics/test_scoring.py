@@ -208,3 +208,9 @@ def test_what_only_one_system_was_scored_on_is_not_compared():
     assert "HIT@1" in one.values and "HIT@1" not in other.values and "HIT@1" not in found
     assert found["mIoU"].value == found["mIoU"].low == found["mIoU"].high == 0.5
     assert np.isnan([found["mAP long"].value, found["mAP long"].low]).all()  # no window lasts so long
+
+
+def test_windows_may_be_pairs() -> None:
+    pairs = Reference("a", "v", [(4, 6), (8.0, 9.0)], 10.0)  # type: ignore[arg-type]
+    assert pairs.spans == (Span(4, 6), Span(8, 9))
+    assert evaluate([Prediction("a", (4.0, 6.0))], [pairs]).miou == 1.0

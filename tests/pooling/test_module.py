@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
@@ -239,3 +240,10 @@ def test_a_grid_passes_through():
     video = torch.zeros(1, 2, 3, 4, 5)
     assert as_grid(video) is video
     assert as_grid(torch.zeros(1, 2, 9, 5)).shape == (1, 2, 3, 3, 5)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    pooler = SlowFastPooler(num_slow_frames=np.int64(4), slow_pool=np.int32(2))
+    assert pooler.plan == SlowFastPooler().plan
+    with pytest.raises(ArgumentError, match="num_slow_frames: expected an integer of at least 0"):
+        SlowFastPooler(num_slow_frames=np.array([4, 5]))
