@@ -55,7 +55,7 @@ def ask(localizer: Localizer, matcher: ShapesMatcher, num_clips: int, folder: Pa
     write_film(film, path)
     posterior, clock = partial(weigh, localizer), time.perf_counter
     begin = clock()
-    index = Index.of(path, matcher)
+    index = Index(path, matcher)
     searched = clock() - begin
     rows = []
     for question, truth in film.truths.items():
@@ -129,7 +129,7 @@ from shapes_world.hours import ShapesMatcher
 from timetok import localize_long
 from timetok.lita.answer import Localizer
 localizer, question = Localizer.load(), {next(iter(film.truths))!r}
-index = Index.of({str(path)!r}, ShapesMatcher(localizer))
+index = Index({str(path)!r}, ShapesMatcher(localizer))
 localize_long({str(path)!r}, question, localizer, scores=index.scores(question))
 status = Path("/proc/self/status").read_text()  # ru_maxrss of a child begins at its parent's peak
 print(int(status.split("VmHWM:")[1].split()[0]) / 2**20)

@@ -6,7 +6,7 @@ python examples/long_videos.py film.mp4 "When does it rain?" --clip CLIP_FOLDER 
 import argparse
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,42 +59,46 @@ class TwoTowers:
         return normalize(self.model.get_text_features(**inputs).pooler_output)[0]
 
 
+def embedded(shown: Iterable[tuple[float, Tensor]], matcher: Any) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """Seconds and frames, such as `iter_frames` gives, and the embedding [e] of each, in constant memory."""
+    frames = iter(shown)
+    while chunk := list(islice(frames, CHUNK)):
+        rows = matcher.frames(torch.stack([pixels for _, pixels in chunk])).float().cpu()
+        yield from ((seconds, pixels, row) for (seconds, pixels), row in zip(chunk, rows, strict=True))
+
+
+def fits(times: np.ndarray, embeddings: Tensor, matcher: Any, question: str) -> tuple[np.ndarray, np.ndarray]:
+    """What `localize_long` takes: moments [n], and how well what is shown there [n e] fits a question, smoothed."""
+    products = (embeddings @ matcher.text(question).float().cpu()).double().numpy()
+    apart = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+    return times, gaussian_filter1d(products, SMOOTH_SECONDS / max(apart, 1e-3))
+
+
 class Index:
-    """Embeddings [n e] of frames of a whole video and their times [n], for any number of questions."""
+    """Embeddings of a file, of one frame in each ``every_seconds``, for any number of questions.
 
-    def __init__(self, shown: Iterable[tuple[float, Tensor]], matcher: Any) -> None:
-        """``shown`` are seconds and frames, such as `iter_frames` gives; they are embedded in constant memory."""
-        self.matcher, rows, frames = matcher, [], iter(shown)
-        with tqdm(desc="frames searched", unit="frames") as bar:
-            while chunk := list(islice(frames, CHUNK)):
-                embeddings = matcher.frames(torch.stack([pixels for _, pixels in chunk])).float().cpu()
-                rows.append(torch.cat([torch.tensor([[seconds] for seconds, _ in chunk]), embeddings], 1))
-                bar.update(len(chunk))
-        self.table = torch.cat(rows)
+    They are kept in ``folder``, and read where they are there.
+    """
 
-    @classmethod
-    def of(cls, video: str | Path, matcher: Any, *, every_seconds: float = 0.5, folder: str | Path | None = None):
-        """The index of a file, one frame in each ``every_seconds``; kept in ``folder``, and read where it is there."""
-
+    def __init__(
+        self, video: str | Path, matcher: Any, *, every_seconds: float = 0.5, folder: str | Path | None = None
+    ) -> None:
         def table(path: Path) -> Tensor:
-            return cls(iter_frames(path, size=matcher.size, every_seconds=every_seconds), matcher).table
+            shown = embedded(iter_frames(path, size=matcher.size, every_seconds=every_seconds), matcher)
+            rows = tqdm(shown, desc="frames searched", unit="frames")
+            return torch.stack([torch.cat([torch.tensor([seconds]), row]) for seconds, _, row in rows])
 
-        index = cls.__new__(cls)
-        index.matcher = matcher
         if folder is None:
-            index.table = table(Path(video))
+            self.table = table(Path(video))
         else:
             cache = FeatureCache(folder, {"matcher": matcher.name, "every_seconds": every_seconds})
             cache.fill([Path(video)], table)
-            index.table = cache[Path(video)]
-        return index
+            self.table = cache[Path(video)]
+        self.matcher = matcher
 
     def scores(self, question: str) -> tuple[np.ndarray, np.ndarray]:
-        """What `localize_long` takes: the times of frames, and how well each fits a question, smoothed."""
-        times = self.table[:, 0].double().numpy()
-        fits = (self.table[:, 1:] @ self.matcher.text(question).float().cpu()).double().numpy()
-        apart = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-        return times, gaussian_filter1d(fits, SMOOTH_SECONDS / max(apart, 1e-3))
+        """How well each frame fits a question: see `fits`."""
+        return fits(self.table[:, 0].double().numpy(), self.table[:, 1:], self.matcher, question)
 
 
 class Recent:
@@ -104,23 +108,18 @@ class Recent:
         self.matcher, self.kept = matcher, deque(maxlen=max(round(seconds / every_seconds), 2))
 
     def take(self, shown: Iterable[tuple[float, Tensor]]) -> None:
-        """Add seconds and frames, in order, such as ``iter_frames(sys.stdin.buffer, every_seconds=…)`` gives."""
-        frames = iter(shown)
-        while chunk := list(islice(frames, CHUNK)):
-            embeddings = self.matcher.frames(torch.stack([pixels for _, pixels in chunk])).float().cpu()
-            self.kept.extend((seconds, pixels, row) for (seconds, pixels), row in zip(chunk, embeddings, strict=True))
+        """Add seconds and frames, in order and ``every_seconds`` apart, until there are no more: see docs/long.md."""
+        self.kept.extend(embedded(shown, self.matcher))
 
     def ask(self, question: str, model: Any = None, **options: Any) -> tuple[LongAnswer, float]:
         """An answer about what is kept, and the second of the stream from which its times count."""
         if len(self.kept) < 2:
             raise ArgumentError(f"kept: expected two frames at least, got {len(self.kept)}; call take() first")
         times, pixels, rows = zip(*self.kept, strict=True)
-        begin = times[0]
-        seconds = torch.tensor(times, dtype=torch.float64) - begin
+        seconds = torch.tensor(times, dtype=torch.float64) - times[0]
         frames = Frames(torch.stack(pixels), seconds, float(seconds[-1]) + float(seconds.diff().median()))
-        fits = (torch.stack(rows) @ self.matcher.text(question).float().cpu()).double().numpy()
-        curve = gaussian_filter1d(fits, SMOOTH_SECONDS / max(float(seconds.diff().median()), 1e-3))
-        return localize_long(frames, question, model, scores=(seconds.numpy(), curve), **options), begin
+        scores = fits(seconds.numpy(), torch.stack(rows), self.matcher, question)
+        return localize_long(frames, question, model, scores=scores, **options), times[0]
 
 
 def chart(
@@ -157,7 +156,7 @@ if __name__ == "__main__":
         print(__doc__)
     localizer = load_localizer(options.model) if options.questions else None
     towers = TwoTowers(options.clip) if options.clip else None
-    index = Index.of(options.video, towers, folder=options.index) if towers else None
+    index = Index(options.video, towers, folder=options.index) if towers else None
     for question in options.questions:
         scores = index.scores(question) if index else None
         answer = localize_long(options.video, question, localizer, scores=scores)

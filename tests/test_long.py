@@ -333,15 +333,15 @@ def flashing(path: Path, seconds: int, light: range) -> Path:
 
 def test_an_index_finds_its_frames_and_is_kept(tmp_path: Path) -> None:
     path = flashing(tmp_path / "film.mp4", 200, range(120, 140))
-    first = Index.of(path, Bright(), every_seconds=1.0, folder=tmp_path / "index")
+    first = Index(path, Bright(), every_seconds=1.0, folder=tmp_path / "index")
     times, fits = first.scores(QUESTION)
     assert times.tolist() == list(range(200)) and 118 <= times[fits.argmax()] <= 141
     assert fits[125:135].min() > 0.7 > 0.3 > fits[:115].max()
     (shard,) = (tmp_path / "index").glob("*.safetensors")
     before = shard.stat().st_mtime_ns
-    again = Index.of(path, Bright(), every_seconds=1.0, folder=tmp_path / "index")
+    again = Index(path, Bright(), every_seconds=1.0, folder=tmp_path / "index")
     assert torch.equal(again.table, first.table) and shard.stat().st_mtime_ns == before
-    assert torch.equal(Index.of(path, Bright(), every_seconds=1.0).table, first.table)
+    assert torch.equal(Index(path, Bright(), every_seconds=1.0).table, first.table)
 
 
 def test_the_last_minutes_of_a_stream(tmp_path: Path) -> None:
