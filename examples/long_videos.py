@@ -4,9 +4,13 @@ python examples/long_videos.py film.mp4 "When does it rain?" --clip CLIP_FOLDER 
 """
 
 import argparse
+import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import asdict
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,11 +26,12 @@ from transformers import AutoModel, AutoProcessor
 
 from timetok import Span, localize_long
 from timetok.errors import ArgumentError
-from timetok.hub import LongAnswer, load_localizer
-from timetok.lita.answer import find_folder, load_weights
+from timetok.hub import AnyLocalizer, LongAnswer, load_localizer
+from timetok.lita.answer import Answer, find_folder, load_weights
 from timetok.plots import save
-from timetok.recipes.cache import FeatureCache, weights_digest
-from timetok.video import Frames, iter_frames
+from timetok.recipes.cache import FeatureCache, claim, fingerprint, weights_digest
+from timetok.recipes.evaluate import read_answers
+from timetok.video import Frames, Part, iter_frames
 
 CHUNK = 64  # frames that are embedded at once
 SMOOTH_SECONDS = 1.0  # standard deviation of the Gaussian over which scores are averaged
@@ -101,6 +106,38 @@ class Index:
         return fits(self.table[:, 0].double().numpy(), self.table[:, 1:], self.matcher, question)
 
 
+def remembering(localizer: AnyLocalizer, folder: str | Path, *, ask: Any = None, num_encoded: int = 64) -> Any:
+    """A localizer, loaded from a folder, for many questions about long files: no window is looked at twice.
+
+    It keeps each answer about a window in ``folder``, a line of JSON each, as it comes: the same questions go on where
+    they were stopped, without reading what was answered. DataError: the folder is another model's. ``ask``, the same
+    each time, answers in place of the model's own; the last ``num_encoded`` windows stay in memory for other questions.
+    """
+    file = Path(folder) / "answers-0-of-1.jsonl"
+    of_model = fingerprint(find_folder(localizer.model.config.name_or_path))
+    claim(file.with_name("manifest.json"), {"model": of_model})
+    known, of_file = read_answers(file.parent), lru_cache(None)(lambda path: fingerprint(Path(path)))
+    encoded = lru_cache(num_encoded)(lambda part: localizer.encode(localizer.read(part)))
+    with file.open("ab") as lines:
+        lines.truncate(file.read_bytes().rfind(b"\n") + 1)  # a line that was torn
+
+    def answer(part: Any, question: str, duration: float, how: dict[str, Any]) -> Answer:
+        if not isinstance(part, Part):
+            return (ask or localizer.ask)([part], [question], [duration], **how)[0]
+        key = json.dumps([of_file(part.path), *part.span, question, how])
+        if key not in known:
+            (known[key],) = (ask or localizer.ask)([encoded(part)], [question], [duration], **how)
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"question_id": key, **asdict(known[key])}) + "\n")
+        return known[key]
+
+    twin: Any = copy(localizer)
+    twin.read = lambda video: video if isinstance(video, Part) else localizer.read(video)  # when nothing is known of it
+    twin.encode = lambda shown: shown if isinstance(shown, Part) else localizer.encode(shown)
+    twin.ask = lambda parts, *asked, **how: [answer(*each, how) for each in zip(parts, *asked, strict=True)]
+    return twin
+
+
 class Recent:
     """The last minutes of an endless stream, in bounded memory: frames and their embeddings."""
 
@@ -150,11 +187,13 @@ if __name__ == "__main__":
     parser.add_argument("--clip", help="a folder with a CLIP or SigLIP; without one every window is asked about")
     parser.add_argument("--model", help="a downloaded video LM (default: the bundled one of shapes)")
     parser.add_argument("--index", type=Path, help="a folder that keeps the embeddings")
+    parser.add_argument("--answers", type=Path, help="a folder that keeps answers about windows, to go on from")
     parser.add_argument("--plot", type=Path, help="a figure of the search for the last question")
     options = parser.parse_args()
     if not options.questions:
         print(__doc__)
     localizer = load_localizer(options.model) if options.questions else None
+    localizer = remembering(localizer, options.answers) if options.answers and localizer else localizer
     towers = TwoTowers(options.clip) if options.clip else None
     index = Index(options.video, towers, folder=options.index) if towers else None
     for question in options.questions:

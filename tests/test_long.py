@@ -13,10 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from long_videos import Index, Recent, TwoTowers, chart
-from timetok import Span, localize_long
+from long_videos import Index, Recent, TwoTowers, chart, remembering
+from timetok import Span, localize, localize_long
 from timetok.cli import main
-from timetok.errors import ArgumentError, ModelFolderError, PromptError, VideoNotFoundError
+from timetok.errors import ArgumentError, DataError, ModelFolderError, PromptError, VideoNotFoundError
 from timetok.hub import HubLocalizer, LongAnswer, load_localizer
 from timetok.lita.answer import Answer, Localizer, load_sample
 from timetok.timegrid import iou
@@ -426,6 +426,38 @@ def test_the_bundled_model_is_led_by_a_search(tmp_path: Path) -> None:
     assert isinstance(answer, LongAnswer) and iou(answer.spans[0], truth) > 0.7
     figure = chart(answer, (moments, curve), question=question, truth=[truth])
     assert len(figure.axes) == 2 and len(figure.axes[1].lines) >= len(answer.tried)
+
+
+def test_questions_share_windows_and_nothing_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, question, _ = load_sample()
+    other, encoded, asked = "When is the blue square visible?", list[Any](), list[str]()
+    encode, ask = Localizer.encode, Localizer.ask
+    monkeypatch.setattr(Localizer, "encode", lambda self, frames: encoded.append(frames) or encode(self, frames))
+    monkeypatch.setattr(
+        Localizer, "ask", lambda self, clips, each, *rest, **how: asked.extend(each) or ask(self, clips, each, *rest)
+    )
+
+    def ask_both(localizer: Any) -> list[LongAnswer]:
+        options: Any = {"window_seconds": 8, "resolution_seconds": 1}
+        return [localize_long(path, each, localizer, **options) for each in (question, other)]
+
+    alone = ask_both(Localizer.load())
+    tried = [{window for window, _ in answer.tried} for answer in alone]
+    num_asked = sum(map(len, tried))  # a window may be come by twice
+    assert len(tried[0] & tried[1]) >= 3 and len(asked) >= num_asked
+    del encoded[:], asked[:]
+    for _ in range(2):  # the second time all is known, whatever was in memory
+        assert ask_both(remembering(Localizer.load(), tmp_path)) == alone
+        assert len(asked) == num_asked and len(encoded) == len(tried[0] | tried[1])
+
+    file = tmp_path / "answers-0-of-1.jsonl"  # stopped amid a line
+    file.write_bytes(file.read_bytes()[:-20])
+    localizer = remembering(Localizer.load(), tmp_path)
+    assert ask_both(localizer) == alone and len(asked) == num_asked + 1
+    assert localize(path, question, localizer) == localize(path, question)  # what is no part is asked as ever
+    (tmp_path / "manifest.json").write_text('{"model": "another"}')
+    with pytest.raises(DataError, match="other settings"):
+        remembering(localizer, tmp_path)
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,7 +234,7 @@ def localize_long(
         if scores is None or (len(peaks) < num_windows and all(abs(moment - other) >= apart for other in peaks)):
             peaks.append(moment)
     for peak in tqdm(peaks, "moments looked at"):
-        window: Span | None = _around(peak, 2 * apart, duration)
+        window: Span | None = _around(apart / 2 * round(2 * peak / apart), 2 * apart, duration)  # questions share it
         here: list[tuple[float, Span]] = []
         while window and len(here) < _MOST_WINDOWS:
             shown: Any = localizer.encode(localizer.read(_part(video, window, steps + 1)))
