@@ -98,7 +98,7 @@ class HubLocalizer:
         return self.processor(text=[text], videos=[[frames.data]], **options)  # one list a prompt, or old ones miscount
 
 
-AnyLocalizer = Localizer | HubLocalizer
+AnyLocalizer: TypeAlias = Localizer | HubLocalizer
 _MOST_WINDOWS, _MARGIN = 5, 2.5  # about one moment; a closer window is so many times as long as its span
 _ALIKE = 0.3  # spans that overlap more are one
 Model: TypeAlias = str | os.PathLike[str] | AnyLocalizer | None
