@@ -55,15 +55,9 @@ class HubLocalizer:
 
     @torch.inference_mode()
     def ask(
-        self,
-        clips: Sequence[Frames],
-        questions: Sequence[str],
-        durations: Sequence[float],
-        *,
-        max_new_tokens: int = 96,
-        constrained: bool = True,
-        streamer: BaseStreamer | None = None,
-    ) -> list[Answer]:
+        self, clips: Sequence[Frames], questions: Sequence[str], durations: Sequence[float], *,
+        max_new_tokens: int = 96, constrained: bool = True, streamer: BaseStreamer | None = None,
+    ) -> list[Answer]:  # fmt: skip
         """Answer questions greedily, with what `encode` gave and the duration in seconds for each; as `Localizer.ask`.
 
         With thousands of visual tokens each they are put one by one, without padding. There are no confidences.
@@ -184,17 +178,10 @@ class LongAnswer(Answer):
 
 
 def localize_long(
-    video: str | os.PathLike[str] | Frames,
-    question: str,
-    model: Model = None,
-    *,
-    scores: tuple[Any, Any] | None = None,
-    window_seconds: float = 60.0,
-    num_windows: int = 5,
-    resolution_seconds: float = 0.25,
-    max_spans: int = 1,
-    ask: Any = None,
-) -> LongAnswer:
+    video: str | os.PathLike[str] | Frames, question: str, model: Model = None, *,
+    scores: tuple[Any, Any] | None = None, window_seconds: float = 60.0, num_windows: int = 5,
+    resolution_seconds: float = 0.25, max_spans: int = 1, ask: Any = None,
+) -> LongAnswer:  # fmt: skip
     """`localize` in a video of hours: the model is shown windows, and closer ones around what it found there.
 
     ``scores`` are moments in seconds ``[n]``, in order, and how well the video fits the question there ``[n]``, as a

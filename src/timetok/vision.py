@@ -144,16 +144,9 @@ class FrameEncoder(nn.Module):
     tower: Any  # timm's models share no class that has forward_intermediates
 
     def __init__(
-        self,
-        name: str,
-        *,
-        image_size: int = 224,
-        layer: int = -1,
-        model_args: Mapping[str, Any] | None = None,
-        pretrained: bool = False,
-        chunk_size: int = 128,
-        deduplicate: bool = False,
-    ) -> None:
+        self, name: str, *, image_size: int = 224, layer: int = -1, model_args: Mapping[str, Any] | None = None,
+        pretrained: bool = False, chunk_size: int = 128, deduplicate: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_count("chunk_size", chunk_size)
         args = dict(model_args or {})

@@ -69,19 +69,11 @@ class VideoAdapter(nn.Module):
     """
 
     def __init__(
-        self,
-        lm: PreTrainedModel,
-        tt: TimeTokenizer | TokenIds,
-        *,
-        vision_dim: int,
-        pooler: SlowFastPooler | None = None,
-        projector: ProjectorName | nn.Module = "linear",
-        order: Order = "pool-first",
-        time_markers: bool = False,
-        vision: nn.Module | None = None,
-        temporal_rope: Sequence[float] | None = None,
-        attention: FrameMask = "causal",
-    ) -> None:
+        self, lm: PreTrainedModel, tt: TimeTokenizer | TokenIds, *, vision_dim: int,
+        pooler: SlowFastPooler | None = None, projector: ProjectorName | nn.Module = "linear",
+        order: Order = "pool-first", time_markers: bool = False, vision: nn.Module | None = None,
+        temporal_rope: Sequence[float] | None = None, attention: FrameMask = "causal",
+    ) -> None:  # fmt: skip
         super().__init__()
         table = getattr(lm.get_input_embeddings(), "weight", None)
         if not (isinstance(table, Tensor) and table.is_floating_point()):
@@ -214,15 +206,9 @@ class VideoAdapter(nn.Module):
             yield
 
     def forward(
-        self,
-        input_ids: Tensor,
-        *,
-        attention_mask: Tensor | None = None,
-        video_features: Videos | None = None,
-        pixel_values_videos: Tensor | Sequence[Tensor] | None = None,
-        labels: Tensor | None = None,
-        **lm_kwargs: Any,
-    ) -> Any:
+        self, input_ids: Tensor, *, attention_mask: Tensor | None = None, video_features: Videos | None = None,
+        pixel_values_videos: Tensor | Sequence[Tensor] | None = None, labels: Tensor | None = None, **lm_kwargs: Any,
+    ) -> Any:  # fmt: skip
         """The LM's own forward, with the videos in place.
 
         Args:
@@ -254,14 +240,9 @@ class VideoAdapter(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self,
-        input_ids: Tensor,
-        *,
-        attention_mask: Tensor | None = None,
-        video_features: Videos | None = None,
-        pixel_values_videos: Tensor | Sequence[Tensor] | None = None,
-        **generate_kwargs: Any,
-    ) -> Any:
+        self, input_ids: Tensor, *, attention_mask: Tensor | None = None, video_features: Videos | None = None,
+        pixel_values_videos: Tensor | Sequence[Tensor] | None = None, **generate_kwargs: Any,
+    ) -> Any:  # fmt: skip
         """The LM's own ``generate``, which is handed ``generate_kwargs``: prompt and new ids, ``[b s+new]``.
 
         ``input_ids`` and ``attention_mask`` ``[b s]`` are padded on the left, the videos as in ``forward``.
@@ -333,13 +314,9 @@ class VideoAdapter(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls,
-        folder: str | os.PathLike[str],
-        *,
-        lm: PreTrainedModel | None = None,
-        projector: nn.Module | None = None,
+        cls, folder: str | os.PathLike[str], *, lm: PreTrainedModel | None = None, projector: nn.Module | None = None,
         vision: nn.Module | None = None,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """Read back what ``save_pretrained`` wrote; ModelFolderError where a file is missing or not readable.
 
         The time rows of ``lm``, which is ``folder/lm`` if None, are overwritten; ArgumentError is raised where it has

@@ -37,15 +37,9 @@ class VideoPrompts:
         self.video_token_id = video_token_id(tt.tokenizer)
 
     def __call__(
-        self,
-        text: Sequence[str] | str,
-        *,
-        videos: Sequence[Tensor | EncodedVideo] = (),
-        pixels: Sequence[Tensor] = (),
-        counts: Sequence[int] | None = None,
-        durations: Sequence[float | None] | None = None,
-        trusted: bool = True,
-    ) -> BatchEncoding:
+        self, text: Sequence[str] | str, *, videos: Sequence[Tensor | EncodedVideo] = (), pixels: Sequence[Tensor] = (),
+        counts: Sequence[int] | None = None, durations: Sequence[float | None] | None = None, trusted: bool = True,
+    ) -> BatchEncoding:  # fmt: skip
         """Expand each ``<video>`` to one placeholder per visual token, tokenise, pad on the left.
 
         The batch has ``input_ids`` and ``attention_mask`` ``[b s]``, and ``video_features`` ``[m t p e]`` or

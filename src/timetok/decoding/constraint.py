@@ -185,15 +185,9 @@ class SpanConstraint:
     """
 
     def __init__(
-        self,
-        tt: Any,
-        *,
-        min_spans: int = 1,
-        max_spans: int | None = 1,
-        separator: str = " ",
-        free_text: bool = False,
+        self, tt: Any, *, min_spans: int = 1, max_spans: int | None = 1, separator: str = " ", free_text: bool = False,
         stop_ids: Sequence[int] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         check_num_spans(min_spans, max_spans)
         eos = tt.tokenizer.eos_token_id
         self.stop_ids = frozenset(stop_ids if stop_ids is not None else [] if eos is None else [eos])

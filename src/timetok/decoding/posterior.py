@@ -84,14 +84,9 @@ class SpanPosterior:
 
 @torch.inference_mode()
 def span_distribution(
-    model: Any,
-    inputs: Mapping[str, Any],
-    tt: Any,
-    *,
-    durations: Sequence[float],
-    between_ids: Sequence[int] = (),
+    model: Any, inputs: Mapping[str, Any], tt: Any, *, durations: Sequence[float], between_ids: Sequence[int] = (),
     top_starts: int = 40,
-) -> list[SpanPosterior]:
+) -> list[SpanPosterior]:  # fmt: skip
     """The posterior over spans of a model that is about to answer with a start and an end, one a row.
 
     p(start) takes one forward pass, and p(end | start) for the M likeliest starts one step on its cache, M wide. Both

@@ -126,15 +126,9 @@ class Localizer:
         self._batch([question], [1.0], max_new_tokens)
 
     def ask(
-        self,
-        videos: Sequence[EncodedVideo | Tensor],
-        questions: Sequence[str],
-        durations: Sequence[float],
-        *,
-        max_new_tokens: int = 96,
-        constrained: bool = False,
-        streamer: BaseStreamer | None = None,
-    ) -> list[Answer]:
+        self, videos: Sequence[EncodedVideo | Tensor], questions: Sequence[str], durations: Sequence[float], *,
+        max_new_tokens: int = 96, constrained: bool = False, streamer: BaseStreamer | None = None,
+    ) -> list[Answer]:  # fmt: skip
         """Answer a batch of questions, greedily: what `encode` gave, or features ``[t p e]``, and seconds for each.
 
         Questions are untrusted text: a literal ``<t12>`` stays plain characters. PromptError is raised where one is

@@ -95,14 +95,9 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return cast(nn.Module, self.model.lm.get_output_embeddings())
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        pixel_values_videos: Tensor | None = None,
-        video_features: Tensor | None = None,
-        labels: Tensor | None = None,
-        **lm_kwargs: Any,
-    ) -> Any:
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, pixel_values_videos: Tensor | None = None,
+        video_features: Tensor | None = None, labels: Tensor | None = None, **lm_kwargs: Any,
+    ) -> Any:  # fmt: skip
         """The language model's forward with the videos in place, as in `VideoAdapter`.
 
         ``input_ids`` ``[b s]`` hold one placeholder per visual token. The videos come as ``pixel_values_videos``

@@ -31,18 +31,11 @@ class LitaProcessor(ProcessorMixin):
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        num_frames: int = 100,
-        num_time_tokens: int = 100,
-        codec: Literal["index", "seconds"] = "index",
-        transform: dict[str, Any] | None = None,
-        pooler: dict[str, Any] | None = None,
-        grid: Sequence[int] = (16, 16),
-        lita_spacing: bool = False,
-        system: str = "",
-        chat_template: str | None = None,
-    ) -> None:
+        self, tokenizer: PreTrainedTokenizerBase, num_frames: int = 100, num_time_tokens: int = 100,
+        codec: Literal["index", "seconds"] = "index", transform: dict[str, Any] | None = None,
+        pooler: dict[str, Any] | None = None, grid: Sequence[int] = (16, 16), lita_spacing: bool = False,
+        system: str = "", chat_template: str | None = None,
+    ) -> None:  # fmt: skip
         self.lita_spacing, self.system = lita_spacing, system
         self.num_frames, self.num_time_tokens, self.codec = num_frames, num_time_tokens, codec
         self.transform, self.pooler, self.grid = dict(transform or {}), dict(pooler or {}), list(grid)
@@ -89,14 +82,9 @@ class LitaProcessor(ProcessorMixin):
         return Frames(video.data[picked], video.times_seconds[picked], video.duration_seconds)
 
     def __call__(
-        self,
-        text: str | Sequence[str],
-        videos: Sequence[Video | Array] = (),
-        *,
-        durations: Sequence[float] | None = None,
-        trusted: bool = True,
-        return_tensors: Literal["pt"] = "pt",
-    ) -> BatchFeature:
+        self, text: str | Sequence[str], videos: Sequence[Video | Array] = (), *,
+        durations: Sequence[float] | None = None, trusted: bool = True, return_tensors: Literal["pt"] = "pt",
+    ) -> BatchFeature:  # fmt: skip
         """Videos and text → ``input_ids`` and ``attention_mask`` ``[b s]``; ``pixel_values_videos`` ``[m t c s s]``.
 
         Prompts and ``trusted`` are as in ``VideoPrompts``, with at most one ``<video>`` in each. Videos are paths,

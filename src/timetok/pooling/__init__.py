@@ -50,15 +50,9 @@ class SlowFastPooler(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        fast: bool = True,
-        num_slow_frames: int = 4,
-        slow_pool: int = 2,
-        preset: str | None = None,
-        dim: int | None = None,
-        backend: Wanted = "auto",
-    ) -> None:
+        self, *, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2, preset: str | None = None,
+        dim: int | None = None, backend: Wanted = "auto",
+    ) -> None:  # fmt: skip
         super().__init__()
         slow: dict[str, Any] = {"fast": fast, "num_slow_frames": num_slow_frames, "slow_pool": slow_pool}
         self.arguments = (slow if preset is None else {"preset": preset}) | ({} if dim is None else {"dim": dim})

@@ -174,15 +174,9 @@ def _checksums(files: Iterable[Path]) -> dict[str, str]:
 
 
 def run(
-    localizer: AnyLocalizer,
-    questions: Sequence[Question],
-    out: Path,
-    *,
-    protocol: str | Protocol,
-    settings: Mapping[str, Any],
-    part: tuple[int, int] = (0, 1),
-    **how: Any,
-) -> Report | None:
+    localizer: AnyLocalizer, questions: Sequence[Question], out: Path, *, protocol: str | Protocol,
+    settings: Mapping[str, Any], part: tuple[int, int] = (0, 1), **how: Any,
+) -> Report | None:  # fmt: skip
     """Evaluate into a folder, part k of n of the videos, as `ask_all`; a call goes on where one was stopped.
 
     Answers are written as they come, and what `write_report` does once those of all parts are there; until then it
@@ -227,14 +221,9 @@ def read_answers(out: Path) -> dict[str | int, Answer]:
 
 
 def write_report(
-    report: Report,
-    references: Sequence[Reference],
-    out: Path,
-    *,
-    answers: Sequence[Answer] = (),
-    grid: TimeGrid | None = None,
-    seed: int = 0,
-) -> None:
+    report: Report, references: Sequence[Reference], out: Path, *, answers: Sequence[Answer] = (),
+    grid: TimeGrid | None = None, seed: int = 0,
+) -> None:  # fmt: skip
     """Write ``report.json``, ``report.md`` and ``samples.csv``, a row a question; intervals are of 95 %.
 
     ``references`` are in the order of the report, and so are ``answers``, which are told too. With the ``grid`` of a

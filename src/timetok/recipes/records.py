@@ -87,13 +87,9 @@ class Annotations:
 
 
 def read_records(
-    path: str | Path,
-    *,
-    layout: str | None = None,
-    media: str | Path | None = None,
-    durations: Mapping[str, float] | str | Path | None = None,
-    bad: Bad = "raise",
-) -> Annotations:
+    path: str | Path, *, layout: str | None = None, media: str | Path | None = None,
+    durations: Mapping[str, float] | str | Path | None = None, bad: Bad = "raise",
+) -> Annotations:  # fmt: skip
     """Read a file in one of `LAYOUTS`, JSON or JSON lines; without ``layout`` its first entry tells which.
 
     ``media`` is a folder with a file called like each vid, with or without its ending, or a folder of pictures;
