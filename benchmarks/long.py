@@ -18,12 +18,13 @@ import numpy as np
 from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
 
 from continuous_time import weigh
-from long_videos import Index, chart, remembering
+from long_videos import chart, remembering
 from shapes_world.hours import ShapesMatcher, draw_film, write_film
 from timetok import Span, TimeGrid, localize_long
 from timetok.lita.answer import Localizer
 from timetok.metrics import iou
 from timetok.plots import save
+from timetok.recipes.search import fits, index
 from timetok.video import Part
 
 FILMS = {1: 7, 2: 7, 3: 6}  # questions about each, by its seed
@@ -56,11 +57,12 @@ def ask(localizer: Localizer, matcher: ShapesMatcher, num_clips: int, folder: Pa
     write_film(film, path)
     posterior, clock = partial(weigh, localizer), time.perf_counter
     begin = clock()
-    index = Index(path, matcher)
+    with TemporaryDirectory() as kept:
+        found = index(path, matcher, kept)
     searched = clock() - begin
     rows = []
     for question, truth in film.truths.items():
-        times, scores = index.scores(question)
+        times, scores = fits(*found, matcher, question)
         ticks = [clock()]
         answer = localize_long(path, question, localizer, scores=(times, scores), ask=posterior)
         calls = len(answer.tried)
@@ -99,9 +101,9 @@ def together(localizer: Localizer, matcher: ShapesMatcher, folder: Path, minutes
         sharing = remembering(localizer, answers, ask=partial(weigh, localizer))
         for seed, num in FILMS.items():
             path = folder / f"film-{seed}-{minutes:g}.mp4"
-            index = Index(path, matcher)
+            found = index(path, matcher, Path(answers, "index"))
             for question in draw_film(seed, minutes=minutes, num_questions=num).truths:
-                tried += len(localize_long(path, question, sharing, scores=index.scores(question)).tried)
+                tried += len(localize_long(path, question, sharing, scores=fits(*found, matcher, question)).tried)
     taken = time.perf_counter() - begin
     del localizer.encode
     numbers = {"questions": sum(FILMS.values()), "windows": tried, "encoded": len(encoded), "seconds": f"{taken:.1f}"}
@@ -141,13 +143,16 @@ def peak_gib(folder: Path, minutes: float) -> float:
     write_film(film, path)
     code = f"""
 from pathlib import Path
-from long_videos import Index
+from tempfile import TemporaryDirectory
 from shapes_world.hours import ShapesMatcher
 from timetok import localize_long
 from timetok.lita.answer import Localizer
+from timetok.recipes.search import fits, index
 localizer, question = Localizer.load(), {next(iter(film.truths))!r}
-index = Index({str(path)!r}, ShapesMatcher(localizer))
-localize_long({str(path)!r}, question, localizer, scores=index.scores(question))
+matcher = ShapesMatcher(localizer)
+with TemporaryDirectory() as kept:
+    found = index({str(path)!r}, matcher, kept)
+localize_long({str(path)!r}, question, localizer, scores=fits(*found, matcher, question))
 status = Path("/proc/self/status").read_text()  # ru_maxrss of a child begins at its parent's peak
 print(int(status.split("VmHWM:")[1].split()[0]) / 2**20)
 """

@@ -1,109 +1,32 @@
-"""An hour of video: a CLIP finds the parts that may answer a question, a video language model is asked there.
+"""An hour of video, or a stream without end: what `timetok localize --search` does, resumed, drawn, on a stream.
 
 python examples/long_videos.py film.mp4 "When does it rain?" --clip CLIP_FOLDER --model MODEL_FOLDER --index index
 """
 
 import argparse
 import json
-import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import asdict
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
-from torch.nn.functional import normalize
-from tqdm import tqdm
-from transformers import AutoModel, AutoProcessor
 
 from timetok import Span, localize_long
 from timetok.errors import ArgumentError
 from timetok.hub import AnyLocalizer, LongAnswer, load_localizer
-from timetok.lita.answer import Answer, find_folder, load_weights
+from timetok.lita.answer import Answer, find_folder
 from timetok.plots import save
-from timetok.recipes.cache import FeatureCache, claim, fingerprint, weights_digest
+from timetok.recipes.cache import claim, fingerprint
 from timetok.recipes.evaluate import read_answers
-from timetok.video import Frames, Part, iter_frames
-
-CHUNK = 64  # frames that are embedded at once
-SMOOTH_SECONDS = 1.0  # standard deviation of the Gaussian over which scores are averaged
-
-
-class TwoTowers:
-    """A CLIP, a SigLIP or a relative, in a folder of transformers, as a matcher.
-
-    A matcher puts frames and questions into one space, where the product of those that fit is large. ``size`` is that
-    of the frames it is shown, as in `read_frames`, and ``name`` tells its embeddings from others on disk.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], *, device: str = "cpu") -> None:
-        path = find_folder(folder)
-        self.model = load_weights(AutoModel, path).to(device)
-        self.processor = AutoProcessor.from_pretrained(path, local_files_only=True)
-        self.size, self.name = min(dict(self.processor.image_processor.size).values()), weights_digest(self.model)
-
-    @torch.inference_mode()
-    def frames(self, pixels: Tensor) -> Tensor:
-        """Frames uint8 [n 3 h w] → [n e], rows of length 1."""
-        inputs = self.processor.image_processor(list(pixels), return_tensors="pt").to(self.model.device)
-        return normalize(self.model.get_image_features(**inputs).pooler_output)
-
-    @torch.inference_mode()
-    def text(self, question: str) -> Tensor:
-        """A question, cut where it is too long → [e] of length 1."""
-        options: Any = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        inputs = self.processor.tokenizer([question], **options).to(self.model.device)
-        return normalize(self.model.get_text_features(**inputs).pooler_output)[0]
-
-
-def embedded(shown: Iterable[tuple[float, Tensor]], matcher: Any) -> Iterator[tuple[float, Tensor, Tensor]]:
-    """Seconds and frames, such as `iter_frames` gives, and the embedding [e] of each, in constant memory."""
-    frames = iter(shown)
-    while chunk := list(islice(frames, CHUNK)):
-        rows = matcher.frames(torch.stack([pixels for _, pixels in chunk])).float().cpu()
-        yield from ((seconds, pixels, row) for (seconds, pixels), row in zip(chunk, rows, strict=True))
-
-
-def fits(times: np.ndarray, embeddings: Tensor, matcher: Any, question: str) -> tuple[np.ndarray, np.ndarray]:
-    """What `localize_long` takes: moments [n], and how well what is shown there [n e] fits a question, smoothed."""
-    products = (embeddings @ matcher.text(question).float().cpu()).double().numpy()
-    apart = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-    return times, gaussian_filter1d(products, SMOOTH_SECONDS / max(apart, 1e-3))
-
-
-class Index:
-    """Embeddings of a file, of one frame in each ``every_seconds``, for any number of questions.
-
-    They are kept in ``folder``, and read where they are there.
-    """
-
-    def __init__(
-        self, video: str | Path, matcher: Any, *, every_seconds: float = 0.5, folder: str | Path | None = None
-    ) -> None:
-        def table(path: Path) -> Tensor:
-            shown = embedded(iter_frames(path, size=matcher.size, every_seconds=every_seconds), matcher)
-            rows = tqdm(shown, desc="frames searched", unit="frames")
-            return torch.stack([torch.cat([torch.tensor([seconds]), row]) for seconds, _, row in rows])
-
-        if folder is None:
-            self.table = table(Path(video))
-        else:
-            cache = FeatureCache(folder, {"matcher": matcher.name, "every_seconds": every_seconds})
-            cache.fill([Path(video)], table)
-            self.table = cache[Path(video)]
-        self.matcher = matcher
-
-    def scores(self, question: str) -> tuple[np.ndarray, np.ndarray]:
-        """How well each frame fits a question: see `fits`."""
-        return fits(self.table[:, 0].double().numpy(), self.table[:, 1:], self.matcher, question)
+from timetok.recipes.search import TwoTowers, embedded, fits, index
+from timetok.video import Frames, Part
 
 
 def remembering(localizer: AnyLocalizer, folder: str | Path, *, ask: Any = None, num_encoded: int = 64) -> Any:
@@ -155,7 +78,7 @@ class Recent:
         times, pixels, rows = zip(*self.kept, strict=True)
         seconds = torch.tensor(times, dtype=torch.float64) - times[0]
         frames = Frames(torch.stack(pixels), seconds, float(seconds[-1]) + float(seconds.diff().median()))
-        scores = fits(seconds.numpy(), torch.stack(rows), self.matcher, question)
+        scores = fits(seconds, torch.stack(rows), self.matcher, question)
         return localize_long(frames, question, model, scores=scores, **options), times[0]
 
 
@@ -186,7 +109,7 @@ if __name__ == "__main__":
     parser.add_argument("questions", nargs="*")
     parser.add_argument("--clip", help="a folder with a CLIP or SigLIP; without one every window is asked about")
     parser.add_argument("--model", help="a downloaded video LM (default: the bundled one of shapes)")
-    parser.add_argument("--index", type=Path, help="a folder that keeps the embeddings")
+    parser.add_argument("--index", default="runs/index", type=Path, help="a folder that keeps the embeddings")
     parser.add_argument("--answers", type=Path, help="a folder that keeps answers about windows, to go on from")
     parser.add_argument("--plot", type=Path, help="a figure of the search for the last question")
     options = parser.parse_args()
@@ -195,9 +118,9 @@ if __name__ == "__main__":
     localizer = load_localizer(options.model) if options.questions else None
     localizer = remembering(localizer, options.answers) if options.answers and localizer else localizer
     towers = TwoTowers(options.clip) if options.clip else None
-    index = Index(options.video, towers, folder=options.index) if towers else None
+    found = index(options.video, towers, options.index) if towers else None
     for question in options.questions:
-        scores = index.scores(question) if index else None
+        scores = fits(*found, towers, question) if found else None
         answer = localize_long(options.video, question, localizer, scores=scores)
         print(question)
         for span, confidence in zip(answer.spans, answer.confidences, strict=True):

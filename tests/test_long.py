@@ -13,12 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from long_videos import Index, Recent, TwoTowers, chart, remembering
+from long_videos import Recent, chart, remembering
 from timetok import Span, localize, localize_long
 from timetok.cli import main
 from timetok.errors import ArgumentError, DataError, ModelFolderError, PromptError, VideoNotFoundError
 from timetok.hub import HubLocalizer, LongAnswer, load_localizer
 from timetok.lita.answer import Answer, Localizer, load_sample
+from timetok.recipes.search import TwoTowers, fits, index
 from timetok.timegrid import iou
 from timetok.video import Frames, Part, iter_frames, read_frames
 from tiny_video_lms import save
@@ -333,15 +334,16 @@ def flashing(path: Path, seconds: int, light: range) -> Path:
 
 def test_an_index_finds_its_frames_and_is_kept(tmp_path: Path) -> None:
     path = flashing(tmp_path / "film.mp4", 200, range(120, 140))
-    first = Index(path, Bright(), every_seconds=1.0, folder=tmp_path / "index")
-    times, fits = first.scores(QUESTION)
-    assert times.tolist() == list(range(200)) and 118 <= times[fits.argmax()] <= 141
-    assert fits[125:135].min() > 0.7 > 0.3 > fits[:115].max()
+    first = index(path, Bright(), tmp_path / "index", every_seconds=1.0)
+    moments, curve = fits(*first, Bright(), QUESTION)
+    assert moments.tolist() == list(range(200)) and 118 <= moments[curve.argmax()] <= 141
+    assert curve[125:135].min() > 0.7 > 0.3 > curve[:115].max()
     (shard,) = (tmp_path / "index").glob("*.safetensors")
     before = shard.stat().st_mtime_ns
-    again = Index(path, Bright(), every_seconds=1.0, folder=tmp_path / "index")
-    assert torch.equal(again.table, first.table) and shard.stat().st_mtime_ns == before
-    assert torch.equal(Index(path, Bright(), every_seconds=1.0).table, first.table)
+    again = index(path, Bright(), tmp_path / "index", every_seconds=1.0)
+    assert all(map(torch.equal, again, first)) and shard.stat().st_mtime_ns == before
+    with pytest.raises(DataError, match="other settings"):
+        index(path, Bright(), tmp_path / "index")
 
 
 def test_the_last_minutes_of_a_stream(tmp_path: Path) -> None:
@@ -400,14 +402,14 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_clip_of_transformers_is_a_matcher(clip_folder: Path) -> None:
-    from transformers import CLIPModel
+    from transformers import AutoProcessor, CLIPModel
 
     towers = TwoTowers(clip_folder)
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     found, text = towers.frames(pixels), towers.text("When does it rain?")
     assert found.shape == (3, 8) and text.shape == (8,) and towers.size == 32
     torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
-    model, processor = CLIPModel.from_pretrained(clip_folder), towers.processor
+    model, processor = CLIPModel.from_pretrained(clip_folder), AutoProcessor.from_pretrained(clip_folder)
     inputs = processor(text=["When does it rain?"], images=list(pixels), return_tensors="pt", padding="max_length")
     with torch.no_grad():
         expected = model(**inputs)
@@ -467,6 +469,20 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["localize", str(path), question, "--long", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["spans"] and told["tried"] and told["num_tokens"] > 0
+
+
+def test_the_command_line_searches(
+    clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, question, _ = load_sample()
+    assert main(["localize", str(path), question, question, "--search", str(clip_folder), "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(told) == 2 and told[0]["tried"] == told[1]["tried"]
+    assert len(list((tmp_path / "runs" / "index").glob("*.safetensors"))) == 1
+    assert main(["localize", str(path), question, "--search", str(clip_folder), "--stream"]) == 2
+    assert main(["localize", str(path), question, "--search", str(tmp_path)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_the_example_runs_with_a_clip(

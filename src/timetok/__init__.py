@@ -1,7 +1,6 @@
 """timetok: pieces for video language models that answer "when?".
 
-Every name below loads its room on first use, so ``import timetok`` itself pulls in neither torch nor transformers;
-``__init__.pyi`` has their types.
+Every name below, of the types in ``__init__.pyi``, loads its room on first use: importing this loads no torch.
 
 >>> import timetok
 >>> timetok.TimeGrid(num_tokens=100).encode(30.0, 60.0)

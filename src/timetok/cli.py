@@ -78,13 +78,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _localize(options: argparse.Namespace) -> None:
     asked, truths = _asked(options)
-    if (options.stream and options.long) or ((options.plot or options.stream) and [len(q) for _, q in asked] != [1]):
+    is_long = options.long or options.search
+    if (options.stream and is_long) or ((options.plot or options.stream) and [len(q) for _, q in asked] != [1]):
         raise ArgumentError("--plot, --stream: show the answer to one question, got several, or --stream with --long")
     from timetok.hub import localize_all, localize_long, read_ahead
 
     localizer, num_failed, as_json = _localizer(options.model, options), 0, options.json or options.input
     for question in chain.from_iterable(questions for _, questions in asked):
         localizer.check_question(question)
+    if options.search:
+        from timetok.recipes.search import TwoTowers, fits, index
+
+        matcher = TwoTowers(options.search)
     for (video, questions), coming in zip(asked, read_ahead(localizer, [video for video, _ in asked]), strict=True):
         try:
             frames = coming.result()
@@ -95,8 +100,11 @@ def _localize(options: argparse.Namespace) -> None:
                 given = [localizer.encode(frames)], questions, [frames.duration_seconds]
                 streamer = TextStreamer(localizer.tt, skip_prompt=True, duration=frames.duration_seconds)
                 answers = localizer.ask(*given, streamer=streamer)
-            elif options.long:
-                answers = [localize_long(video, question, localizer) for question in questions]
+            elif is_long:
+                found = index(video, matcher, options.index) if options.search else None
+                curves = [fits(*found, matcher, question) if found else None for question in questions]
+                pairs = zip(questions, curves, strict=True)
+                answers = [localize_long(video, question, localizer, scores=curve) for question, curve in pairs]
             else:
                 answers = localize_all(frames, questions, localizer, batch_size=options.batch_size)
         except TimetokError as error:

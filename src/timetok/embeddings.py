@@ -73,11 +73,10 @@ def init_rows(
 
 
 def peft_kwargs(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
-    """Arguments for a peft config under which exactly the rows of ``ids`` are trained, in both embeddings.
+    """Arguments of a peft config for ``model`` under which exactly the rows of ``ids`` train, in both embeddings.
 
     ``{"trainable_token_indices": {module name: ids}}``: one module where the embeddings are tied, else two. LoRA alone
-    trains no new row, and naming the ids alone leaves an untied head out. ``model`` is not wrapped yet; a head with a
-    bias, which peft would drop, raises ArgumentError.
+    trains no new row, and naming the ids alone leaves an untied head out. ArgumentError: a head has a bias.
 
     >>> LoraConfig(target_modules="all-linear", **peft_kwargs(model, tt.time_token_ids))  # doctest: +SKIP
     """

@@ -195,9 +195,7 @@ def localize_long(
     """
     num_windows, max_spans = check_count("num_windows", num_windows), check_count("max_spans", max_spans)
     if not (window_seconds > 0 and resolution_seconds > 0):
-        raise ArgumentError(
-            f"window_seconds, resolution_seconds must be > 0, got {window_seconds}, {resolution_seconds}"
-        )
+        raise ArgumentError(f"window_seconds, resolution_seconds must be > 0, got {window_seconds, resolution_seconds}")
     localizer, tried, found = localizer_of(model), list[tuple[Span, Answer]](), list[tuple[float, Span]]()
     if scores is None and not (ask or localizer.tt.time_token_ids):
         raise ArgumentError("scores: needed by a model that writes times as text, since it tells no confidence")

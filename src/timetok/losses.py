@@ -17,8 +17,7 @@ class SoftTimeLoss:
     A moment at the place y, counted in marks, becomes ``q_k ∝ exp(-(y - k)² / (2 sigma²))`` over the T columns; with
     ``sigma=0`` it becomes ``q_k = max(0, 1 - |y - k|)``: the mark itself, or the two around y if it lies between marks.
     The log-softmax is taken over the whole vocabulary, other targets stay hard, and the mean runs over all. Usable as
-    ``Trainer(compute_loss_func=…)``. ArgumentError is raised unless ``time_token_ids`` are contiguous and in the order
-    of time, and ``sigma``, a width in marks, at least 0.
+    ``Trainer(compute_loss_func=…)``. ArgumentError: ids are not contiguous and in order, or ``sigma`` is below 0.
 
     Source: VILA / NVILA (soft temporal targets, sigma = 1); sigma = 0 is LITA's, with places Momentor's and LLaVA-ST's.
 

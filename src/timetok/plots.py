@@ -29,8 +29,7 @@ def timeline(
     """Draw where in a video an answer lies: frames, the spans below them, and the question above.
 
     The video is cut into equal slots; over each stands the frame nearest to its middle, framed in colour when its
-    true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times too; more than
-    twelve share a row, without labels.
+    true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times; over 12 are not.
 
     Args:
         frames: ``timetok.video.Frames``; the axis runs from 0 to their ``duration_seconds``.
@@ -38,8 +37,6 @@ def timeline(
         question: The title, wrapped; dollar signs stay dollar signs.
         answer: What the model said, above its spans.
         truth: The true spans, a second row; None leaves the row out.
-
-    >>> save(timeline(read_frames("clip.mp4"), [Span(3, 5)], question="When?"), "timeline.png")  # doctest: +SKIP
     """
     data, times, duration = frames.data.numpy(), frames.times_seconds.numpy(), frames.duration_seconds
     title = textwrap.fill(question, 54, max_lines=4, placeholder=" …")

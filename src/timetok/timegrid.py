@@ -82,8 +82,7 @@ class TimeGrid:
         out_of_range: What happens to a timestamp outside ``[0, duration]`` or an index outside ``[0, T)``:
             ``"clamp"`` moves it to the nearest mark, ``"raise"`` refuses it.
 
-    What is none of these raises ArgumentError; in every method a duration that is not a positive finite number of
-    seconds raises TimeRangeError.
+    What is none of these raises ArgumentError, in methods a duration that is not positive and finite TimeRangeError.
 
     Source: LITA (arXiv 2403.19046) section 3.2. The paper counts marks from 1, its code and this class from 0.
     LITA's code does not clamp when encoding and rounds decoded seconds to two decimals; this class does neither.

@@ -123,8 +123,6 @@ def iter_frames(
     ``source`` is a video file or a binary file object, which may be a pipe without end and stays open. Of each
     ``every_seconds`` only the earliest frame is given; 0 gives them all. ``size`` and what is raised are those of
     ``read_frames``: a file that is cut off raises at once, other damage where it is met.
-
-    >>> for seconds, picture in iter_frames(sys.stdin.buffer, size=224, every_seconds=0.5): ...  # doctest: +SKIP
     """
     if not 0 <= every_seconds < math.inf:
         raise ArgumentError(f"every_seconds must be 0 or more, got {every_seconds!r}")

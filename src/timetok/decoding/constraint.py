@@ -177,8 +177,7 @@ class SpanConstraint:
         separator: Between two spans.
         free_text: Any text may stand around spans, but a moment in it begins one. Where moments are plain whole
             numbers, every number is one.
-        stop_ids: Tokens that end an answer, allowed only where it may end; the tokenizer's ``eos`` if None, or
-            ArgumentError where it has none.
+        stop_ids: Tokens that end an answer where it may end; the tokenizer's ``eos`` if None, or an ArgumentError.
 
     >>> constraint = SpanConstraint(tt, max_spans=3)  # doctest: +SKIP
     >>> model.generate(**inputs, logits_processor=[constraint.processor(durations)])  # doctest: +SKIP

@@ -48,11 +48,10 @@ class SpanPosterior:
         return self.ranked(1, utility)[0]
 
     def ranked(self, num: int, utility: Utility | None = None, *, max_overlap: float = 0.5) -> list[ScoredSpan]:
-        """The best spans between marks, best first: ``num``, or fewer where others overlap more than ``max_overlap``.
+        """The best spans between marks, best first: ``num`` > 0, or fewer that overlap no more than ``max_overlap``.
 
         ``utility`` says what a span ``[c 1 2]`` scores where another ``[k 2]`` is true, both in seconds → ``[c k]``;
         `timetok.metrics.iou` if None. To aim at R@0.7, pass ``lambda a, b: (iou(a, b) >= 0.7).astype(float)``.
-        ArgumentError is raised for a ``num`` below 1.
         """
         check_count("num", num)
         seconds = self.grid.sample_times(self.duration_seconds)

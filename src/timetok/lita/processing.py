@@ -51,8 +51,7 @@ class LitaProcessor(ProcessorMixin):
         """The first user turn in LITA's conversation format, ready for the answer.
 
         ``duration_seconds`` is told to models that answer in seconds of text, which could not know it. Raises
-        PromptError where those are not told, or the question is empty or holds ``<video>`` or another control token,
-        which would not stay characters.
+        PromptError where those are not told, or the question is empty or holds ``<video>`` or another control token.
 
         Source: LITA's code (Vicuna v1 roles; the placeholder line first). The sentence is ours.
         """
@@ -90,8 +89,7 @@ class LitaProcessor(ProcessorMixin):
         Prompts and ``trusted`` are as in ``VideoPrompts``, with at most one ``<video>`` in each. Videos are paths,
         ``Frames``, or bare uint8 arrays ``[t c h w]`` (torch or numpy) of frames spread evenly over the video, of which
         ``num_frames`` are picked; else VideoError or ArgumentError is raised. ``durations`` are seconds, one a video.
-        Files and ``Frames`` know their own; for bare arrays it is needed where a prompt names a moment as ``<12.3>``,
-        which otherwise stays plain characters.
+        Files and ``Frames`` know their own; for bare arrays it is needed where a prompt names a moment as ``<12.3>``.
         """
         if return_tensors != "pt":
             raise ArgumentError(f"return_tensors: expected 'pt', got {return_tensors!r}")

@@ -126,8 +126,7 @@ class Reference:
     """The annotated answer to one question: a window, or several.
 
     A ``question_id`` is unique in a data set; ``task`` names the kind of question, which reports keep apart;
-    ``saliency`` ``[clips][annotators]`` is for HIT@1. Raises TimeRangeError if the duration is not a positive finite
-    number of seconds, DataError if there is no window.
+    ``saliency`` ``[clips][annotators]`` is for HIT@1. TimeRangeError: a duration is not positive; DataError: no window.
     """
 
     question_id: str | int
@@ -204,12 +203,9 @@ class Report(Score):
 
 
 def evaluate(
-    predictions: Iterable[Prediction],
-    references: Iterable[Reference],
-    protocol: str | Protocol = "lita-rtl",
-    *,
+    predictions: Iterable[Prediction], references: Iterable[Reference], protocol: str | Protocol = "lita-rtl", *,
     malformed: Literal["raise", "count"] = "raise",
-) -> Report:
+) -> Report:  # fmt: skip
     """Score answers against their references, matched by ``question_id``.
 
     Args:

@@ -49,10 +49,6 @@ class FeatureCache:
     A video is known by its `fingerprint`: one that has changed is computed anew. ``settings`` are what else its
     features depend on, such as `weights_digest` of the encoder, frames and pooling; the folder keeps them, and
     DataError is raised where it was filled under others. Picklable, for data-loader workers.
-
-    >>> cache = FeatureCache(folder, {"encoder": weights_digest(encoder), "num_frames": 100})  # doctest: +SKIP
-    >>> cache.fill(videos, encode); cache[videos[0]].shape                                      # doctest: +SKIP
-    torch.Size([356, 1024])
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:

@@ -49,8 +49,7 @@ def read_questions(
 
     One a query, with all its windows in QVHighlights; a protocol with detection asks one a record, for all its events.
     Windows are as annotated, in order but not clipped. ``wording`` is the question about an ``{event}``, a query in
-    small letters; ``how`` is ``media`` (the folder ``videos`` beside the file, if not told), ``layout`` and
-    ``durations`` of `read_records`.
+    small letters; ``how`` is ``media`` (``videos`` beside it if None), ``layout``, ``durations`` of `read_records`.
 
     Raises DataError where there is none, or an entry does not follow its schema, or lacks a window or a duration, and
     ArgumentError where ``wording`` has no place for the event.
@@ -99,8 +98,7 @@ def ask_all(
 ) -> Iterator[Answer]:
     """One answer a question, in order, ``batch_size`` put at once; each video is read and encoded once.
 
-    ``ask`` answers in place of the localizer's own, and with ``how``, such as ``constrained=True``. DataError is raised
-    for a question whose video is not there.
+    ``ask`` answers in place of the localizer's own, and with ``how``, as ``constrained=True``. DataError: no video.
     """
     if lost := [question.reference.vid for question in questions if question.path is None]:
         raise DataError(f"media: expected a file for each video, there is none for {sorted({*lost})[:9]}")

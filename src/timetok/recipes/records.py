@@ -101,8 +101,6 @@ def read_records(
     Raises DataError, which names file, entry and field, where the file cannot be read, fits no layout or several, lacks
     a field or has one of a wrong type, lists that differ in length, a name twice or one that leads out of its folder,
     or where ``bad="raise"`` met a problem; ArgumentError where ``layout`` or ``bad`` is not one of its choices.
-
-    >>> read_records("charades_sta_test.txt", durations="Charades_v1_test.csv", bad="clip").census  # doctest: +SKIP
     """
     if layout not in (None, *LAYOUTS) or bad not in get_args(Bad):
         raise ArgumentError(f"expected layout in {[*LAYOUTS]}, bad in {get_args(Bad)}, got {layout!r}, {bad!r}")

@@ -179,8 +179,8 @@ def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
 def train(preset: Preset, out: Path) -> Path:
     """Run every stage of a preset, as ``load_preset`` gives it, and resume a run of the same folder ``out``.
 
-    The model comes into ``out/model``. Processes that torchrun or accelerate started share the work. DataError: the
-    folder holds a run of another preset, or a setting is refused.
+    The model comes into ``out/model``. Processes that torchrun or accelerate started share the work. DataError: it
+    holds a run of another preset, or a setting is refused.
     """
     recipe, data = load_recipe(preset), preset["data"]
     settings = {**preset, "data": {**data, "folder": ""}, "wordings": WORDINGS}  # where it is, is no setting
