@@ -1,8 +1,6 @@
 """Time markers on any visual tokens, by hand; beside the adapter's own, and LLaVA-ST's, which come before pooling."""
 
-import runpy
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -74,8 +72,3 @@ def test_what_the_adapter_would_do_otherwise_is_refused():
     adapter = tiny_lm.adapter(projector=nn.Linear(6, 32), order="project-first")
     with pytest.raises(ArgumentError, match="are for adapters that pool first"):
         marked(adapter, torch.zeros(2, 6), torch.zeros(2), 1.0)
-
-
-def test_the_example_runs(capsys):
-    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "time_markers.py"), run_name="__main__")
-    assert capsys.readouterr().out.startswith("48 marked tokens; untrained: ")
