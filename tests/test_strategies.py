@@ -246,6 +246,31 @@ def test_a_process_killed_in_the_third_stage_ends_at_the_same_bits(folder, tmp_p
         assert same(weights_of(tmp_path / "killed", stage), weights_of(tmp_path / "whole", stage))
 
 
+@pytest.mark.slow  # three processes
+def test_two_processes_train_the_stages_as_one_of_twice_the_batch_does(folder, tmp_path):
+    alone = FOUR.replace("learning_rate", "max_grad_norm = 0.0, learning_rate")
+    half = alone.replace("batch_size = 2", "batch_size = 1")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for trainer, start, out in ((alone, [sys.executable], "one"), (half, torchrun, "two")):
+        told = [part for change in changes("s3-iv", folder, trainer) for part in ("--set", change)]
+        command = [
+            *start,
+            "-m",
+            "timetok.cli",
+            "train",
+            str(FOLDER / "s3-iv.toml"),
+            *told,
+            "--out",
+            str(tmp_path / out),
+        ]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    for stage in range(3):
+        one, two = (weights_of(tmp_path / out, stage) for out in ("one", "two"))
+        assert one.keys() == two.keys()
+        for name in one:
+            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4)
+
+
 def test_another_share_in_the_same_folder_is_refused(folder, run):
     with pytest.raises(DataError, match="files of other settings"):
         train(small("s3-iv", folder, "data.sets.rtl.share=0.5", trainer=FOUR), run[0])
