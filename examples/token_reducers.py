@@ -6,8 +6,8 @@ Each tells when its tokens are shown. What is left of a video, [n e], a VideoAda
 Shapes: b batch, t frames, p patches, h w patch grid, e vision width, d language width, n visual tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol, TypeAlias, get_args
 
@@ -111,9 +111,14 @@ class WeightedTokenSampler:
         return of_frames(tokens, times, index)
 
 
-def random_tokens(features: Tensor, times_seconds: Times, *, num_kept: int, seed: int = 0) -> Reduced:
-    """Any ``num_kept`` patches of each frame, the same for the same seed: what scores have to beat."""
-    chance = torch.rand(checked(features, times_seconds)[0].shape[:3], generator=torch.Generator().manual_seed(seed))
+def random_tokens(features: Tensor, times_seconds: Times, *, num_kept: int, seed: int | torch.Generator = 0) -> Reduced:
+    """Any ``num_kept`` patches of each frame, the same for the same seed: what scores have to beat.
+
+    A generator goes on from call to call, as a video in pieces needs it.
+    """
+    b, t, p, _ = checked(features, times_seconds)[0].shape
+    generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+    chance = torch.stack([torch.rand(b, p, generator=generator) for _ in range(t)], 1)
     return WeightedTokenSampler(num_kept, chance.to(features.device))(features, times_seconds)
 
 
@@ -185,26 +190,42 @@ def attention_scores(
     return encode(encoder, pixels, block=block, query=query, heads=heads)[1]
 
 
-def drop_static(
-    features: Tensor, times_seconds: Times, *, tau: float, against: Literal["previous", "kept"] = "previous"
-) -> Reduced:
+Against: TypeAlias = Literal["previous", "kept"]
+
+
+@dataclass(eq=False)
+class StaticDropper:
+    """`drop_static` of a video that comes in pieces: a call goes on from ``seen`` [b p e], what the last one left."""
+
+    tau: float
+    against: Against = "previous"
+    seen: Tensor | None = None
+
+    def __call__(self, features: Tensor, times_seconds: Times) -> Reduced:
+        features, times = checked(features, times_seconds)
+        if not -1 <= self.tau <= 1 or self.against not in get_args(Against):
+            told = f"got {self.tau!r}, {self.against!r}"
+            raise ArgumentError(f"tau, against: expected -1 to 1, 'previous' or 'kept', {told}")
+        kept = []
+        for frame in features.detach().unbind(1):
+            seen = frame if self.seen is None else self.seen
+            moved = ~(cosine_similarity(frame.float(), seen.float(), dim=-1) > self.tau)
+            kept.append(torch.ones_like(moved) if self.seen is None else moved)
+            self.seen = frame if self.against == "previous" else torch.where(kept[-1].unsqueeze(-1), frame, seen)
+        found = [tuple(mask.nonzero().T) for mask in torch.stack(kept, 1)]  # frames and patches of each video
+        tokens = [video[index] for video, index in zip(features, found, strict=True)]
+        shown = [video[frame] for video, (frame, _) in zip(times, found, strict=True)]
+        return Reduced(tokens, shown, [frame for frame, _ in found], [patch for _, patch in found])
+
+
+def drop_static(features: Tensor, times_seconds: Times, *, tau: float, against: Against = "previous") -> Reduced:
     """Drop a patch whose cosine with the same patch of the frame before exceeds ``tau``; the first frame stays whole.
 
     ``against="kept"`` compares with what was kept last in that place, so that slow changes are seen; not the paper's.
 
     Source: TimeChat-Online (arXiv 2504.17343), its differential token drop by features.
     """
-    features, times = checked(features, times_seconds)
-    if not -1 <= tau <= 1 or against not in ("previous", "kept"):
-        raise ArgumentError(f"tau, against: expected -1 to 1, 'previous' or 'kept', got {tau!r}, {against!r}")
-    seen, kept = features[:, 0], [torch.ones_like(features[:, 0, :, 0], dtype=torch.bool)]
-    for frame in features[:, 1:].unbind(1):
-        kept.append(~(cosine_similarity(frame.float(), seen.float(), dim=-1) > tau))
-        seen = frame if against == "previous" else torch.where(kept[-1].unsqueeze(-1), frame, seen)
-    found = [tuple(mask.nonzero().T) for mask in torch.stack(kept, 1)]  # frames and patches of each video
-    tokens = [video[index] for video, index in zip(features, found, strict=True)]
-    shown = [video[frame] for video, (frame, _) in zip(times, found, strict=True)]
-    return Reduced(tokens, shown, [frame for frame, _ in found], [patch for _, patch in found])
+    return StaticDropper(tau, against)(features, times_seconds)
 
 
 def merge(tokens: Tensor, sizes: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -244,6 +265,22 @@ def merge_similar(features: Tensor, times_seconds: Times, *, num_merged: int) ->
     single = torch.where(sizes == 1, torch.zeros_like(sizes, dtype=torch.int64).scatter(1, went, patches), -1)
     tokens, single, sizes = (each.unflatten(0, (b, t)) for each in (tokens.to(features.dtype), single, sizes))
     return of_frames(tokens, times, single, sizes)
+
+
+def stream(reduce: Reducer, chunks: Iterable[tuple[Tensor, Times]]) -> Iterator[Reduced]:
+    """Reduce videos whose frames and their times come in pieces: together, what the whole gives.
+
+    For what looks at each frame alone, and for a `StaticDropper`. ArgumentError is raised where scores are given, which
+    are those of one piece, and for a ``Pooled``: ``SlowFastPooler.stream`` pools pieces, also what ``sample`` keeps.
+    """
+    if isinstance(reduce, Pooled) or (isinstance(reduce, WeightedTokenSampler) and isinstance(reduce.scores, Tensor)):
+        raise ArgumentError("reduce: expected no Pooled, for which use SlowFastPooler.stream, and no scores of a whole")
+    start = 0
+    for features, times in chunks:
+        found = reduce(features, times)
+        index = [frames + start for frames in found.frame_index]
+        yield replace(found, frame_index=torch.stack(index) if isinstance(found.frame_index, Tensor) else index)
+        start += features.shape[1]
 
 
 def time_markers_text(times_seconds: Sequence[float], num_together: int = 1) -> list[str]:

@@ -15,6 +15,7 @@ from timetok.errors import ArgumentError
 from timetok.vision import FrameEncoder
 from token_reducers import (
     Pooled,
+    StaticDropper,
     WeightedTokenSampler,
     attention_scores,
     drop_static,
@@ -22,6 +23,7 @@ from token_reducers import (
     merge,
     merge_similar,
     random_tokens,
+    stream,
     time_markers_text,
 )
 
@@ -413,6 +415,53 @@ def test_markers_by_hand():
     assert time_markers_text([0.0, 1.0, 2.0], 2) == ["<0.5 seconds>", "<2.0 seconds>"] and time_markers_text([]) == []
     with pytest.raises(ArgumentError, match="num_together: expected an integer of at least 1, got 0"):
         time_markers_text([0.0], 0)
+
+
+# pieces
+
+BY_FRAME = {  # made anew for each video
+    "sampled": lambda: WeightedTokenSampler(3),
+    "scored": lambda: WeightedTokenSampler(3, lambda seen: seen.square().sum(-1), weigh=True),
+    "random": lambda: partial(random_tokens, num_kept=3, seed=torch.Generator().manual_seed(4)),
+    "static dropped": lambda: StaticDropper(0.2),
+    "against what was kept": lambda: StaticDropper(0.2, "kept"),
+    "merged": lambda: partial(merge_similar, num_merged=2),
+}
+
+
+def pieces(whole, lengths):
+    start = 0
+    while start < whole.shape[1]:
+        stop = start + next(lengths)
+        yield whole[:, start:stop], TIMES[start : min(stop, whole.shape[1])]
+        start = stop
+
+
+@pytest.mark.parametrize("name", BY_FRAME)
+@given(st.integers(1, 12), st.lists(st.integers(1, 5), max_size=4), seeds)
+def test_pieces_together_are_the_whole(name, t, lengths, seed):
+    whole = features(2, t, 5, 2, seed=seed)
+    expected = BY_FRAME[name]()(whole, TIMES[:t])
+    found = list(stream(BY_FRAME[name](), pieces(whole, iter([*lengths, *[1] * t]))))
+    for field in ("tokens", "times_seconds", "frame_index", "patch_index", "sizes"):
+        if getattr(expected, field) is not None:
+            for video in range(2):
+                joined = torch.cat([getattr(piece, field)[video] for piece in found])
+                torch.testing.assert_close(joined, getattr(expected, field)[video])
+
+
+def test_pieces_are_sampled_then_pooled():
+    whole, sampler = features(1, 7, 5, 3), WeightedTokenSampler(4)
+    pooler = SlowFastPooler(num_slow_frames=2, slow_pool=1)
+    kept = (sampler.sample(chunk)[0][0].unsqueeze(1) for chunk, _ in pieces(whole, iter([3, 1, 9])))
+    pooled = torch.cat(list(pooler.stream(kept, num_frames=7)))
+    torch.testing.assert_close(pooled, Pooled(pooler, sampler)(whole, TIMES[:7]).tokens[0])
+
+
+@pytest.mark.parametrize("reduce", [Pooled(SlowFastPooler()), WeightedTokenSampler(1, torch.ones(1, 2, 4))])
+def test_what_needs_the_whole_takes_no_pieces(reduce):
+    with pytest.raises(ArgumentError, match="reduce: expected no Pooled"):
+        next(stream(reduce, [(features(1, 2, 4, 3), TIMES[:2])]))
 
 
 # all of them

@@ -66,14 +66,14 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
 def load_recipe(preset: Preset) -> Any:
     """LITA's recipe with what the module named by the preset's ``code`` has in its place; DataError if it has none.
 
-    That may be ``build_model(preset, *, weights)``, ``open_sources(preset, model, processor, folder)``, a ``CARD`` for
-    ``str.format``, ``optimizer(model, arguments, stage)`` where AdamW should not do, and ``TASKS``, which are added.
+    That may be ``build_model(preset, *, weights)``, ``open_sources(preset, model, processor, folder)``, a
+    ``read_records`` of sets, a ``CARD``, ``optimizer(model, arguments, stage)``, or ``TASKS``, which are added.
     """
     code = preset["code"]
     with raised_as(DataError, f"code: expected a module beside the preset, got {code!r}", ImportError):
         own = vars(import_module(code)) if code else {}
-    card = Path(__file__).with_name("card.md")
-    default = {"build_model": build_lita, "open_sources": open_sources, "CARD": card, "optimizer": lambda *_: None}
+    default: Any = {"build_model": build_lita, "open_sources": open_sources, "read_records": read_records}
+    default |= {"CARD": Path(__file__).with_name("card.md"), "optimizer": lambda *_: None}  # which is AdamW
     return SimpleNamespace(**{**default, **own, "TASKS": TASKS | own.get("TASKS", {})})
 
 
@@ -124,7 +124,7 @@ def open_sources(
     records: dict[str, list[Record]] = {}
     for name, arguments in preset["data"]["sets"].items():
         with raised_as(DataError, f"data.sets.{name}", TypeError):
-            found = read_records(**arguments)
+            found = load_recipe(preset).read_records(**arguments)
         state.print(f"[{name}]\n{found}\n")  # what is wrong with it, too
         records[name] = [record for record in found.records if record.media]
     if unknown := {name for stage in preset["stages"] for name in stage["rates"]} - records.keys():
