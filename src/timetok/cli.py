@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check_path(plot)
         commands: Any = {"localize": _localize, "train": _train, "evaluate": _evaluate, "score": _score}
         commands |= {"plan": _plan, "data": _check_data, "convert": _convert, "info": _info}
-        commands["demo"] = lambda told: serve(lambda: _localizer(told.model, told), port=told.port, browser=told.browser)
+        commands["demo"] = lambda opt: serve(lambda: _localizer(opt.model, opt), port=opt.port, browser=opt.browser)
         commands[options.command](options)
     except (TimetokError, OSError) as error:  # OSError: no permission, a full disk
         print(f"timetok: {' '.join(str(error).split())}", file=sys.stderr)

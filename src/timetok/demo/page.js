@@ -52,14 +52,15 @@ function drawCurves(curves) {
 
 function drawSpans(answer) {
   const lanes = []; // the end of the last span in each: those that overlap stand below each other
+  const narrowest = (26 * length()) / find(".timeline").clientWidth; // of a button, in seconds
   const buttons = answer.spans.map((span, k) => {
     let lane = lanes.findIndex((end) => end < span.start);
     if (lane < 0) lane = lanes.length;
-    lanes[lane] = span.end;
+    lanes[lane] = Math.max(span.end, span.start + narrowest);
     const button = make("button", "span", `${k + 1}`, { type: "button", onclick: () => seek(span.start) });
     button.setAttribute("aria-label", `Span ${k + 1}, play from ${clock(span.start)} to ${clock(span.end)}`);
     button.title = `${clock(span.start)} to ${clock(span.end)}`;
-    button.style.left = percent(span.start);
+    button.style.left = `min(${percent(span.start)}, 100% - 24px)`;
     button.style.width = `calc(${percent(span.end)} - ${percent(span.start)})`;
     button.style.top = `${lane * 30}px`;
     return button;
@@ -86,19 +87,25 @@ function show({ answer, tokens, curves }) {
   drawSpans(answer);
   find(".asked").textContent = answer.question;
   const rows = answer.spans.map((span, k) => {
-    const row = make("li", "", `${clock(span.start)} to ${clock(span.end)}`);
+    const row = make("li", "");
+    row.append(make("b", "", `${clock(span.start)} to ${clock(span.end)}`));
     const likely = answer.confidences[k];
     if (likely !== undefined) row.append(make("small", "", `probability of these two marks: ${likely.toFixed(2)}`));
+    if (!curves[k]) return row;
+    const [start, end, iou] = curves[k].best;
+    const best = `${clock(start)} to ${clock(end)}, whose IoU with the truth is expected to be ${iou.toFixed(2)}`;
+    row.append(make("small", "", `best by all probabilities: ${best}`));
     return row;
   });
   find(".list").replaceChildren(...rows);
   find(".none").textContent = rows.length ? "" : "The answer holds no well-formed span.";
   if (rows.length && !curves.length) find(".none").textContent = "This model tells no probability over time.";
   const seconds = answer.spans.map((span) => `${span.start.toFixed(2)} ${span.end.toFixed(2)}`).join("\n");
-  find("button.seconds").disabled = !rows.length;
-  find("button.seconds").onclick = (event) => copy(event.target, seconds);
-  find("button.json").onclick = (event) => copy(event.target, JSON.stringify(answer));
-  find(".tokens").replaceChildren(...tokens.map((token) => make("code", /^<t\d+>$/.test(token) ? "time" : "", token)));
+  find(".copy-seconds").disabled = !rows.length;
+  find(".copy-seconds").onclick = (event) => copy(event.target, seconds);
+  find(".copy-json").onclick = (event) => copy(event.target, JSON.stringify(answer));
+  const chips = tokens.map((token) => make("code", /^<t\d+>$/.test(token) ? "time" : "", token.replaceAll(" ", "␣")));
+  find(".tokens").replaceChildren(...chips);
   find(".answer").hidden = false;
 }
 
@@ -114,6 +121,10 @@ function choose(source) {
   drawAxis();
 }
 
+find(".timeline").addEventListener("click", (event) => {
+  const place = find(".timeline").getBoundingClientRect();
+  if (!event.target.closest("button")) player().currentTime = ((event.clientX - place.left) / place.width) * length();
+});
 player().addEventListener("error", () => (find(".unplayable").hidden = !player().hasAttribute("src")));
 player().addEventListener("loadedmetadata", drawAxis);
 player().addEventListener("timeupdate", () => (find(".now").style.left = percent(player().currentTime)));
