@@ -58,7 +58,7 @@ def serve(load: Callable[[], Any], *, port: int | None = None, browser: bool = T
             message = str(error).replace(str(video), Path(video or "").name)
             raise gr.Error(escape(message), print_exception=False) from error
 
-    with gr.Blocks(title="timetok", analytics_enabled=False, delete_cache=(86_400, 86_400)) as page, gr.Row(elem_id="page"):
+    with gr.Blocks(title="timetok", analytics_enabled=False, delete_cache=(600, 86400)) as page, gr.Row(elem_id="page"):
         with gr.Column():
             gr.Markdown(head)
             video, sample = gr.File(str(clip), label="Video"), gr.Button("Use the sample", size="sm")
