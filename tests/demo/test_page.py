@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 import pytest
 
+from timetok import localize
 from timetok.lita.answer import load_sample
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -93,10 +95,9 @@ def opened(browser, address, requested):
         page.on("pageerror", lambda error: broken.append(str(error)))
         page.goto(address)
         page.wait_for_function("document.querySelector('video.player')?.duration > 0")
-        sought = (
-            "document.querySelector('video.player').addEventListener('seeking', (e) => sought = e.target.currentTime)"
-        )
-        page.evaluate(f"window.sought = -1; {sought}")
+        page.evaluate("window.sought = -1")
+        seeking = "'seeking', (event) => { sought = event.target.currentTime; }"
+        page.evaluate(f"document.querySelector('video.player').addEventListener({seeking})")
         return page
 
     yield open_page
@@ -115,9 +116,9 @@ def spans(page):
     return page.get_by_role("button", name=re.compile("^Span "))
 
 
-def copied(page, name):
-    page.get_by_role("button", name=name).click()
-    page.get_by_role("button", name="Copied").wait_for()
+def copied(page, what):
+    page.get_by_role("button", name=f"Copy {what}", exact=True).click()
+    page.locator(f".copy-{what.lower()}").filter(has_text="Copied").wait_for()
     return page.evaluate("navigator.clipboard.readText()")
 
 
@@ -125,12 +126,6 @@ def upload(page, path):
     page.get_by_label("Clear").first.click()
     page.locator("input[type=file]").set_input_files(path)
     page.get_by_text(path.stem[:6]).first.wait_for()
-
-
-def printed(*arguments):
-    """What the command line prints for the same question."""
-    command = [sys.executable, "-m", "timetok.cli", "localize", *arguments, "--json"]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def test_an_uploaded_video_is_asked_about_and_answered_as_by_localize(opened, tmp_path):
@@ -141,10 +136,10 @@ def test_an_uploaded_video_is_asked_about_and_answered_as_by_localize(opened, tm
     page.get_by_label("Question").fill(QUESTION)
     page.keyboard.press("Enter")
     assert spans(page).count() == 1
-    answer = printed(str(mine), QUESTION)
-    assert json.loads(copied(page, "Copy JSON")) == answer | {"video": "mine.mp4"}
+    answer = json.loads(json.dumps(asdict(localize(mine, QUESTION))))
+    assert json.loads(copied(page, "JSON")) == answer | {"video": "mine.mp4", "question": QUESTION}
     [span] = answer["spans"]
-    assert copied(page, "Copy seconds") == f"{span['start']:.2f} {span['end']:.2f}"
+    assert copied(page, "seconds") == f"{span['start']:.2f} {span['end']:.2f}"
     row = page.locator(".answer li").inner_text()
     assert f"{span['start']:.2f} s to {span['end']:.2f} s" in row and f"{answer['confidences'][0]:.2f}" in row
     assert re.search(r"<t\d+>.*<t\d+>.*</s>", page.locator(".tokens").inner_text(), re.DOTALL)
@@ -159,7 +154,7 @@ def test_the_timeline_shows_spans_and_curves_where_they_are(opened):
     button = spans(page).first.bounding_box()
     line, curves = (page.locator(f".timeline{name}").bounding_box() for name in ("", " .curves"))
     start, end = ((button["x"] + part * button["width"] - line["x"]) / line["width"] * 16 for part in (0, 1))
-    answer = json.loads(copied(page, "Copy JSON"))
+    answer = json.loads(copied(page, "JSON"))
     assert [start, end] == pytest.approx([*answer["spans"][0].values()], abs=16 / line["width"])  # a pixel
     assert curves["width"] == line["width"]
     peaks = []  # of both curves, in seconds
@@ -185,7 +180,7 @@ def test_a_span_jumps_there_and_plays(opened, how):
                 break
         page.keyboard.press("Enter")
     page.wait_for_function("sought >= 0")
-    start = json.loads(copied(page, "Copy JSON"))["spans"][0]["start"]
+    start = json.loads(copied(page, "JSON"))["spans"][0]["start"]
     assert page.evaluate("sought") == pytest.approx(start, abs=0.1)
     page.wait_for_function(f"document.querySelector('video.player').currentTime > {start}")  # it plays on
 
@@ -205,7 +200,7 @@ def test_mistakes_get_a_message_and_no_traceback(opened, log, tmp_path):
         ask(page, question)
         told.filter(has_text=says).wait_for()
         assert told.locator("img, b, video").count() == 0 and str(tmp_path) not in told.last.inner_text()
-        told.last.get_by_role("button", name="Close").click()
+        told.last.get_by_test_id("toast-close").click()
     page.get_by_label("Clear").first.click()
     ask(page)
     told.filter(has_text="none is chosen").wait_for()
