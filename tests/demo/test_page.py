@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -44,14 +45,15 @@ def log(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(log, tmp_path_factory):
-    """Where a page is served by the command itself, with the bundled model."""
+    """Where the command itself serves the page, with the bundled model, until Ctrl+C."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-c", WATCHED, "demo", "--port", port, "--no-browser"]
-    folder = {"GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("uploads"))}
+    uploads = tmp_path_factory.mktemp("uploads")
     with log.open("w") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | folder)
+        where = os.environ | {"GRADIO_TEMP_DIR": str(uploads)}
+        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=where)
     try:
         until = time.monotonic() + 120
         while not (found := re.search(r"^page: +(\S+)", log.read_text(), re.MULTILINE)):
@@ -59,8 +61,10 @@ def address(log, tmp_path_factory):
             time.sleep(0.2)
         yield found[1]
     finally:
-        server.terminate()
-        server.wait()
+        server.send_signal(signal.SIGINT)  # Ctrl+C
+        status = server.wait()
+    assert status == 0
+    assert {file.name for file in uploads.rglob("*.mp4")} <= {CLIP.name}  # what was uploaded is gone
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +146,7 @@ def test_an_uploaded_video_is_asked_about_and_answered_as_by_localize(opened, tm
     assert copied(page, "seconds") == f"{span['start']:.2f} {span['end']:.2f}"
     row = page.locator(".answer li").inner_text()
     assert f"{span['start']:.2f} s to {span['end']:.2f} s" in row and f"{answer['confidences'][0]:.2f}" in row
+    assert page.locator(".said").inner_text() == answer["text"]
     assert re.search(r"<t\d+>.*<t\d+>.*</s>", page.locator(".tokens").inner_text(), re.DOTALL)
     page.get_by_role("button", name="Use the sample").click()
     page.wait_for_function("document.querySelector('video.player').src.endsWith('clip.mp4')")

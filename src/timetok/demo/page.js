@@ -86,6 +86,7 @@ function show({ answer, tokens, curves }) {
   drawCurves(curves);
   drawSpans(answer);
   find(".asked").textContent = answer.question;
+  find(".said").textContent = answer.text;
   const rows = answer.spans.map((span, k) => {
     const row = make("li", "");
     row.append(make("b", "", `${clock(span.start)} to ${clock(span.end)}`));
@@ -113,6 +114,7 @@ function choose(source) {
   find(".answer").hidden = true;
   find(".unplayable").hidden = true;
   find(".timeline").seconds = 0;
+  find(".timeline").hidden = !source;
   if (source) player().src = source;
   else player().removeAttribute("src");
   player().load();
