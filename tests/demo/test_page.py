@@ -55,7 +55,7 @@ def address(log, tmp_path_factory):
         where = os.environ | {"GRADIO_TEMP_DIR": str(uploads)}
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=where)
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not (found := re.search(r"^page: +(\S+)", log.read_text(), re.MULTILINE)):
             assert server.poll() is None and time.monotonic() < until, log.read_text()
             time.sleep(0.2)
