@@ -9,11 +9,12 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test test-slow test-models test-thorough check format bench bench-gpu clean
+.PHONY: help demo test test-page test-slow test-models test-thorough check format bench bench-gpu clean
 
 help:
 	@echo "make demo       localise an event in a bundled clip; writes timetok-demo.png"
 	@echo "make test       the fast tests"
+	@echo "make test-page  the page of timetok demo in a headless Chromium"
 	@echo "make test-slow  the slow tests, and those that need a GPU"
 	@echo "make test-models  the adapter on every causal LM of the installed transformers (minutes)"
 	@echo "make test-thorough  the property tests, a million examples in all (about an hour)"
@@ -27,6 +28,11 @@ demo: $(READY)
 
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(ARGS)
+
+test-page: $(READY)
+	@$(BIN)/python -c 'import importlib.util as u; raise SystemExit(not (u.find_spec("gradio") and u.find_spec("playwright")))' \
+	  || $(BIN)/python -m pip install --disable-pip-version-check -q -e '.[demo]' playwright
+	@$(BIN)/python -m pytest -q tests/demo $(ARGS)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -q -m "slow or gpu" $(ARGS)

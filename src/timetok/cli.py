@@ -1,4 +1,4 @@
-"""The command line: ``timetok localize | train | evaluate | score | plan | data | convert | info``.
+"""The command line: ``timetok localize | train | evaluate | score | plan | data | convert | demo | info``.
 
 What a user got wrong is one line on stderr and exit status 2, never a traceback; a fault of ours keeps its own.
 Rooms are imported by the command that needs them, so that ``--help`` answers at once.
@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from timetok import __version__
 from timetok.atomic import plain
+from timetok.demo import serve
 from timetok.errors import ArgumentError, DataError, TimetokError, raised_as
 from timetok.metrics import PROTOCOLS
 from timetok.timegrid import Span
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check_path(plot)
         commands: Any = {"localize": _localize, "train": _train, "evaluate": _evaluate, "score": _score}
         commands |= {"plan": _plan, "data": _check_data, "convert": _convert, "info": _info}
+        commands["demo"] = lambda opt: serve(lambda: _localizer(opt.model, opt), port=opt.port, browser=opt.browser)
         commands[options.command](options)
     except (TimetokError, OSError) as error:  # OSError: no permission, a full disk
         print(f"timetok: {' '.join(str(error).split())}", file=sys.stderr)
