@@ -27,7 +27,7 @@ demo: $(READY)
 	@$(BIN)/timetok localize $(QUESTION) --plot timetok-demo.png
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu and not browser" $(ARGS)
 
 test-page: $(READY)
 	@$(BIN)/python -c 'import importlib.util as u; raise SystemExit(not (u.find_spec("gradio") and u.find_spec("playwright")))' \

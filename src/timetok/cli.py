@@ -104,9 +104,7 @@ def _localize(options: argparse.Namespace) -> None:
                 answers = localizer.ask(*given, streamer=streamer)
             elif is_long:
                 found = index(video, matcher, options.index) if options.search else None
-                curves = [fits(*found, matcher, question) if found else None for question in questions]
-                pairs = zip(questions, curves, strict=True)
-                answers = [localize_long(video, question, localizer, scores=curve) for question, curve in pairs]
+                answers = [localize_long(video, q, localizer, scores=found and fits(*found, matcher, q)) for q in questions]
             else:
                 answers = localize_all(frames, questions, localizer, batch_size=options.batch_size)
         except TimetokError as error:
