@@ -91,7 +91,7 @@ def _localize(options: argparse.Namespace) -> None:
     if options.search:
         from timetok.recipes.search import TwoTowers, fits, index
 
-        matcher = TwoTowers(options.search)
+        clip = TwoTowers(options.search)
     for (video, questions), coming in zip(asked, read_ahead(localizer, [video for video, _ in asked]), strict=True):
         try:
             frames = coming.result()
@@ -103,8 +103,8 @@ def _localize(options: argparse.Namespace) -> None:
                 streamer = TextStreamer(localizer.tt, skip_prompt=True, duration=frames.duration_seconds)
                 answers = localizer.ask(*given, streamer=streamer)
             elif is_long:
-                found = index(video, matcher, options.index) if options.search else None
-                answers = [localize_long(video, q, localizer, scores=found and fits(*found, matcher, q)) for q in questions]
+                seen = index(video, clip, options.index) if options.search else None
+                answers = [localize_long(video, q, localizer, scores=seen and fits(*seen, clip, q)) for q in questions]
             else:
                 answers = localize_all(frames, questions, localizer, batch_size=options.batch_size)
         except TimetokError as error:
