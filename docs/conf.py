@@ -3,12 +3,8 @@
 import pkgutil
 import re
 from importlib import import_module
-from inspect import ismodule
+from inspect import getdoc, ismodule
 from pathlib import Path
-
-from docutils import nodes
-from sphinx.util import logging
-from sphinx.util.nodes import make_refnode
 
 import timetok
 
@@ -81,8 +77,16 @@ def skip_fields(app, what, name, obj, skipped, options):
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
-def find_elsewhere(app, env, node, contnode) -> nodes.reference | None:
+def as_written(app, what, name, obj, options, lines):
+    """A colon in a property's docstring is a colon: napoleon takes what stands before it for a type."""
+    if what == "property":
+        lines[:] = [*getdoc(obj).splitlines(), ""]
+
+
+def find_elsewhere(app, env, node, contnode):
     """`SlowFastPooler` in another room's docstring, or in a signature by the module that defines it."""
+    from sphinx.util.nodes import make_refnode  # here, since the tests read this file without Sphinx
+
     target = node.get("reftarget", "")
     if node.get("refdomain") != "py" or ("." in target and not target.startswith("timetok.")):
         return None
@@ -96,6 +100,8 @@ def find_elsewhere(app, env, node, contnode) -> nodes.reference | None:
 
 def check_reference(app, env):
     """Every public name is in the reference, or the build fails."""
+    from sphinx.util import logging
+
     for name in public_names():
         if name not in env.get_domain("py").objects:
             logging.getLogger(__name__).warning("%s is public, and no page of the reference has it", name)
@@ -105,5 +111,6 @@ def setup(app):
     """Connect the functions above."""
     app.connect("source-read", add_navigation)
     app.connect("autodoc-skip-member", skip_fields)
+    app.connect("autodoc-process-docstring", as_written, priority=900)
     app.connect("missing-reference", find_elsewhere)
     app.connect("env-check-consistency", check_reference)
