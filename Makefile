@@ -55,7 +55,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 docs: .venv/.docs
-	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+	@$(BIN)/python -m sphinx -EW --keep-going -n -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 .venv/.docs: $(READY)

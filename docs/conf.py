@@ -20,7 +20,8 @@ pygments_style, pygments_dark_style = "friendly", "monokai"
 myst_heading_anchors = 3
 
 default_role = "py:obj"  # what docstrings write as `name`
-autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+napoleon_use_ivar = True  # attributes as a list, like arguments
 autodoc_typehints_format, autodoc_preserve_defaults = "short", True
 add_module_names, maximum_signature_line_length = False, 88
 toc_object_entries_show_parents = "hide"

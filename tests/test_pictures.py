@@ -37,7 +37,7 @@ def test_a_patch_is_drawn_in_the_colour_of_its_token(preset):
         assert token.path == path.name and frame in token.frames
         assert token.rows[0] <= y < token.rows[1] and token.columns[0] <= x < token.columns[1]
         seen.add(int(place))
-    assert seen == {place for place, token in enumerate(tokens) if token.separator is None}  # none is hidden behind another
+    assert seen == {place for place, token in enumerate(tokens) if not token.separator}  # none hides behind another
 
 
 def test_a_cell_is_numbered_once():
