@@ -35,8 +35,8 @@ def layout(preset: str, num_frames: int, grid: tuple[int, int]) -> Figure:
     """Frames side by side, a row for each path: a cell is a token, its number and colour the place in the sequence."""
     plan, (height, width) = PRESETS[preset], grid
     tokens = plan.tokens(num_frames, grid)
-    side = 6.0 / num_frames  # of a frame, in inches
-    figure = Figure((6.4, 0.5 + (side + 0.12) * len(plan.paths)), 200, facecolor="white", layout="constrained")
+    side = 4.4 / num_frames  # of a frame, in inches
+    figure = Figure((4.8, 0.5 + (side + 0.12) * len(plan.paths)), 250, facecolor="white", layout="constrained")
     num_learned = sum(token.separator is not None for token in tokens)
     learned = f"; {num_learned} learned separators are not drawn" if num_learned else ""
     title = f"{preset}: {num_frames} frames of {height} x {width} patches, {len(tokens)} tokens{learned}"
@@ -53,16 +53,16 @@ def layout(preset: str, num_frames: int, grid: tuple[int, int]) -> Figure:
                 corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
                 one.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=0.8))
                 middle, shade = ((left + right - 1) / 2, (top + bottom - 1) / 2), place > 0.6 * len(tokens)
-                one.text(*middle, f"{place:.0f}", ha="center", va="center", fontsize=5, color="k" if shade else "w")
+                one.text(*middle, f"{place:.0f}", ha="center", va="center", fontsize=7, color="k" if shade else "w")
         axes[0].set_ylabel(path.name, fontsize=8)
     for frame, one in enumerate(rows[-1]):
-        one.set_xlabel(f"frame {frame}" if frame == 0 else f"{frame}", fontsize=6)
+        one.set_xlabel(f"frame {frame}" if frame == 0 else f"{frame}", fontsize=7)
     return figure
 
 
 def masks() -> Figure:
     """The four masks of TC-LLaVA over `FRAME_INDEX`, ``[s s]`` each: a dark cell is a key that the query's row sees."""
-    figure = Figure((6.4, 6.7), 200, facecolor="white", layout="constrained")
+    figure = Figure((5.6, 5.9), 200, facecolor="white", layout="constrained")
     names = ["text" if frame < 0 else f"frame {frame}" for frame in FRAME_INDEX]
     edges = [k - 0.5 for k in range(1, len(names)) if names[k] != names[k - 1]]
     middles = [(start + stop) / 2 for start, stop in zip([-0.5, *edges], [*edges, len(names) - 0.5], strict=True)]
