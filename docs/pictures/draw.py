@@ -36,9 +36,9 @@ def layout(preset: str, num_frames: int, grid: tuple[int, int]) -> Figure:
     plan, (height, width) = PRESETS[preset], grid
     tokens = plan.tokens(num_frames, grid)
     side = 4.4 / num_frames  # of a frame, in inches
-    figure = Figure((4.8, 0.5 + (side + 0.12) * len(plan.paths)), 250, facecolor="white", layout="constrained")
+    figure = Figure((4.8, 0.7 + (side + 0.12) * len(plan.paths)), 250, facecolor="white", layout="constrained")
     num_learned = sum(token.separator is not None for token in tokens)
-    learned = f"; {num_learned} learned separators are not drawn" if num_learned else ""
+    learned = f",\nof which {num_learned} learned separators are not drawn" if num_learned else ""
     title = f"{preset}: {num_frames} frames of {height} x {width} patches, {len(tokens)} tokens{learned}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=8, weight="bold")
     rows = figure.subplots(len(plan.paths), num_frames, squeeze=False)
@@ -52,11 +52,13 @@ def layout(preset: str, num_frames: int, grid: tuple[int, int]) -> Figure:
                 (top, bottom), (left, right) = tokens[int(place)].rows, tokens[int(place)].columns
                 corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
                 one.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=0.8))
-                middle, shade = ((left + right - 1) / 2, (top + bottom - 1) / 2), place > 0.6 * len(tokens)
-                one.text(*middle, f"{place:.0f}", ha="center", va="center", fontsize=7, color="k" if shade else "w")
+                middle, color = ((left + right - 1) / 2, (top + bottom - 1) / 2), "wk"[place > 0.6 * len(tokens)]
+                style = {"ha": "center", "va": "center", "fontsize": min(7, 18 * side), "color": color}
+                one.text(*middle, f"{place:.0f}", **style)
         axes[0].set_ylabel(path.name, fontsize=8)
     for frame, one in enumerate(rows[-1]):
-        one.set_xlabel(f"frame {frame}" if frame == 0 else f"{frame}", fontsize=7)
+        one.set_xlabel(f"{frame}", fontsize=7)
+    figure.supxlabel("frame", fontsize=7)
     return figure
 
 
