@@ -53,8 +53,8 @@ def layout(preset: str, num_frames: int, grid: tuple[int, int]) -> Figure:
                 corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
                 one.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=0.8))
                 middle, is_light = ((left + right - 1) / 2, (top + bottom - 1) / 2), place > 0.6 * len(tokens)
-                style = {"ha": "center", "va": "center", "fontsize": min(7, 18 * side), "color": "k" if is_light else "w"}
-                one.text(*middle, f"{place:.0f}", **style)
+                style = {"fontsize": min(7, 18 * side), "color": "k" if is_light else "w"}
+                one.text(*middle, f"{place:.0f}", ha="center", va="center", **style)
         axes[0].set_ylabel(path.name, fontsize=8)
     for frame, one in enumerate(rows[-1]):
         one.set_xlabel(f"{frame}", fontsize=7)
