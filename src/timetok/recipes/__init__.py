@@ -1,1 +1,1 @@
-"""Annotation files, the tasks made of them, the feature cache, training, evaluation and rewards."""
+"""Annotation files, the tasks made of them, the feature cache, training, evaluation, search, rewards."""
