@@ -9,7 +9,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test test-page test-slow test-models test-thorough check format bench bench-gpu clean
+.PHONY: help demo docs test test-page test-slow test-models test-thorough check format bench bench-gpu clean
 
 help:
 	@echo "make demo       localise an event in a bundled clip; writes timetok-demo.png"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-thorough  the property tests, a million examples in all (about an hour)"
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make format     let ruff rewrite the code"
+	@echo "make docs       the pages and the reference as a site, in docs/_build/html"
 	@echo "make bench      every number of the README and the docs; trains what it compares (hours, resumes)"
 	@echo "make bench-gpu  pooling, and LITA stage by stage, on a CUDA device (minutes)"
 
@@ -53,6 +54,14 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/.docs
+	@$(BIN)/python -m sphinx -EW --keep-going -n -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+.venv/.docs: $(READY)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[docs]'
+	@touch $@
+
 bench: $(READY)
 	@$(BIN)/python benchmarks/tokens.py
 	@$(BIN)/python benchmarks/adapter.py
@@ -71,7 +80,7 @@ bench-gpu: $(READY)
 	@$(BIN)/python benchmarks/plot.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist timetok-demo.png
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist docs/_build timetok-demo.png
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

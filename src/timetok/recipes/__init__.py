@@ -1,1 +1,1 @@
-"""Synthetic videos, the tasks asked about them, training and evaluation, each runnable from an empty folder."""
+"""Annotation files, the tasks made of them, the feature cache, training, evaluation, search, rewards."""
