@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import timetok
 import tiny_data
 from timetok.cli import main
 from timetok.lita import LitaForConditionalGeneration
@@ -376,7 +377,7 @@ def test_as_a_process_of_its_own_too(clip: str, tmp_path: Path) -> None:
     with (broken / "model.safetensors").open("r+b") as file:
         file.truncate(5000)
     command = [sys.executable, "-m", "timetok.cli", "localize", clip, QUESTION, "--model", str(broken)]
-    source = Path(__file__).parent.parent / "src"
+    source = Path(timetok.__file__).parent.parent
     done = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": str(source)}, capture_output=True, text=True, check=False
     )

@@ -108,18 +108,31 @@ def described(path: str, node: ast.stmt) -> Iterator[str]:
         for name, each in members:
             if name not in overloaded or is_overload(each):
                 yield from described(f"{path}.{name}", each)
+        yield from (f"{path}.{name}: attribute" for name in set_by_init(node) - {name for name, _ in members})
     elif isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) != "TypeAlias":
-        yield f"{path}: {ast.unparse(node.annotation)}" + (
-            f" = {ast.unparse(node.value)}" if is_short(node.value) else ""
-        )
+        default = f" = {ast.unparse(node.value)}" if node.value and is_short(node.value) else ""
+        yield f"{path}: {ast.unparse(node.annotation)}{default}"
     elif isinstance(node, ast.Assign | ast.AnnAssign):
         alias = isinstance(node, ast.AnnAssign) or isinstance(node.value, ast.Subscript | ast.BinOp)
         yield f"{path} = {ast.unparse(node.value)}" if alias and node.value else f"{path}: constant"
 
 
-def is_short(value: ast.expr | None) -> bool:
-    """A literal, as defaults are; tables and calls are no promise."""
-    return value is not None and len(ast.unparse(value)) <= 40 and not isinstance(value, ast.Call)
+def is_short(value: ast.expr) -> bool:
+    """A literal or a `field`, as defaults are; tables and what other calls give are no promise."""
+    text = ast.unparse(value)
+    return len(text) <= 60 and (not isinstance(value, ast.Call) or text.startswith("field("))
+
+
+def set_by_init(node: ast.ClassDef) -> set[str]:
+    """Public attributes that an object gets from its constructor."""
+    stores = (
+        each
+        for method in node.body
+        if isinstance(method, Function) and method.name == "__init__"
+        for each in ast.walk(method)
+        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and ast.unparse(each.value) == "self"
+    )
+    return {each.attr for each in stores if not each.attr.startswith("_")}
 
 
 def told(member: str) -> bool:
@@ -156,6 +169,7 @@ def test_the_list_sees_what_a_user_would_miss() -> None:
         "a method": "timetok.timegrid.TimeGrid.encode(self, ",
         "a class method": "timetok.tokenizer.TimeTokenizer.wrap(cls, ",
         "a field of a record": "timetok.timegrid.Span.start: float",
+        "an attribute": "timetok.tokenizer.TimeTokenizer.tokenizer: attribute",
         "an error": "timetok.errors.DataError: class(TimetokError, ValueError)",
         "a name of the top": "timetok.localize = timetok.hub.localize",
         "a name of an inner file": "timetok.decoding.span_distribution(",
