@@ -7,7 +7,7 @@ from typing import Any
 
 
 class TimetokError(Exception):
-    """Base of all errors raised on purpose; the command line turns it into one line and exit status 2."""
+    """Base of all errors raised on purpose; the command line turns it into one line and exit status 1 or 2."""
 
 
 class ArgumentError(TimetokError, ValueError):
