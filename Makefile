@@ -9,7 +9,8 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo docs test test-page test-slow test-models test-thorough check format bench bench-gpu clean
+.PHONY: help demo docs test test-page test-slow test-models test-thorough test-wheel test-oldest check format dist bench \
+  bench-gpu clean
 
 help:
 	@echo "make demo       localise an event in a bundled clip; writes timetok-demo.png"
@@ -19,6 +20,8 @@ help:
 	@echo "make test-models  the adapter on every causal LM of the installed transformers (minutes)"
 	@echo "make test-thorough  the property tests, a million examples in all (about an hour)"
 	@echo "make check      ruff, mypy --strict, import-linter"
+	@echo "make dist       wheel and sdist in dist/, and twine's look at them"
+	@echo "make test-wheel, test-oldest  the fast tests on the wheel alone; on the oldest versions pyproject.toml allows"
 	@echo "make format     let ruff rewrite the code"
 	@echo "make docs       the pages and the reference as a site, in docs/_build/html"
 	@echo "make bench      every number of the README and the docs; trains what it compares (hours, resumes)"
@@ -44,6 +47,12 @@ test-models: $(READY)
 test-thorough: $(READY)
 	@$(BIN)/python -m pytest -q -m "hypothesis and not gpu" --hypothesis-profile=thorough $(ARGS)
 
+test-wheel: dist
+	@PYTHON=$(PYTHON) WORKERS=$(WORKERS) .ci/test-wheel $(ARGS)
+
+test-oldest:
+	@PYTHON=$(PYTHON) WORKERS=$(WORKERS) .ci/test-oldest $(ARGS)
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,6 +70,11 @@ docs: .venv/.docs
 .venv/.docs: $(READY)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[docs]'
 	@touch $@
+
+dist: $(READY)
+	rm -rf dist
+	@$(BIN)/python -m build --no-isolation
+	@$(BIN)/twine check --strict dist/*
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/tokens.py
@@ -80,7 +94,7 @@ bench-gpu: $(READY)
 	@$(BIN)/python benchmarks/plot.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist docs/_build timetok-demo.png
+	rm -rf .venv .wheel .oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis dist docs/_build timetok-demo.png
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

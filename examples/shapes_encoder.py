@@ -55,7 +55,7 @@ class FrameClassifier(torch.nn.Module):
 
 
 def main(options):
-    preset = load_preset("shapes")
+    preset = load_preset(str(Path(__file__).with_name("shapes.toml")))
     scenes = write_dataset(options.out / "clips", num_clips=options.clips, split="train", seed=0, workers=2)
     set_seed(0)
     encoder, transform = FrameEncoder(**preset["vision"]), FrameTransform(**preset["transform"])

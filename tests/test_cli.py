@@ -4,8 +4,10 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,9 @@ from typing import Any
 
 import pytest
 
+import timetok
 import tiny_data
-from timetok.cli import main
+from timetok.cli import _parser, main
 from timetok.lita import LitaForConditionalGeneration
 from timetok.lita.answer import TINY_MODEL
 from tiny_lita import CONTEXT, build, save, saying, write_clip
@@ -236,6 +239,53 @@ def test_info_names_versions(capfd: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"^pooling +(torch|triton)", out, re.MULTILINE) and re.search("^- torch +can$", out, re.MULTILINE)
 
 
+def test_info_and_plan_are_told_as_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["timetok"] == timetok.__version__ and {"python", "torch", "device", "pooling"} <= set(told)
+    assert main(["plan", str(tiny_data.write(tmp_path, "timelens")), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert set(found) == {"enough", "ceilings"} and str(found["enough"]) in found["ceilings"]
+    assert found["ceilings"]["100"]["num_spans"] > 0 and found["ceilings"]["100"]["recall"]["0.7"] <= 1
+
+
+COMMANDS = tomllib.loads(Path(timetok.__file__).with_name("commands.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_ends_with_an_example_that_its_parser_takes(
+    command: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    example = COMMANDS[command]["example"]
+    out = capfd.readouterr().out
+    assert out.endswith(f"\n\nexample: {example}\n")  # whole, on one line of a narrow terminal
+    assert "\x1b" not in out  # no colours where nobody looks
+    program, *given = shlex.split(example)
+    assert program == "timetok" and _parser().parse_args(given).command == command == given[0]
+
+
+def test_usage_and_what_was_given_are_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "half.json").write_text('{"a": [')
+    assert main(["plan"]) == main(["dance"]) == main(["localize", "clip.mp4"]) == 2
+    assert main(["plan", str(tmp_path / "half.json")]) == main(["plan", str(tmp_path)]) == 2
+    assert main(["localize", "gone.mp4", QUESTION]) == 2
+    assert capfd.readouterr().out == ""
+
+
+def test_a_reader_that_has_enough_is_no_mistake() -> None:
+    """As `timetok info | head -1` does: no message, and the status that the signal would have given."""
+    environment = os.environ | {"PYTHONPATH": str(Path(timetok.__file__).parent.parent)}
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "timetok.cli", "info"]
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(command, env=environment, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_help_and_version_are_no_mistakes(capfd: pytest.CaptureFixture[str]) -> None:
     for option in ("--help", "--version"):
         with pytest.raises(SystemExit, match="0"):
@@ -303,8 +353,8 @@ def test_a_bad_question_is_one_line(question: str, model: str, clip: str, capfd:
         (["train"], "PRESET"),
         (["train", "circles"], "circles"),
         (["train", "circles.toml"], "circles"),
-        (["train", "shapes", "--set", "smoke"], "--set"),
-        (["train", "shapes", "--set", "nothing.here=1"], "--set"),
+        (["train", "lita-7b", "--set", "smoke"], "--set"),
+        (["train", "lita-7b", "--set", "nothing.here=1"], "--set"),
         (["evaluate", "model"], "DATA"),
         (["evaluate", "model", "data", "--protocol", "guess"], "lita-rtl"),
         (["evaluate", "model", "data", "--batch-size", "0"], "--batch-size"),
@@ -376,7 +426,7 @@ def test_as_a_process_of_its_own_too(clip: str, tmp_path: Path) -> None:
     with (broken / "model.safetensors").open("r+b") as file:
         file.truncate(5000)
     command = [sys.executable, "-m", "timetok.cli", "localize", clip, QUESTION, "--model", str(broken)]
-    source = Path(__file__).parent.parent / "src"
+    source = Path(timetok.__file__).parent.parent
     done = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": str(source)}, capture_output=True, text=True, check=False
     )

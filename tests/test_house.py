@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import timetok
+
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "src" / "timetok"
+PACKAGE = Path(timetok.__file__).parent  # src/timetok, or an installed wheel
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = ("torch", "transformers", "timm", "triton", "av", "matplotlib", "accelerate", "peft", "gradio")
 
@@ -45,7 +47,7 @@ ROOMS = sorted({file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file 
 
 def in_fresh_interpreter(code: str) -> str:
     """What `code` prints in a new Python process."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT / "src")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -102,7 +104,7 @@ def undocumented(node: ast.AST, name: str) -> Iterator[str]:
 
 
 def test_no_file_is_longer_than_400_lines() -> None:
-    lines = {str(file.relative_to(ROOT)): file.read_text().count("\n") for file in FILES}
+    lines = {str(file.relative_to(PACKAGE.parent)): file.read_text().count("\n") for file in FILES}
     assert {name: count for name, count in lines.items() if count > 400} == {}
     assert sum(lines.values()) < 7000
 
@@ -121,7 +123,7 @@ def test_no_room_is_called_after_nothing() -> None:
 
 def test_every_public_name_has_a_docstring() -> None:
     trees = {file: ast.parse(file.read_text()) for file in FILES}
-    assert [str(file.relative_to(ROOT)) for file, tree in trees.items() if not ast.get_docstring(tree)] == []
+    assert [str(file.relative_to(PACKAGE.parent)) for file, tree in trees.items() if not ast.get_docstring(tree)] == []
     public = {file: tree for file, tree in trees.items() if not file.stem.startswith("_") or file.stem == "__init__"}
     assert [name for file, tree in public.items() for name in undocumented(tree, file.stem)] == []
 

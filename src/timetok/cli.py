@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands |= {"plan": _plan, "data": _check_data, "convert": _convert, "info": _info}
         commands["demo"] = lambda opt: serve(lambda: _localizer(opt.model, opt), port=opt.port, browser=opt.browser)
         commands[options.command](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads it, such as head, has enough
+        os._exit(141)  # as if by that signal; what is left is not tried again
     except (TimetokError, OSError) as error:  # OSError: no permission, a full disk
         print(f"timetok: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -70,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"timetok {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, told in tomllib.loads(Path(__file__).with_name("commands.toml").read_text(encoding="utf-8")).items():
-        command = commands.add_parser(name, help=told["help"])
+        command = commands.add_parser(name, help=told["help"], epilog=f"example: {told['example']}")
         one = any("one" in each for each in told["arguments"]) and command.add_mutually_exclusive_group(required=True)
         for each in told["arguments"]:
             place: Any = one if each.pop("one", False) else command
@@ -175,8 +178,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     given = {name: vars(options)[name] for name in (*_SETTINGS, "seed") if vars(options)[name] is not None}
     where = {name: given[name] for name in ("wording", "media", "layout", "durations") if name in given}
     questions = read_questions(options.data, options.protocol, **where)
-    model = None if options.model == "tiny" else options.model
-    localizer = _localizer(model, options)
+    localizer = _localizer(model := None if options.model == "tiny" else options.model, options)
     how: Any = {name: getattr(options, name) for name in ("protocol", "batch_size", "max_new_tokens")}
     how |= {"constrained": options.decoding == "constrained"} if options.decoding else {}
     if options.out:
@@ -201,10 +203,8 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _told(report: Any, options: argparse.Namespace) -> str:
-    if options.json:
-        return json.dumps(plain(asdict(report)))
     listed = [f"{kind}: {len(ids)}  {' '.join(map(str, ids[:9]))}" for kind, ids in report.problems.items() if ids]
-    return "\n".join([str(report), *listed])
+    return json.dumps(plain(asdict(report))) if options.json else "\n".join([str(report), *listed])
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -212,15 +212,15 @@ def _plan(options: argparse.Namespace) -> None:
 
     told = read_records(options.annotations, layout=options.layout, durations=options.durations, bad=options.bad)
     found = plan(told, target=options.target_recall)
-    print(found)
+    table = {size: ceiling._asdict() for size, ceiling in found.ceilings.items()}
+    print(json.dumps({"enough": found.enough, "ceilings": table}) if options.json else found)
     if options.plot:
         from timetok.plots import curves, save
 
         columns = list(found.ceilings.values())
         recalls = {f"R@{key:g}": [column.recall[key] for column in columns] for key in columns[0].recall}
         shares = {"mIoU": [column.miou for column in columns], **recalls, "wanted": [found.wanted] * len(columns)}
-        labels = {"xlabel": "time tokens T", "ylabel": "best share that can be reached"}
-        save(curves(list(found.ceilings), shares, **labels, log=True), options.plot)
+        save(curves([*found.ceilings], shares, xlabel="time tokens T", ylabel="share at best", log=True), options.plot)
 
 
 def _check_data(options: argparse.Namespace) -> None:
@@ -238,7 +238,7 @@ def _convert(options: argparse.Namespace) -> None:
     print(f"model:    {options.out}")
 
 
-def _info(_: argparse.Namespace) -> None:
+def _info(options: argparse.Namespace) -> None:
     rows: dict[str, Any] = {"timetok": __version__, "python": platform.python_version()}
     there = {each.name: each.version for each in distributions()}
     names = ("torch", "transformers", "timm", "triton", "av", "numpy", "accelerate", "peft")
@@ -251,7 +251,7 @@ def _info(_: argparse.Namespace) -> None:
     rows["device"] = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     rows["pooling"] = f"{choose(PRESETS['lita'], device)}, for LITA's layout"
     rows |= {f"- {name}": each.why_not(PRESETS["lita"], device) or "can" for name, each in BACKENDS.items()}
-    print("\n".join(f"{name:13s} {value}" for name, value in rows.items()))
+    print(json.dumps(rows) if options.json else "\n".join(f"{name:13s} {value}" for name, value in rows.items()))
 
 
 def _localizer(model: str | None, options: argparse.Namespace) -> Any:

@@ -89,7 +89,7 @@ class VideoAdapter(nn.Module):
         first = projector if isinstance(projector, nn.Module) else nn.Linear(vision_dim, width)
         is_deep = projector == "mlp2x_gelu"
         self.projector = nn.Sequential(first, nn.GELU(), nn.Linear(width, width)) if is_deep else first
-        self.processor: Any = None
+        self.processor: VideoPrompts = cast(Any, None)  # what it stays with `TokenIds`, who know no text
         if isinstance(tt, TimeTokenizer):
             if (last := max(tt.time_token_ids, default=-1)) >= rows:
                 remedy = "call timetok.embeddings.resize(lm, tt.time_token_ids) first"

@@ -51,7 +51,7 @@ def load_preset(name: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     the preset's ``[smoke]`` table. A file may name another as its ``base``, with ``[changes]`` of the same form.
     DataError: there is no such preset, it is no TOML, or a key or a value does not fit.
 
-    >>> load_preset("shapes", ["stages.0.trainer.max_steps=10"])["stages"][0]["trainer"]["max_steps"]
+    >>> load_preset("lita-7b", ["stages.0.trainer.max_steps=10"])["stages"][0]["trainer"]["max_steps"]
     10
     """
     preset, asked = _read(name), dict(map(_read_change, changes))
