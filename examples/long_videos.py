@@ -29,7 +29,7 @@ from timetok.recipes.search import TwoTowers, embedded, fits, index
 from timetok.video import Frames, Part
 
 
-def remembering(localizer: AnyLocalizer, folder: str | Path, *, ask: Any = None, num_encoded: int = 64) -> Any:
+def remembering(localizer: AnyLocalizer, folder: str | Path, *, ask: Any = None, num_encoded: int = 8) -> Any:
     """A localizer, loaded from a folder, for many questions about long files: no window is looked at twice.
 
     It keeps each answer about a window in ``folder``, a line of JSON each, as it comes: the same questions go on where
@@ -37,8 +37,9 @@ def remembering(localizer: AnyLocalizer, folder: str | Path, *, ask: Any = None,
     each time, answers in place of the model's own; the last ``num_encoded`` windows stay in memory for other questions.
     """
     file = Path(folder) / "answers-0-of-1.jsonl"
-    of_model = fingerprint(find_folder(localizer.model.config.name_or_path))
-    claim(file.with_name("manifest.json"), {"model": of_model})
+    model = localizer.model
+    settings = {"model": fingerprint(find_folder(model.config.name_or_path)), "dtype": str(model.dtype)}
+    claim(file.with_name("manifest.json"), {**settings, "num_frames": getattr(localizer, "num_frames", None)})
     known, of_file = read_answers(file.parent), lru_cache(None)(lambda path: fingerprint(Path(path)))
     encoded = lru_cache(num_encoded)(lambda part: localizer.encode(localizer.read(part)))
     with file.open("ab") as lines:

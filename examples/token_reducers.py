@@ -209,6 +209,8 @@ class StaticDropper:
         kept = []
         for frame in features.detach().unbind(1):
             seen = frame if self.seen is None else self.seen
+            if seen.shape != frame.shape:
+                raise ArgumentError(f"features: expected frames {list(seen.shape)} as before, got {list(frame.shape)}")
             moved = ~(cosine_similarity(frame.float(), seen.float(), dim=-1) > self.tau)
             kept.append(torch.ones_like(moved) if self.seen is None else moved)
             self.seen = frame if self.against == "previous" else torch.where(kept[-1].unsqueeze(-1), frame, seen)
@@ -275,6 +277,9 @@ def stream(reduce: Reducer, chunks: Iterable[tuple[Tensor, Times]]) -> Iterator[
     """
     if isinstance(reduce, Pooled) or (isinstance(reduce, WeightedTokenSampler) and isinstance(reduce.scores, Tensor)):
         raise ArgumentError("reduce: expected no Pooled, for which use SlowFastPooler.stream, and no scores of a whole")
+    begun = reduce.func if isinstance(reduce, partial) else reduce
+    if begun is drop_static or (begun is random_tokens and isinstance(reduce.keywords.get("seed", 0), int)):
+        raise ArgumentError("reduce: begins anew with each piece; use StaticDropper, or a generator as seed")
     start = 0
     for features, times in chunks:
         found = reduce(features, times)

@@ -464,6 +464,19 @@ def test_what_needs_the_whole_takes_no_pieces(reduce):
         next(stream(reduce, [(features(1, 2, 4, 3), TIMES[:2])]))
 
 
+@pytest.mark.parametrize("reduce", [partial(drop_static, tau=0.9), partial(random_tokens, num_kept=2)])
+def test_what_begins_anew_takes_no_pieces(reduce):
+    with pytest.raises(ArgumentError, match="reduce: begins anew with each piece"):
+        next(stream(reduce, [(features(1, 2, 4, 3), TIMES[:2])]))
+
+
+def test_pieces_are_of_the_same_videos():
+    dropper = StaticDropper(tau=0.9)
+    dropper(features(1, 2, 4, 3), TIMES[:2])
+    with pytest.raises(ArgumentError, match=r"expected frames \[1, 4, 3\] as before, got \[2, 4, 3\]"):
+        dropper(features(2, 2, 4, 3), TIMES[:2])
+
+
 # all of them
 
 

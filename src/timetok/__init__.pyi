@@ -27,3 +27,32 @@ from timetok.timegrid import Span as Span, TimeGrid as TimeGrid
 from timetok.tokenizer import TimeTokenizer as TimeTokenizer
 
 __version__: str
+
+__all__ = [
+    "Answer",
+    "SlowFastPooler",
+    "Span",
+    "TimeGrid",
+    "TimeTokenizer",
+    "VideoAdapter",
+    "__version__",
+    "adapter",
+    "attention",
+    "codecs",
+    "decoding",
+    "embeddings",
+    "errors",
+    "hub",
+    "lita",
+    "localize",
+    "localize_long",
+    "losses",
+    "metrics",
+    "plots",
+    "pooling",
+    "recipes",
+    "timegrid",
+    "tokenizer",
+    "video",
+    "vision",
+]

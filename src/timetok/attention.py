@@ -22,7 +22,7 @@ def temporal_position_ids(
 
     n counts tokens. t counts text tokens and frames: the tokens of a frame share one, wherever they stand, and text
     after a video goes on one after its last frame. Rotations add up, so rotating by n and by t is one RoPE at these
-    positions. A token generated next is ``a + b`` further on. Padding has position 0. ArgumentError: one is not finite.
+    positions. A token generated next is ``a + b`` further on. Padding has position 0. ArgumentError: a, b infinite.
 
     Source: TC-LLaVA (arXiv 2409.03206), re-implemented with 1 and 1; which of them its gamma scales is not verified.
 

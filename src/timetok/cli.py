@@ -27,7 +27,7 @@ from timetok.timegrid import Span
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line, that of the process if None: exit status 0, or 2 for a mistake, or 130 if interrupted."""
+    """Run a command line, that of the process if None: 0, 2 for a mistake, 130 if interrupted, 141 at a closed pipe."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded; see `load_localizer`
     try:
         options = _parser().parse_args(arguments)
@@ -94,7 +94,7 @@ def _localize(options: argparse.Namespace) -> None:
     if options.search:
         from timetok.recipes.search import TwoTowers, fits, index
 
-        clip = TwoTowers(options.search)
+        clip = TwoTowers(options.search, device=str(localizer.model.device))
     for (video, questions), coming in zip(asked, read_ahead(localizer, [video for video, _ in asked]), strict=True):
         try:
             frames = coming.result()

@@ -77,8 +77,6 @@ def peft_kwargs(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Any]:
 
     ``{"trainable_token_indices": {module name: ids}}``: one module where the embeddings are tied, else two. LoRA alone
     trains no new row, and naming the ids alone leaves an untied head out. ArgumentError: a head has a bias.
-
-    >>> LoraConfig(target_modules="all-linear", **peft_kwargs(model, tt.time_token_ids))  # doctest: +SKIP
     """
     chosen = _embeddings(model)
     if getattr(chosen[-1], "bias", None) is not None:

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -185,7 +185,7 @@ def localize_long(
     """`localize` in a video of hours: the model is shown windows, and closer ones around what it found there.
 
     ``scores`` are moments in seconds ``[n]``, in order, and how well the video fits the question there ``[n]``, as a
-    CLIP tells (``examples/long_videos.py``); None asks about all of it. Windows of ``window_seconds`` stand around the
+    CLIP tells (`timetok.recipes.search`); None asks about all of it. Windows of ``window_seconds`` stand around the
     ``num_windows`` highest that are half of that apart. They get closer until the model's marks and frames are at most
     ``resolution_seconds`` apart, or filled by two fifths. Of the spans found, the best ``max_spans`` that are not alike
     are given; a confidence is the model's, 1 if it tells none, times the mean score within, from 0 for the median to 1
@@ -214,13 +214,12 @@ def localize_long(
         within = curve[(start <= moments) & (moments <= end)]
         return float(within.mean() if len(within) else np.interp((start + end) / 2, moments, curve))
 
-    peaks: list[float] = []
+    firsts: dict[Span, float] = {}  # windows, on a grid that questions share, and their peaks
     for moment in moments[np.argsort(-fits, kind="stable")].tolist():
-        if scores is None or (len(peaks) < num_windows and all(abs(moment - other) >= apart for other in peaks)):
-            peaks.append(moment)
-    for peak in tqdm(peaks, "moments looked at"):
-        window: Span | None = _around(apart / 2 * round(2 * peak / apart), 2 * apart, duration)  # questions share it
-        here: list[tuple[float, Span]] = []
+        if scores is None or (len(firsts) < num_windows and all(abs(moment - at) >= apart for at in firsts.values())):
+            firsts.setdefault(_around(apart / 2 * round(2 * moment / apart), 2 * apart, duration), moment)
+    for first, peak in tqdm(firsts.items(), "windows looked at"):
+        window, here = cast(Span | None, first), list[tuple[float, Span]]()
         while window and len(here) < _MOST_WINDOWS:
             shown: Any = localizer.encode(localizer.read(_part(video, window, steps + 1)))
             (answer,) = (ask or localizer.ask)([shown], [question], [window.duration_seconds])

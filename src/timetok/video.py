@@ -97,9 +97,6 @@ def read_frames(
         ArgumentError: ``num_frames``, ``size`` or ``fps`` is not positive, a part is none, or a type is wrong.
 
     Source: The sampling of LITA's released code (arXiv 2403.19046).
-
-    >>> read_frames("clip.mp4", num_frames=8, size=(224, 224)).data.shape  # doctest: +SKIP
-    torch.Size([8, 3, 224, 224])
     """
     num_frames, picture = check_count("num_frames", num_frames), _Picture(size)
     if backend not in get_args(Backend):

@@ -1,5 +1,6 @@
 """The local web page of ``timetok demo``; what it looks like and does in a browser stands in the files beside this."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from html import escape
@@ -48,6 +49,8 @@ def serve(load: Callable[[], Any], *, port: int | None = None, browser: bool = T
         import gradio as gr
     from timetok.lita.answer import load_sample
 
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")  # gradio asks itself whether it is up
+    os.environ["no_proxy"] = f"127.0.0.1,{others}"
     localizer, (clip, example, _), here = load(), load_sample(), Path(__file__).parent
     head, drawn, drawing = ((here / f"page.{kind}").read_text(encoding="utf-8") for kind in ("md", "html", "js"))
 
@@ -70,6 +73,7 @@ def serve(load: Callable[[], Any], *, port: int | None = None, browser: bool = T
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # no web fonts
     where: Any = {"server_name": "127.0.0.1", "server_port": port, "share": False, "allowed_paths": [str(clip.parent)]}
     looks: Any = {"css_paths": here / "page.css", "theme": theme, "ssr_mode": False, "footer_links": [], "quiet": True}
-    page.queue(default_concurrency_limit=1).launch(inbrowser=browser, prevent_thread_lock=True, **where, **looks)
+    with raised_as(ArgumentError, f"--port: {port} cannot be had, choose another", OSError, OverflowError):
+        page.queue(default_concurrency_limit=1).launch(inbrowser=browser, prevent_thread_lock=True, **where, **looks)
     print(f"page:     {page.local_url}   (Ctrl+C ends it)", flush=True)
     page.block_thread()

@@ -10,7 +10,8 @@ const make = (tag, className, text, more = {}) => {
 };
 
 const clock = (seconds) => `${seconds.toFixed(2)} s`;
-const length = () => find(".timeline").seconds || player().duration || 0;
+// of a recorder's WebM the browser says Infinity
+const length = () => [find(".timeline").seconds, player().duration].find((each) => each > 0 && each < Infinity) || 0;
 const percent = (seconds) => `${(100 * Math.min(Math.max(seconds / (length() || 1), 0), 1)).toFixed(3)}%`;
 
 function seek(seconds) {
@@ -132,6 +133,7 @@ player().addEventListener("loadedmetadata", drawAxis);
 player().addEventListener("timeupdate", () => (find(".now").style.left = percent(player().currentTime)));
 new ResizeObserver(drawAxis).observe(find(".timeline"));
 watch("value", () => {
-  if (props.value && props.value.answer) show(props.value);
-  else choose(props.value && props.value.source);
+  const { answer, source } = props.value || {};
+  if (!answer) choose(source);
+  else if (decodeURIComponent(player().src).endsWith(`/${answer.video}`)) show(props.value); // else it is of another video
 });

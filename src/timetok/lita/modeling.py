@@ -101,7 +101,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model's forward with the videos in place, as in `VideoAdapter`.
 
         ``input_ids`` ``[b s]`` hold one placeholder per visual token. The videos come as ``pixel_values_videos``
-        ``[m t c h w]``, which ``LitaProcessor`` gives, or as ``video_features`` ``[m t p e]``, from ``model.features``.
+        ``[m t c h w]``, or as ``video_features`` ``[m t p e]``, from ``model.features``; both are an ArgumentError.
         """
         videos: dict[str, Any] = {"pixel_values_videos": pixel_values_videos, "video_features": video_features}
         return self.model(input_ids, attention_mask=attention_mask, labels=labels, **videos, **lm_kwargs)

@@ -89,7 +89,7 @@ class LitaProcessor(ProcessorMixin):
         Prompts and ``trusted`` are as in ``VideoPrompts``, with at most one ``<video>`` in each. Videos are paths,
         ``Frames``, or bare uint8 arrays ``[t c h w]`` (torch or numpy) of frames spread evenly over the video, of which
         ``num_frames`` are picked; else VideoError or ArgumentError is raised. ``durations`` are seconds, one a video.
-        Files and ``Frames`` know their own; for bare arrays it is needed where a prompt names a moment as ``<12.3>``.
+        Files and ``Frames`` know their own; without it ``<12.3>`` in a prompt about bare arrays stays text.
         """
         if return_tensors != "pt":
             raise ArgumentError(f"return_tensors: expected 'pt', got {return_tensors!r}")

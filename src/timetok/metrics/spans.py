@@ -131,7 +131,7 @@ def codec_ceiling(
 ) -> Ceiling:
     """Best mIoU and recall a way of writing moments allows before any model is involved, each as near as it can be.
 
-    Of ``spans`` there is one at least, of durations in seconds one a span or one for all; else ArgumentError is raised.
+    ArgumentError unless there is a span, and a duration in seconds for each or all; ``thresholds`` are IoUs of recalls.
 
     >>> from timetok.timegrid import TimeGrid
     >>> codec_ceiling(IndexCodec(TimeGrid(100)), [(10.0, 20.0)], 600.0).recall[0.7]

@@ -19,7 +19,7 @@ Reward: TypeAlias = Callable[..., list[float]]
 def temporal_iou(tt: TimeTokenizer) -> Reward:
     """What the spans of an answer and the true ones share, of what they cover together: in [0, 1].
 
-    The columns are ``spans``, a ``(start, end)`` in seconds or a list of them, and ``duration``. No span, no reward.
+    The columns are ``spans``, a ``(start, end)`` or a list of them, and ``duration``, in seconds. No span: 0.
     """
 
     def temporal_iou(*, completion_ids: Ids, spans: Sequence[Any], duration: Sequence[float], **_: Any) -> list[float]:

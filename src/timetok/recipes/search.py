@@ -29,7 +29,8 @@ class TwoTowers:
         with telling_which(path):
             self._processor = AutoProcessor.from_pretrained(path, local_files_only=True)
             self._model = load_weights(AutoModel, path).to(device)
-            self.size, self.name = min(dict(self._processor.image_processor.size).values()), weights_digest(self._model)
+            self.size = min(dict(self._processor.image_processor.size).values())
+            self.name = f"{weights_digest(self._model)} {self._processor.image_processor}"  # and how it is shown frames
 
     @torch.inference_mode()
     def frames(self, pixels: Tensor) -> Tensor:
@@ -40,9 +41,9 @@ class TwoTowers:
     @torch.inference_mode()
     def text(self, question: str) -> Tensor:
         """A question, cut where it is too long → ``[e]`` of length 1."""
-        options: Any = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        inputs = self._processor.tokenizer([question], **options).to(self._model.device)
-        return normalize(self._model.get_text_features(**inputs).pooler_output)[0]
+        told: Any = {"max_length": self._model.config.text_config.max_position_embeddings, "return_tensors": "pt"}
+        inputs = self._processor.tokenizer([question], padding="max_length", truncation=True, **told)
+        return normalize(self._model.get_text_features(**inputs.to(self._model.device)).pooler_output)[0]
 
 
 def embedded(shown: Iterable[tuple[float, Tensor]], matcher: Any) -> Iterator[tuple[float, Tensor, Tensor]]:
