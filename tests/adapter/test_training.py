@@ -193,7 +193,7 @@ def prompts(processor, given):
     return processor([row["prompt"] for row in given], videos=[row["video_features"] for row in given])
 
 
-@pytest.mark.parametrize("workers", [{}, SPAWNED], ids=["", "spawned workers"])
+@pytest.mark.parametrize("workers", [{}, pytest.param(SPAWNED, marks=pytest.mark.slow)], ids=["", "spawned workers"])
 def test_the_generating_trainer_generates(workers, tmp_path):
     adapter = tiny_lm.adapter()
     args = arguments(tmp_path, kind=Seq2SeqTrainingArguments, predict_with_generate=True, **workers)
