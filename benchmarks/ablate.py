@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import ROOT, add_rows, provenance, read_rows
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from tqdm import tqdm
-
 from ablations import report, speed, world
 from ablations.grid import FRAMES, GRID, QUESTIONS, START, Regime, Row, Variant
 from ablations.learner import Learner, begin, build, train
 from ablations.scoring import score
 from ablations.world import Clips
+from harness import ROOT, add_rows, provenance, read_rows
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
 from timetok.atomic import replacing
 
 KEY = ["experiment", "variant", "seed", "answered_by"]

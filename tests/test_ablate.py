@@ -9,12 +9,12 @@ import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
-import ablate  # noqa: E402
-from ablations import grid, learner, report, speed, world  # noqa: E402
-from ablations.grid import DEFAULT, GRID, QUESTIONS, START, Regime, Row  # noqa: E402
-from ablations.reducers import reducer_of  # noqa: E402
-from ablations.scoring import ways_of  # noqa: E402
-from harness import read_rows  # noqa: E402
+import ablate
+from ablations import grid, learner, report, speed, world
+from ablations.grid import DEFAULT, GRID, QUESTIONS, START, Regime, Row
+from ablations.reducers import reducer_of
+from ablations.scoring import ways_of
+from harness import read_rows
 
 TINY = Regime(
     width=24, layers=1, heads=2, drill_batch=2, batch=2, turns=2, start_drill=1, start_steps=1, drill=1, steps=1

@@ -9,17 +9,16 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from ablations.grid import Regime, Variant
+from ablations.reducers import Reduce, reducer_of
+from ablations.tasks import TASKS
 from numpy.random import Generator
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
 
-from ablations.grid import START, Regime, Variant
-from ablations.reducers import Reduce, reducer_of
-from ablations.tasks import TASKS
 from shapes_world.features import CachedClip, draw_cut
 from shapes_world.recipe import optimizer, shapes_tokenizer
 from shapes_world.tasks import draw_turns, pair_of

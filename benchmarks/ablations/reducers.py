@@ -8,10 +8,10 @@ from functools import partial
 from zlib import crc32
 
 import torch
+from ablations.grid import Variant
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ablations.grid import Variant
 from shapes_world.features import CachedClip
 from timetok import SlowFastPooler
 from timetok.video import spread

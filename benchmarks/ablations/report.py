@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from ablations.grid import GRID, QUESTIONS
 from harness import markdown, read_rows, write_between
 from matplotlib.figure import Figure
 
-from ablations.grid import GRID, QUESTIONS
 from timetok.plots import save
 
 Rows = Sequence[Mapping[str, str]]

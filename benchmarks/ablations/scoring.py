@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from ablations.learner import HEAD_TOKEN, Learner
+from ablations.tasks import TASKS
 from posterior import calibration_error, rank_correlation
 from torch import Tensor
 
-from ablations.learner import HEAD_TOKEN, Learner
-from ablations.tasks import TASKS
 from shapes_world.features import CachedClip
 from timetok import Span
 from timetok.decoding import span_distribution

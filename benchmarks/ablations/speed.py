@@ -5,10 +5,10 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
-from harness import seconds
-
 from ablations.learner import Learner
 from ablations.scoring import WAYS, prompts, questions, ways_of
+from harness import seconds
+
 from shapes_world.features import CachedClip
 
 Name = tuple[str, str]  # a learner's, and what is done with it
