@@ -9,7 +9,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test test-slow test-models test-thorough check format bench bench-gpu clean
+.PHONY: help demo test test-slow test-models test-thorough check format bench bench-gpu ablate clean
 
 help:
 	@echo "make demo       localise an event in a bundled clip; writes timetok-demo.png"
@@ -20,6 +20,7 @@ help:
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make format     let ruff rewrite the code"
 	@echo "make bench      every number of the README and the docs; trains what it compares (hours, resumes)"
+	@echo "make ablate     variants of the shapes recipe under one budget: docs/experiments (hours, resumes)"
 	@echo "make bench-gpu  pooling, and LITA stage by stage, on a CUDA device (minutes)"
 
 demo: $(READY)
@@ -63,6 +64,9 @@ bench-gpu: $(READY)
 	@$(BIN)/python benchmarks/pooling_gpu.py
 	@$(BIN)/python benchmarks/lita.py
 	@$(BIN)/python benchmarks/plot.py
+
+ablate: $(READY)
+	@$(BIN)/python benchmarks/ablate.py $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist timetok-demo.png

@@ -20,9 +20,10 @@ class Variant:
     """What is trained. The defaults are LITA's choices, as far as a model this small can make them.
 
     ``tokens`` is how a moment is written: index tokens, digits of seconds, one token for both whose hidden state a
-    distribution head reads, or, in the shared start alone, the fifth of the video as a word, "one" to "five". ``layout`` are arguments of ``SlowFastPooler``. ``reducer`` names another way to few visual
-    tokens, ``kept`` of them a frame; with it every token carries the mark of its time, as fast ones do when ``marked``.
-    ``frames`` are drawn between two numbers. ``strategy`` orders pictures and videos, ``videos`` is the share of videos.
+    distribution head reads, or, in the shared start alone, the fifth of the video as a word, "one" to "five".
+    ``layout`` are arguments of ``SlowFastPooler``. ``reducer`` names another way to few visual tokens, ``kept`` of them
+    a frame; with it every token carries the mark of its time, as fast ones do when ``marked``. ``frames`` are drawn
+    between two numbers. ``strategy`` orders pictures and videos, ``videos`` is the share of videos.
     """
 
     tokens: Literal["index", "seconds", "head", "fifths"] = "index"
@@ -106,7 +107,7 @@ def _mixed(videos: Stage, pictures: int) -> Stage:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: a variant, scored on the clips ``test``, ``frames`` of each; ``seeds`` in the committed grid."""
+    """A line of a table: a variant, scored on ``frames`` of each of the clips ``test``, with so many seeds."""
 
     experiment: str
     name: str

@@ -1,4 +1,4 @@
-"""Ways to few visual tokens under one face: features ``[t p e]`` and seconds ``[t]`` → tokens ``[n e]``, seconds ``[n]``.
+"""Ways to few visual tokens under one face: features ``[t p e]``, seconds ``[t]`` → tokens ``[n e]``, seconds ``[n]``.
 
 ``kept`` is a number of tokens a frame, on average where a way keeps more of some frames than of others.
 """

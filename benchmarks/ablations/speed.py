@@ -32,7 +32,8 @@ def prefills(learners: Mapping[str, Learner], clips: Sequence[CachedClip], frame
     calls: dict[Name, Callable] = {}
     for name, learner in learners.items():
         asked = [each for each in questions(learner, clips[:30], frames) if each.task == "event_loc"][:PREFILL_BATCH]
-        calls[name, "prefill"] = lambda _, learner=learner, batch=prompts(learner, asked): _forward(learner, batch)
+        batch = prompts(learner, asked)
+        calls[name, "prefill"] = lambda _, learner=learner, batch=batch: _forward(learner, batch)
     return calls
 
 
