@@ -21,6 +21,7 @@ class Variant:
 
     ``tokens`` is how a moment is written: index tokens, digits of seconds, one token for both whose hidden state a
     distribution head reads, or, in the shared start alone, the fifth of the video as a word, "one" to "five".
+    The rows of ``marks`` tokens start ``ordered`` along an arc, which is not LITA's, or random.
     ``layout`` are arguments of ``SlowFastPooler``. ``reducer`` names another way to few visual tokens, ``kept`` of them
     a frame; with it every token carries the mark of its time, as fast ones do when ``marked``. ``frames`` are drawn
     between two numbers. ``strategy`` orders pictures and videos, ``videos`` is the share of videos.
@@ -28,6 +29,7 @@ class Variant:
 
     tokens: Literal["index", "seconds", "head", "fifths"] = "index"
     marks: int = 100
+    ordered: bool = True
     loss: Literal["plain", "gaussian", "two-hot"] = "plain"
     layout: Options = ()
     reducer: str = ""
@@ -139,12 +141,13 @@ EVERY_FRAME = replace(DEFAULT, layout=(("fast", False), ("num_slow_frames", FRAM
 
 
 def _b() -> list[Row]:
-    def row(marks: int, loss: Any, marked: bool = False) -> Row:
+    def row(marks: int, loss: Any) -> Row:
         return Row(
             "b", f"T = {marks}, {loss}", replace(DEFAULT, marks=marks, loss=loss), 2 if marks in (25, 100) else 1
         )
 
-    return [row(marks, loss) for marks in (25, 100, 10, 50, 200) for loss in LOSSES]
+    random = Row("b", "T = 100, plain, rows start random", replace(DEFAULT, ordered=False))
+    return [*(row(marks, loss) for marks in (25, 100, 10, 50, 200) for loss in LOSSES), random]
 
 
 def _f() -> list[Row]:
@@ -209,6 +212,7 @@ def _h() -> list[Row]:
 GRID: list[Row] = [  # in the order of importance, which is that of the runs
     Row("a", "slow tokens only, digits", SLOW, 3),
     Row("a", "SlowFast, digits", DIGITS, 3),
+    Row("a", "slow tokens only, time tokens", replace(DEFAULT, layout=(("fast", False),)), 3),
     Row("a", "SlowFast, time tokens", DEFAULT, 3),
     Row("a", "SlowFast, time tokens, marks shown", MARKED, 3),
     Row("c", "digits", DIGITS, 3),

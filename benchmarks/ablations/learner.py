@@ -23,7 +23,7 @@ from shapes_world.features import CachedClip, draw_cut
 from shapes_world.recipe import optimizer, shapes_tokenizer
 from shapes_world.tasks import draw_turns, pair_of
 from span_head import SpanHead
-from timetok import SlowFastPooler, Span, VideoAdapter
+from timetok import SlowFastPooler, Span, VideoAdapter, embeddings
 from timetok.lita import LitaProcessor
 from timetok.losses import SoftTimeLoss
 from timetok.recipes.records import Event, Record
@@ -184,13 +184,15 @@ def build(variant: Variant, regime: Regime, clips: Sequence[CachedClip], seed: i
 
 @torch.no_grad()
 def begin(learner: Learner, start: Mapping[str, Tensor]) -> None:
-    """Give a learner the weights of the shared start; the rows of its tokens of time stay random."""
+    """Give a learner the weights of the shared start, and rows to its tokens of time: ordered, or random as built."""
     own, words = learner.adapter.state_dict(), learner.processor.video_token_id  # what comes behind is of time
     for name, weight in start.items():
         target = own[name if name in own else name.replace("projector.", "projector.linear.")]
         if "embed_tokens" in name:
             target, weight = target[:words], weight[:words]
         target.copy_(weight)
+    if learner.variant.ordered:
+        embeddings.init_rows(learner.adapter.lm, learner.processor.tt.time_token_ids)
 
 
 def _in_fifths(text: str, duration: float) -> str:
