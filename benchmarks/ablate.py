@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from fcntl import LOCK_EX, flock
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,10 @@ def run(jobs: Sequence[Job], place: Place, workers: int) -> None:
 
 
 def keep(place: Place, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows into the CSV, all of them or none."""
-    add_rows(place.table, rows, key=KEY)
+    """Rows into the CSV, all of them or none; several runs, of other experiments, may do so at once."""
+    with (place.work / "lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        add_rows(place.table, rows, key=KEY)
 
 
 def left_of(rows: Iterable[Row], seeds: Sequence[int] | None, place: Place) -> list[Job]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ablations.grid import Regime, Variant
+from ablations.grid import START, Regime, Variant
 from ablations.reducers import Reduce, reducer_of
 from ablations.tasks import TASKS
 from numpy.random import Generator
@@ -81,7 +81,10 @@ class Learner:
             named = {name.removeprefix("head."): each for name, each in weights.items() if name.startswith("head.")}
             self.head.load_state_dict(named)
         self.adapter.load_state_dict({name: each for name, each in weights.items() if not name.startswith("head.")})
-        self.adapter.eval()
+        device = "cuda" if torch.cuda.is_available() else "cpu"  # where the Trainer leaves what it trained
+        for module in (self.adapter, self.head):
+            if module is not None:
+                module.to(device).eval()
 
 
 class Objective(nn.Module):
@@ -144,7 +147,7 @@ def still(clip: CachedClip, rng: Generator, num_frames: int) -> tuple[Tensor, fl
 
 
 def build(variant: Variant, regime: Regime, clips: Sequence[CachedClip], seed: int) -> Learner:
-    """A learner of random weights but for its projector."""
+    """A learner of random weights, but for the projector of the shared start; see `begin` for the others."""
     codec = "seconds" if variant.tokens == "seconds" else "index"
     marks = {"head": 2, "fifths": 2, "seconds": 100}.get(variant.tokens, variant.marks)
     layout = {} if variant.reducer else dict(variant.layout)
@@ -166,7 +169,8 @@ def build(variant: Variant, regime: Regime, clips: Sequence[CachedClip], seed: i
         pad_token_id=tokenizer.pad_token_id,
     )
     lm, linear = LlamaForCausalLM(config), nn.Linear(EYES, width)
-    align(linear, lm.get_input_embeddings().weight, tokenizer, clips)
+    if variant == START:
+        align(linear, lm.get_input_embeddings().weight, tokenizer, clips)
     projector = Marked(linear, lm, processor.tt.time_token_ids) if variant.reducer else linear
     adapter = VideoAdapter(
         lm,

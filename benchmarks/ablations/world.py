@@ -7,7 +7,7 @@ p patches, e vision width.
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -73,8 +73,9 @@ def write(clips: Clips, features: Sequence[Tensor], folder: Path) -> None:
         save_file({"features": torch.cat(list(features))}, path)
 
 
+@cache
 def read(clips: Clips, folder: Path) -> list[CachedClip]:
-    """The clips, their features mapped from the file: processes share its pages."""
+    """The clips, once a process; their features are mapped from the file, whose pages processes share."""
     with safe_open(folder / f"{clips.name}.safetensors", "pt") as file:
         features = file.get_tensor("features")
     scenes = clips.scenes()
