@@ -59,16 +59,18 @@ class Job:
     variant: Variant
     seed: int
     rows: tuple[Row, ...]
+    budget: int = 1
 
 
 def jobs_of(rows: Iterable[Row], seeds: Sequence[int] | None, done: Set[tuple[str, str, str]]) -> list[Job]:
-    """What is left to do, in the order of the rows; for all of ``seeds``, or as many as each row asks for."""
-    jobs: dict[tuple[Variant, int], list[Row]] = {}
+    """What is left to do, seed by seed in the order of the rows; all of ``seeds``, or as many as each row asks for."""
+    jobs: dict[tuple[Variant, int, int], list[Row]] = {}
     for row in rows:
         for seed in range(row.seeds) if seeds is None else seeds:
             if (row.experiment, row.name, str(seed)) not in done:
-                jobs.setdefault((row.variant, seed), []).append(row)
-    return [Job(variant, seed, tuple(found)) for (variant, seed), found in jobs.items()]
+                jobs.setdefault((row.variant, row.budget, seed), []).append(row)
+    found = [Job(variant, seed, tuple(of_job), budget) for (variant, budget, seed), of_job in jobs.items()]
+    return sorted(found, key=lambda job: job.seed)
 
 
 def learner_of(variant: Variant, seed: int, place: Place) -> tuple[Learner, float]:
@@ -95,6 +97,7 @@ def learner_of(variant: Variant, seed: int, place: Place) -> tuple[Learner, floa
 
 def carry_out(job: Job, place: Place) -> list[dict[str, Any]]:
     """Train a model and score it: a row of the CSV for each of its rows and ways of answering."""
+    place = replace(place, regime=place.regime.times(job.budget))
     learner, minutes = learner_of(job.variant, job.seed, place)
     scored: dict[tuple[str, int], Any] = {}
     rows = []

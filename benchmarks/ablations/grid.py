@@ -73,6 +73,10 @@ class Regime:
     learning_rate: float = 3e-3
     matrix_learning_rate: float = 1.5e-2
 
+    def times(self, budget: int) -> "Regime":
+        """The same with so many times the steps after the shared start."""
+        return replace(self, drill=budget * self.drill, steps=budget * self.steps)
+
     def stages(self, variant: Variant) -> list[Stage]:
         """A drill and the tasks; or the stages of a strategy, with the same number of steps on videos."""
         of_start = variant == START
@@ -109,7 +113,10 @@ def _mixed(videos: Stage, pictures: int) -> Stage:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: a variant, scored on ``frames`` of each of the clips ``test``, with so many seeds."""
+    """A line of a table: a variant of so many seeds, scored on ``frames`` of each of the clips ``test``.
+
+    ``budget`` multiplies the steps after the shared start.
+    """
 
     experiment: str
     name: str
@@ -117,6 +124,7 @@ class Row:
     seeds: int = 1
     test: str = "test"
     frames: int = FRAMES
+    budget: int = 1
 
 
 QUESTIONS = {
@@ -215,6 +223,8 @@ GRID: list[Row] = [  # in the order of importance, which is that of the runs
     Row("a", "slow tokens only, time tokens", replace(DEFAULT, layout=(("fast", False),)), 3),
     Row("a", "SlowFast, time tokens", DEFAULT, 3),
     Row("a", "SlowFast, time tokens, marks shown", MARKED, 3),
+    Row("a", "SlowFast, digits, 4 times the steps", DIGITS, budget=4),
+    Row("a", "SlowFast, time tokens, 4 times the steps", DEFAULT, budget=4),
     Row("c", "digits", DIGITS, 3),
     Row("c", "index tokens", DEFAULT, 3),
     Row("c", "distribution head", replace(DEFAULT, tokens="head"), 3),
