@@ -23,7 +23,7 @@ import torch
 from ablations import report, speed, world
 from ablations.grid import FRAMES, GRID, QUESTIONS, START, Regime, Row, Variant
 from ablations.learner import Learner, begin, build, train
-from ablations.scoring import score
+from ablations.scoring import numbers, questions, score, whole_video
 from ablations.world import Clips
 from harness import ROOT, add_rows, provenance, read_rows
 from safetensors import safe_open
@@ -100,26 +100,28 @@ def carry_out(job: Job, place: Place) -> list[dict[str, Any]]:
     place = replace(place, regime=place.regime.times(job.budget))
     learner, minutes = learner_of(job.variant, job.seed, place)
     scored: dict[tuple[str, int], Any] = {}
-    rows = []
+    rows, model = [], {"train_minutes": f"{minutes:.2f}", "model": place.regime.digest(job.variant, job.seed)}
     for row in job.rows:
         asked = row.test, row.frames
         if asked not in scored:
             scored[asked] = score(learner, world.read(place.clips[row.test], place.features), row.frames)
-        for way, numbers in scored[asked].items():
-            shown = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in numbers.items()}
-            rows.append(
-                {
-                    "experiment": row.experiment,
-                    "variant": row.name,
-                    "seed": job.seed,
-                    "answered_by": way,
-                    **shown,
-                    "train_minutes": f"{minutes:.2f}",
-                    "model": place.regime.digest(job.variant, job.seed),
-                    **provenance(),
-                }
-            )
+        for way, found in scored[asked].items():
+            rows.append(cells(row.experiment, row.name, job.seed, way, found) | model | provenance())
     return rows
+
+
+def cells(experiment: str, name: str, seed: int, way: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The first columns of a row."""
+    shown = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in found.items()}
+    return {"experiment": experiment, "variant": name, "seed": seed, "answered_by": way, **shown}
+
+
+def add_guess(place: Place) -> None:
+    """The row of an answer that needs no model."""
+    learner, minutes = learner_of(START, 0, place)
+    asked = questions(learner, world.read(place.clips["test"], place.features), FRAMES)
+    row = cells("a", "the whole video", 0, "greedy", numbers(asked, whole_video(asked)))
+    keep(place, [row | {"train_minutes": f"{minutes:.2f}", "model": "shared start"} | provenance()])
 
 
 def run(jobs: Sequence[Job], place: Place, workers: int) -> None:
@@ -200,7 +202,7 @@ def main() -> None:
         for clips in place.clips.values():
             world.fill(clips, place.features, workers=options.workers)
         if jobs := left_of(rows, seeds, place):
-            learner_of(START, 0, place)
+            add_guess(place)
             run(jobs, place, options.workers)
     measure(place)
     report.write(place.table, ROOT / "docs" / "experiments" if not options.quick else place.work)

@@ -54,7 +54,8 @@ def mean_sd(values: Sequence[float], digits: int = 3) -> str:
 def lines(experiment: str, found: Rows, times: Rows) -> list[list[str]]:
     """The lines of a table, in the order of the grid; rows without numbers say so."""
     table = []
-    for name in dict.fromkeys(row.name for row in GRID if row.experiment == experiment):
+    named = [row.name for row in GRID if row.experiment == experiment]
+    for name in dict.fromkeys([*named, *(row["variant"] for row in found if row["experiment"] == experiment)]):
         of_name = [row for row in found if (row["experiment"], row["variant"]) == (experiment, name)]
         if not of_name:
             table.append([name, "0", MISSING, *[""] * (len(header(experiment)) - 3)])
@@ -91,9 +92,11 @@ def _figure(height: float, **labels: str):
     return figure, axes
 
 
-def strip(table: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
-    """A dot for every seed of every variant, and a bar for their mean."""
+def strip(table: Mapping[str, Sequence[float]], xlabel: str, guess: Sequence[float]) -> Figure:
+    """A dot for every seed of every variant, a bar for their mean, and a line at what the whole video scores."""
     figure, axes = _figure(0.8 + 0.32 * len(table), xlabel=xlabel)
+    for value in guess:
+        axes.axvline(value, color=GREY, linestyle="--", linewidth=1)
     for place, values in enumerate(table.values()):
         axes.plot([mean(values)] * 2, [place - 0.3, place + 0.3], color=ORANGE, linewidth=2)
         axes.plot(values, [place] * len(values), "o", color=BLUE, markersize=5, alpha=0.8)
@@ -139,11 +142,14 @@ def figures(found: Rows, times: Rows) -> dict[str, Figure]:
     for row in found:
         key = row["experiment"], row["variant"], row["answered_by"]
         numbers.setdefault(key, []).append(float(row["miou"]))
+    guess = numbers.get(("a", "the whole video", "greedy"), [])
     for experiment in "adeh":
         named = [row.name for row in GRID if row.experiment == experiment]
         table = {name: numbers[experiment, name, "greedy"] for name in named if (experiment, name, "greedy") in numbers}
         if table:
-            drawn[experiment] = strip(table, "event localisation, mIoU; a dot is a seed")
+            drawn[experiment] = strip(
+                table, "event localisation, mIoU; a dot is a seed, dashed: the whole video", guess
+            )
     by_marks: dict[str, dict[float, list[float]]] = {}
     for row in GRID:
         if row.experiment == "b":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -153,26 +153,35 @@ def ways_of(learner: Learner) -> list[str]:
     return ["greedy", "posterior"] if variant.tokens == "index" and plain else ["greedy"]
 
 
-def score(learner: Learner, clips: Sequence[CachedClip], num_frames: int) -> dict[str, dict[str, float]]:
+def score(learner: Learner, clips: Sequence[CachedClip], num_frames: int) -> dict[str, dict[str, Any]]:
     """Numbers of each way of answering."""
     asked, found = questions(learner, clips, num_frames), {}
+    tokens = {"visual_tokens": float(np.mean([_tokens(learner, each) for each in asked]))}
     for way in ways_of(learner):
         answers = [each for k in range(0, len(asked), BATCH) for each in WAYS[way](learner, asked[k : k + BATCH])]
-        reached = np.array([iou(a.span, q.truth) if a.span else 0.0 for a, q in zip(answers, asked, strict=True)])
-        sure, tasks = np.array([a.confidence for a in answers]), np.array([q.task for q in asked])
-        located = tasks == "event_loc"
-        found[way] = {
-            "miou": reached[located].mean(),
-            "r1_at_05": (reached[located] >= 0.5).mean(),
-            "rtl_miou": reached[~located].mean() if (~located).any() else np.nan,
-            "parsed": np.mean([a.span is not None for a in answers]),
-            "confidence": sure[located].mean(),
-            "calibration_error": calibration_error(sure[located], reached[located]),
-            "rank_correlation": rank_correlation(sure[located], reached[located]),
-            "questions": int(located.sum()),
-            "visual_tokens": float(np.mean([_tokens(learner, q) for q in asked])),
-        }
+        found[way] = numbers(asked, answers) | tokens
     return found
+
+
+def numbers(asked: Sequence[Question], answers: Sequence[Answer]) -> dict[str, Any]:
+    """What a table shows of answers."""
+    reached = np.array([iou(a.span, q.truth) if a.span else 0.0 for a, q in zip(answers, asked, strict=True)])
+    sure, located = np.array([a.confidence for a in answers]), np.array([q.task == "event_loc" for q in asked])
+    return {
+        "miou": reached[located].mean(),
+        "r1_at_05": (reached[located] >= 0.5).mean(),
+        "rtl_miou": reached[~located].mean() if (~located).any() else np.nan,
+        "parsed": np.mean([a.span is not None for a in answers]),
+        "confidence": sure[located].mean(),
+        "calibration_error": calibration_error(sure[located], reached[located]),
+        "rank_correlation": rank_correlation(sure[located], reached[located]),
+        "questions": int(located.sum()),
+    }
+
+
+def whole_video(asked: Sequence[Question]) -> list[Answer]:
+    """What needs no model."""
+    return [Answer(Span(0.0, each.duration_seconds), 1.0) for each in asked]
 
 
 def _tokens(learner: Learner, question: Question) -> int:
