@@ -153,8 +153,11 @@ def measure(place: Place) -> None:
     torch.set_num_threads(1)
     clips = world.read(place.clips["test"], place.features)
     for experiment, (calls_of, baseline) in TIMED.items():
-        rows = [row for row in GRID if row.experiment == experiment and has_model(row.variant, 0, place)]
-        learners = {row.name: learner_of(row.variant, 0, place)[0] for row in rows}
+        learners = {}
+        for row in (row for row in GRID if row.experiment == experiment):
+            scaled = replace(place, regime=place.regime.times(row.budget))
+            if folder_of(row.variant, 0, scaled).exists():
+                learners[row.name] = learner_of(row.variant, 0, scaled)[0]
         if baseline[0] in learners:
             found = speed.timed(calls_of(learners, clips, FRAMES), baseline)
             told = {"experiment": experiment, "baseline": baseline[0]}
@@ -163,10 +166,6 @@ def measure(place: Place) -> None:
                 for (name, way), numbers in found.items()
             ]
             add_rows(f"{place.table}_speed", added, key=SPEED_KEY)
-
-
-def has_model(variant: Variant, seed: int, place: Place) -> bool:
-    return folder_of(variant, seed, place).exists()
 
 
 def folder_of(variant: Variant, seed: int, place: Place) -> Path:

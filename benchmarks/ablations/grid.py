@@ -144,6 +144,7 @@ START = Variant(tokens="fifths", tasks=(*TASKS, ("vidqa", 1.0)))
 DEFAULT = Variant()
 DIGITS = replace(DEFAULT, tokens="seconds")
 SLOW = replace(DIGITS, layout=(("fast", False),))
+HEAD = replace(DEFAULT, tokens="head")
 MARKED = replace(DEFAULT, marked=True)
 EVERY_FRAME = replace(DEFAULT, layout=(("fast", False), ("num_slow_frames", FRAMES)))
 
@@ -227,7 +228,10 @@ GRID: list[Row] = [  # in the order of importance, which is that of the runs
     Row("a", "SlowFast, time tokens, 4 times the steps", DEFAULT, budget=4),
     Row("c", "digits", DIGITS, 3),
     Row("c", "index tokens", DEFAULT, 3),
-    Row("c", "distribution head", replace(DEFAULT, tokens="head"), 3),
+    Row("c", "distribution head", HEAD, 3),
+    Row("c", "digits, 4 times the steps", DIGITS, budget=4),
+    Row("c", "index tokens, 4 times the steps", DEFAULT, budget=4),
+    Row("c", "distribution head, 4 times the steps", HEAD, budget=4),
     *_b()[:6],
     *_f(),
     *_e(),
