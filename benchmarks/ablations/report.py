@@ -147,10 +147,10 @@ def figures(found: Rows, times: Rows) -> dict[str, Figure]:
         named = [row.name for row in GRID if row.experiment == experiment]
         table = {name: numbers[experiment, name, "greedy"] for name in named if (experiment, name, "greedy") in numbers}
         if table:
-            drawn[experiment] = strip(table, "event localisation, mIoU; dots are seeds, dashed: the whole video", guess)
+            drawn[experiment] = strip(table, "event localisation, mIoU", guess)
     by_marks: dict[str, dict[float, list[float]]] = {}
     for row in GRID:
-        if row.experiment == "b":
+        if row.experiment == "b" and row.variant.ordered:
             for way in WAYS["b"]:
                 if values := numbers.get(("b", row.name, way)):
                     by_marks.setdefault(f"{row.variant.loss}, {way}", {})[row.variant.marks] = values
