@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 
 .PHONY: help demo docs test test-page test-slow test-models test-thorough test-wheel test-oldest check format dist bench \
-  bench-gpu clean
+  bench-gpu ablate clean
 
 help:
 	@echo "make demo       localise an event in a bundled clip; writes timetok-demo.png"
@@ -25,6 +25,7 @@ help:
 	@echo "make format     let ruff rewrite the code"
 	@echo "make docs       the pages and the reference as a site, in docs/_build/html"
 	@echo "make bench      every number of the README and the docs; trains what it compares (hours, resumes)"
+	@echo "make ablate     variants of the shapes recipe under one budget: docs/experiments (hours, resumes)"
 	@echo "make bench-gpu  pooling, and LITA stage by stage, on a CUDA device (minutes)"
 
 demo: $(READY)
@@ -92,6 +93,9 @@ bench-gpu: $(READY)
 	@$(BIN)/python benchmarks/pooling_gpu.py
 	@$(BIN)/python benchmarks/lita.py
 	@$(BIN)/python benchmarks/plot.py
+
+ablate: $(READY)
+	@$(BIN)/python benchmarks/ablate.py $(ARGS)
 
 clean:
 	rm -rf .venv .wheel .oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis dist docs/_build timetok-demo.png

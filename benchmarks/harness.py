@@ -40,7 +40,7 @@ def provenance() -> dict[str, object]:
 def read_rows(name: str) -> list[dict[str, str]]:
     """Rows of ``results/{name}.csv``, none where it does not exist."""
     path = RESULTS / f"{name}.csv"
-    return list(csv.DictReader(path.open())) if path.exists() else []
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
 
 
 def add_rows(name: str, rows: Sequence[dict[str, object]], *, key: Sequence[str]) -> None:
