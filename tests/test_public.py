@@ -1,5 +1,6 @@
 """The public face: every promised name is there, lazily, and a misspelt one says so."""
 
+import ast
 import doctest
 import pkgutil
 import runpy
@@ -53,6 +54,12 @@ def test_room_is_an_attribute(room: str) -> None:
 def test_dir_and_all_list_every_public_name() -> None:
     assert set(timetok.__all__) == {"__version__", *NAMES, *ROOMS}
     assert set(timetok.__all__) <= set(dir(timetok))
+
+
+def test_type_checkers_are_told_the_same_names() -> None:
+    tree = ast.parse(Path(timetok.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    (listed,) = (node.value for node in tree.body if isinstance(node, ast.Assign))
+    assert sorted(ast.literal_eval(listed)) == sorted(timetok.__all__)
 
 
 def test_unknown_name_is_an_attribute_error_that_repeats_it() -> None:
