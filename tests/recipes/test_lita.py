@@ -232,7 +232,8 @@ def test_shipped_presets_have_the_published_rates(name: str) -> None:
     assert stage["rates"].keys() == preset["data"]["sets"].keys()
 
 
-@pytest.mark.parametrize("cached", ["true", pytest.param("false", marks=pytest.mark.slow)])
+@pytest.mark.slow  # three processes
+@pytest.mark.parametrize("cached", ["true", "false"])
 def test_two_processes_train_what_one_of_twice_the_batch_does(folder: Path, tmp_path: Path, cached: str) -> None:
     trainer = (
         "{ max_steps = 4, per_device_train_batch_size = 1, learning_rate = 1e-2, logging_steps = 1, save_steps = 4, "
