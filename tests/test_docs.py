@@ -1,4 +1,4 @@
-"""The Python blocks of the docs run as printed, with a small tokenizer and model under the names they use."""
+"""The Python blocks of README and docs run as printed, with a small tokenizer and model under the names they use."""
 
 import pytest
 
@@ -7,14 +7,17 @@ from docs_blocks import DOCS, blocks
 from tiny_lita import write_clip
 from tiny_video_lms import save
 
-PAGES = [page for page in sorted(DOCS.glob("*.md")) if blocks(page)]
+PAGES = [page for page in [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))] if blocks(page)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_runs_as_printed(page, tmp_path):
+def test_a_page_runs_as_printed(page, tmp_path, monkeypatch):
     tokenizer = tiny_lm.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     names = {"hf_tokenizer": tokenizer, "lm": tiny_lm.language_model(), "folder": str(tmp_path)}
+    if page.stem == "README":
+        write_clip(tmp_path / "clip.mp4")
+        monkeypatch.chdir(tmp_path)
     if page.stem == "ask":
         names |= {"clip": write_clip(tmp_path / "clip.mp4"), "model_folder": save(tmp_path / "model", "qwen3_vl")}
     for block in blocks(page):
