@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import long
-import pooling
 import posterior
 import shapes
 from ablations import report
 from ablations.grid import QUESTIONS
-from harness import markdown, read_rows
+from harness import ROOT, markdown, read_rows
+
+import pooling
 
 
 def experiment(letter):
