@@ -103,6 +103,12 @@ def test_a_video_and_a_query_stand_for_an_id(tmp_path):
     assert asked == {("clip", "he runs"): ["q1", "q2"]}
 
 
+def test_lines_that_timetok_localize_prints_name_a_video_by_its_path(tmp_path):
+    line = {"video": "films/clip.mp4", "question": "he runs", "text": "<3.00> <7.50>", "times_seconds": [3.0, 7.5]}
+    predictions, problems = read(tmp_path / "answers", [line], asked={("clip", "he runs"): ["q1"]})
+    assert predictions == {"q1": Prediction("q1", (3.0, 7.5))} and not any(problems.values())
+
+
 WRONG = {
     "nan": [math.nan, 3],
     "infinite": [3, math.inf],

@@ -39,8 +39,8 @@ def read_predictions(
 ) -> tuple[list[Prediction], dict[str, list[str]]]:
     """Read what a system answered, and by kind the problems met: a list, or an object by id, in JSON; or JSON lines.
 
-    An entry has an id (``question_id``, ``qid`` or ``id``), or a video and a query that ``asked`` has ids of, given in
-    turn; and ``[start, end]``, or a list of these, a score behind them or not, as in QVHighlights'
+    An entry has an id (``question_id``, ``qid`` or ``id``), or a video, or its path, and a query that ``asked`` has ids
+    of, given in turn; and ``[start, end]``, or a list of these, a score behind them or not, as in QVHighlights'
     ``pred_relevant_windows``; or a text, of which `parse_moments` reads the moments. Of the folder of an evaluation its
     answers are read. Ids become text. What is no finite number is listed, and stands for an answer without a span; an
     entry without an id is listed alone. DataError: the file cannot be read.
@@ -59,7 +59,8 @@ def read_predictions(
     predictions, problems = [], dict[str, list[str]]({"without an id": [], "not numbers": []})
     for k, entry in enumerate(content if isinstance(content, list) else [content]):
         given = entry if isinstance(entry, dict) else {}
-        ids = left.get((str(_first(given, _VIDEOS, "")), str(_first(given, _QUERIES, "")).strip()))
+        video, query = str(_first(given, _VIDEOS, "")), str(_first(given, _QUERIES, "")).strip()
+        ids = left.get((video, query)) or left.get((Path(video).stem, query))
         key = _first(given, _IDS)
         if key is None and ids:
             key = ids.pop(0)
