@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from timetok.lita import LitaForConditionalGeneration
 from timetok.lita.answer import Localizer
 from timetok.pooling import SlowFastPooler
 from timetok.recipes.train import build_model, dry_run, load_preset, open_sources, train
+
+BLOCKS = ("json", "toml", "bash")  # of the docs' first run
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +199,26 @@ def test_a_task_of_ones_own_lies_beside_the_preset(folder: Path, tmp_path: Path)
     assert (tmp_path / "model" / "model.safetensors").exists()
     with pytest.raises(DataError, match="code: expected a module beside the preset, got 'nosuch'"):
         train(load_preset(str(path), ["code=nosuch"]), tmp_path / "other")
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # read by peft
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")  # the oldest know no other
+def test_the_first_run_of_the_docs_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text(encoding="utf-8")
+    section = page.partition("## A first run")[2].partition("\n## ")[0]
+    data, preset, commands = (section.partition(f"```{kind}\n")[2].partition("```")[0] for kind in BLOCKS)
+    monkeypatch.chdir(tmp_path)
+    Path("videos").mkdir()
+    shutil.copy(folder / "videos" / "v_0.mp4", "videos/clip1.mp4")
+    Path("mine.json").write_text(data)
+    Path("mine.toml").write_text(preset)
+    small = [f'start.lm="{folder / "lm"}"', f'start.clip="{folder / "clip"}"', "model.num_frames=4"]
+    small += ["stages.0.trainer.max_steps=2", "stages.0.trainer.use_cpu=true", "stages.0.trainer.bf16=false"]
+    small += ["stages.0.trainer.dataloader_num_workers=0"]
+    for command in commands.splitlines():
+        told = shlex.split(command)[1:]
+        assert main(told + [part for each in small for part in ("--set", each)] * (told[0] == "train")) == 0, command
+    assert json.loads(Path("runs/mine/score/report.json").read_text())["num_samples"] == 1
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # read by peft
