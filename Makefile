@@ -85,6 +85,8 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/plot.py
 	@$(BIN)/python benchmarks/video.py
 	@$(BIN)/python benchmarks/lita.py
+	@$(BIN)/python benchmarks/recipe.py
+	@$(BIN)/python benchmarks/metrics.py
 	@$(BIN)/python benchmarks/long.py
 	@$(BIN)/python benchmarks/shapes.py $(ARGS)
 	@$(BIN)/python benchmarks/posterior.py

@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "shapes", help="folder of `timetok train shapes`")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "table", help="clips and baselines")
     parser.add_argument("--clips", type=int, default=300, help="fresh clips a split")
-    parser.add_argument("--share", type=float, default=0.2, help="share of the preset's steps that each baseline gets")
+    parser.add_argument("--share", type=float, default=0.15, help="share of the preset's steps that each baseline gets")
     parser.add_argument("--bundled", type=Path, help="the fully trained model (default: the one in the package)")
     parser.add_argument("--only-table", action="store_true", help="rewrite the README from the CSV and stop")
     options = parser.parse_args()
