@@ -16,6 +16,15 @@ def test_the_name_appears_when_the_block_ends_well(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_empty_folder_may_be_named_by_a_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    with replacing(".") as partial:
+        partial.mkdir()
+        (partial / "a.txt").write_text("new")
+    assert (tmp_path / "new" / "a.txt").read_text() == "new"
+
+
 def test_what_was_there_stays_when_the_block_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")

@@ -128,16 +128,16 @@ def test_several_questions_get_a_line_each(model: str, clip: str, capfd: pytest.
 def test_questions_come_in_lines_and_a_bad_video_costs_only_its_own(
     source: str, model: str, clip: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    asked = [(clip, QUESTION), (clip, "When?"), ("gone.mp4", QUESTION), (clip, QUESTION)]
+    asked = [(clip, QUESTION), (clip, "When?"), (f"{'gone' * 99}.mp4", QUESTION), (clip, QUESTION)]
     lines = "\n".join(json.dumps({"video": video, "question": question}) for video, question in asked) + "\n\n"
-    (tmp_path / "asked.jsonl").write_text(lines)
+    (tmp_path / "asked.jsonl").write_text(lines, encoding="utf-8-sig")  # as some editors write
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     given = str(tmp_path / "asked.jsonl") if source == "file" else "-"
     assert main(["localize", "--input", given, "--model", model]) == 2
     out, err = capfd.readouterr()
     found = [json.loads(line) for line in out.splitlines()]
     assert [(answer["video"], answer["question"]) for answer in found] == asked
-    assert ["error" in answer for answer in found] == [False, False, True, False] and "gone.mp4" in found[2]["error"]
+    assert ["error" in answer for answer in found] == [False, False, True, False] and "gonegone" in found[2]["error"]
     sure = [answer.pop("confidences") + answer.pop("probabilities") for answer in (found[0], found[3])]  # alone or not
     assert found[0] == found[3] and sure[0] == pytest.approx(sure[1], rel=1e-4)
     assert err.count("\n") == 1 and "1 questions" in err
@@ -349,6 +349,7 @@ def test_a_bad_question_is_one_line(question: str, model: str, clip: str, capfd:
         (["localize", "--input", "missing.jsonl"], "missing.jsonl"),
         (["localize", "clip.mp4", QUESTION, "When?", "--plot", "x.png"], "--plot"),
         (["localize", "clip.mp4", QUESTION, "When?", "--stream"], "--stream"),
+        (["localize", "clip.mp4", QUESTION, "--stream", "--json"], "--stream with --long, --json"),
         (["localize", "clip.mp4", QUESTION, "--plots", "x.png"], "--plots"),
         (["train"], "PRESET"),
         (["train", "circles"], "circles"),

@@ -133,6 +133,14 @@ def test_clock_parse(text, moments):
     assert ClockCodec().parse(text) == moments
 
 
+@pytest.mark.parametrize("unit", ["", "s", "sec", " seconds", "秒"])
+def test_seconds_are_read_with_their_unit_and_beside_letters_of_any_script(unit):
+    codec = SecondsCodec(unit=unit)
+    assert codec.parse(f"from {codec.format(12.3)} to {codec.format(45)}.") == [12.3, 45.0]
+    assert codec.parse("从12.3到45.0秒") == [12.3, 45.0]
+    assert ClockCodec().parse("从01:15到01:20") == [75.0, 80.0]
+
+
 def test_indices_count_from_where_they_are_told_to():
     codec = IndexCodec(TimeGrid(3), "<{}>", first=1)
     assert codec.tokens == ("<1>", "<2>", "<3>")

@@ -17,7 +17,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     A file that is there is replaced; a folder must be new or empty.
     """
-    path = Path(path)
+    path = Path(os.path.abspath(path))  # "." has no name
     partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
         yield partial

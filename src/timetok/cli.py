@@ -83,12 +83,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _localize(options: argparse.Namespace) -> None:
     asked, truths = _asked(options)
-    is_long = options.long or options.search
-    if (options.stream and is_long) or ((options.plot or options.stream) and [len(q) for _, q in asked] != [1]):
-        raise ArgumentError("--plot, --stream: show the answer to one question, got several, or --stream with --long")
+    is_long, as_json = options.long or options.search, options.json or options.input
+    several = [len(questions) for _, questions in asked] != [1]
+    if (options.stream and (is_long or as_json or several)) or (options.plot and several):
+        raise ArgumentError("--plot, --stream: show one answer, got several, or --stream with --long, --json, --input")
     from timetok.hub import localize_all, localize_long, read_ahead
 
-    localizer, num_failed, as_json = _localizer(options.model, options), 0, options.json or options.input
+    localizer, num_failed = _localizer(options.model, options), 0
     for question in chain.from_iterable(questions for _, questions in asked):
         localizer.check_question(question)
     if options.search:
@@ -110,13 +111,13 @@ def _localize(options: argparse.Namespace) -> None:
                 answers = [localize_long(video, q, localizer, scores=seen and fits(*seen, clip, q)) for q in questions]
             else:
                 answers = localize_all(frames, questions, localizer, batch_size=options.batch_size)
-        except TimetokError as error:
+        except (TimetokError, OSError) as error:
             if not options.input:
                 raise
             answers, num_failed = [error] * len(questions), num_failed + len(questions)
         for question, answer in zip(questions, answers, strict=True):
             if as_json:
-                told = {"error": str(answer)} if isinstance(answer, TimetokError) else asdict(answer)
+                told = {"error": str(answer)} if isinstance(answer, Exception) else asdict(answer)
                 print(json.dumps({"video": str(video), "question": question, **told}), flush=True)
                 continue
             if not options.stream:
@@ -147,7 +148,7 @@ def _asked(options: argparse.Namespace) -> tuple[list[tuple[Any, list[str]]], li
     if options.video:
         return [(options.video, options.questions)], None
     with raised_as(DataError, '--input: expected JSON lines of {"video", "question"}', ValueError, TypeError, KeyError):
-        text = sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8")
+        text = sys.stdin.read() if options.input == "-" else Path(options.input).read_text(encoding="utf-8-sig")
         entries = map(json.loads, filter(str.strip, text.split("\n")))
         pairs = [(entry["video"], str.strip(entry["question"])) for entry in entries]
     return [(video, [text for _, text in group]) for video, group in groupby(pairs, lambda pair: pair[0])], None
@@ -223,12 +224,11 @@ def _plan(options: argparse.Namespace) -> None:
         save(curves([*found.ceilings], shares, xlabel="time tokens T", ylabel="share at best", log=True), options.plot)
 
 
-def _check_data(options: argparse.Namespace) -> None:
+def _check_data(opt: argparse.Namespace) -> None:
     from timetok.recipes.records import read_records
 
-    where: Any = {"media": options.media, "durations": options.durations}
-    found = read_records(options.annotations, layout=options.layout, bad="clip", **where)
-    print(json.dumps(found.census) if options.json else found)
+    found = read_records(opt.annotations, layout=opt.layout, bad="clip", media=opt.media, durations=opt.durations)
+    print(json.dumps(found.census) if opt.json else found)
 
 
 def _convert(options: argparse.Namespace) -> None:

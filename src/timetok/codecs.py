@@ -140,13 +140,14 @@ class SecondsCodec(_PlainText):
         return rf"[0-9]+{self._fraction}{re.escape(self.unit)}"
 
     def format(self, seconds: float, duration: float | None = None) -> str:
-        """The moment, which must be finite, with ``decimals`` digits; not before 0 nor after a duration."""
+        """The moment, which must be finite, clamped to 0 and a duration, then rounded to ``decimals``."""
         return f"{self._clamped(seconds, duration):.{self.decimals}f}{self.unit}"
 
     def parse(self, text: str, duration: float | None = None) -> list[float]:
         """Every number that stands by itself, as in ``12.3``, ``12.3s`` or ``3.0-5.0``; none is clamped."""
         fraction = r"\.[0-9]+" if self.decimals else ""
-        return [float(found) for found in re.findall(rf"(?<![\w.:])(?>[0-9]+{fraction})(?=s?\b)(?![.:][0-9])", text)]
+        found = rf"(?a)(?<![\w.:])(?>[0-9]+{fraction})(?=(?:{re.escape(self.unit)}|s)?\b)(?![.:][0-9])"
+        return [float(number) for number in re.findall(found, text)]
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class ClockCodec(_PlainText):
         return rf"{minutes}:[0-5][0-9]{self._fraction}"
 
     def format(self, seconds: float, duration: float | None = None) -> str:
-        """The moment, which must be finite, rounded to ``decimals``; not before 0 nor after a duration."""
+        """The moment, which must be finite, clamped to 0 and a duration, then rounded to ``decimals``."""
         ticks = round(self._clamped(seconds, duration) * 10**self.decimals)  # first, or 59.7 would become 00:60
         whole, part = divmod(ticks, 10**self.decimals)
         minutes, second = divmod(whole, 60)
@@ -182,7 +183,7 @@ class ClockCodec(_PlainText):
 
     def parse(self, text: str, duration: float | None = None) -> list[float]:
         """Every clock reading in ``text``, with hours or without, with a fraction or without; none is clamped."""
-        found = re.findall(r"(?<![\w.:])(?:([0-9]+):)?([0-9]+):([0-5][0-9](?:\.[0-9]+)?)(?![\w:]|\.[0-9])", text)
+        found = re.findall(r"(?a)(?<![\w.:])(?:([0-9]+):)?([0-9]+):([0-5][0-9](?:\.[0-9]+)?)(?![\w:]|\.[0-9])", text)
         return [int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds) for hours, minutes, seconds in found]
 
 

@@ -64,7 +64,7 @@ def iou(a: Span | NDArray[np.float64], b: Span | NDArray[np.float64]) -> Any:
     (start, end), (other_start, other_end) = (np.moveaxis(np.asarray(pair), -1, 0) for pair in pairs)
     both = np.minimum(end, other_end) - np.maximum(start, other_start)
     hull = np.maximum(end, other_end) - np.minimum(start, other_start)  # differs from the union where both is 0
-    return _as_given(np.divide(np.maximum(both, 0), hull, out=np.zeros_like(hull), where=hull > 0))
+    return _as_given(np.divide(np.maximum(both, 0), hull, out=np.zeros(np.shape(hull)), where=hull > 0))
 
 
 @dataclass(frozen=True)

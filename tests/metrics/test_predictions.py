@@ -109,6 +109,25 @@ def test_lines_that_timetok_localize_prints_name_a_video_by_its_path(tmp_path):
     assert predictions == {"q1": Prediction("q1", (3.0, 7.5))} and not any(problems.values())
 
 
+def test_a_video_is_named_by_a_path_with_or_without_its_ending(tmp_path):
+    lines = [{"video": "films/a.mp4", "query": "he runs", "pred": [1, 2]}]
+    for vid in ("films/a.mp4", "a.mp4", "a"):
+        predictions, _ = read(tmp_path / "answers", lines, asked={(vid, "he runs"): ["q"]})
+        assert predictions == {"q": Prediction("q", (1.0, 2.0))}
+
+
+def test_numbers_stand_beside_letters_of_any_script():
+    assert parse_moments("从12秒到45秒") == [12.0, 45.0] and parse_moments("von 12 s bis 45 s") == [12.0, 45.0]
+
+
+def test_a_torn_last_line_of_an_evaluation_is_passed_over(tmp_path):
+    whole = json.dumps({"question_id": 1, "times_seconds": [1.0, 2.0], "text": "<1.00> <2.00>"}) + "\n"
+    (tmp_path / "answers-0-of-2.jsonl").write_text(whole + '{"question_id": 2, "tim')
+    (tmp_path / "answers-1-of-2.jsonl").write_text(whole.replace("1, ", "3, ", 1))
+    predictions, problems = read_predictions(tmp_path)
+    assert [each.question_id for each in predictions] == ["1", "3"] and not any(problems.values())
+
+
 WRONG = {
     "nan": [math.nan, 3],
     "infinite": [3, math.inf],

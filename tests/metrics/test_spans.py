@@ -33,6 +33,11 @@ def test_iou_with_itself_is_one(start, length):
     assert iou(Span(start, start + length), Span(start, start + length)) == 1.0
 
 
+def test_iou_of_whole_numbers():
+    assert iou(np.array([0, 2]), np.array([1, 4])) == 0.25
+    assert iou(np.array([[0, 2]]), np.array([1, 4])).tolist() == [0.25]
+
+
 def test_iou_of_moments_is_zero():
     assert iou(Span(3, 3), Span(3, 3)) == 0.0
     assert iou(Span(0, 1), Span(1, 2)) == 0.0

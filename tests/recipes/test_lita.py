@@ -161,6 +161,14 @@ def test_media_that_are_missing_are_told_and_left_out(
         train(load_preset(str(tiny_sets.write_preset(folder, data__sets=sets))), tmp_path / "other")
 
 
+def test_spans_without_a_duration_are_refused_since_no_token_stands_for_them(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "charades.txt").write_text("v_0 0.5 2.5##a person opens a door.\n")
+    sets = f'{{ mine = {{ path = "{tmp_path / "charades.txt"}", media = "{folder / "videos"}" }} }}'
+    preset = tiny_sets.write_preset(folder, data__sets=sets, stages__0__rates="{ mine = { event_loc = 1 } }")
+    with pytest.raises(DataError, match=r"data.sets.mine: there are spans in videos without a duration"):
+        train(load_preset(str(preset)), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     "rates",
     [

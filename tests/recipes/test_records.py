@@ -389,7 +389,8 @@ def test_a_window_is_dropped_without_the_others(tmp_path: Path) -> None:
 
 def test_media_is_a_file_with_or_without_its_ending_or_a_folder_of_pictures(tmp_path: Path) -> None:
     media = tmp_path / "media"
-    for name in ("a.mp4", "b.x.webm", "c/000001.jpg", "d.jpg", "deep/e.mkv", "f.json", "gg.mp4"):
+    beside = ("a.JPG", "a.jpeg", "a.gif", "a.csv", "a.m4a")  # a thumbnail is no video
+    for name in ("a.mp4", *beside, "b.x.webm", "c/000001.jpg", "d.jpg", "deep/e.mkv", "f.json", "gg.mp4"):
         (media / name).parent.mkdir(parents=True, exist_ok=True)
         (media / name).touch()
     (media / "empty").mkdir()

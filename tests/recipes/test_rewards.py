@@ -36,6 +36,7 @@ def test_several_true_spans_are_one_cover(tt):
     found = temporal_iou(tt)(completion_ids=ids, **columns(3, [(10.0, 20.0), (30.0, 40.0)]))
     assert found == pytest.approx([1.0, 20 / 30, 10 / 20])
     assert temporal_iou(tt)(completion_ids=ids[2:], **columns(1, (30.0, 40.0))) == [1.0]  # one alone may stand bare
+    assert temporal_iou(tt)(completion_ids=ids[2:], **columns(1, [])) == [0.0]  # nothing was to be found
 
 
 def test_well_formed_answers_are_spans_alone(tt):

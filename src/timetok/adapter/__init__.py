@@ -1,7 +1,6 @@
 """The pieces on a causal LM, which stays itself: nothing is subclassed; masks, caches and generation are its own.
 
-Shapes: b batch, m videos, t frames, c channels, p patches, h w patch grid or pixels, e vision width, d language width,
-n visual tokens, s sequence.
+Shapes: b batch, m videos, t frames, c channels, p patches, h w grid, e vision, d LM width, n visual tokens, s sequence.
 """
 
 import os

@@ -13,7 +13,7 @@ from timetok.metrics.scoring import Prediction
 
 MOMENT = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")  # as `TimeTokenizer` writes moments and reads them
 _UNIT = r"(?:s|secs?|seconds?)?"
-_NUMBER = rf"(?<![\w.])([0-9]+(?:\.[0-9]+)?)(?=\s*{_UNIT}\b)(?![:.][0-9])"
+_NUMBER = rf"(?<![A-Za-z0-9_.])([0-9]+(?:\.[0-9]+)?)(?=\s*{_UNIT}(?![A-Za-z0-9_]))(?![:.][0-9])"
 _BETWEEN = r"(?:[-–—]|to|until|(?(1)and|(?!))|(?(2),|(?!)))"  # "and" and "," join other numbers, too
 _RANGE = re.compile(rf"(between\s+)?([\[(]\s*)?{_NUMBER}\s*{_UNIT}\s*{_BETWEEN}\s*{_NUMBER}")
 _IDS = ("question_id", "qid", "id")
@@ -47,8 +47,8 @@ def read_predictions(
     """
     file, left = Path(path), {about: [*ids] for about, ids in (asked or {}).items()}
     with raised_as(DataError, f"{path}: not readable as JSON or JSON lines", OSError, ValueError, RecursionError):
-        files = sorted(file.glob("answers-*.jsonl")) if file.is_dir() else [file]
-        text = "".join(each.read_text(encoding="utf-8-sig") for each in files)
+        files, end = (sorted(file.glob("answers-*.jsonl")), 2) if file.is_dir() else ([file], 3)  # 2: no torn line
+        text = "".join("".join(each.read_text(encoding="utf-8-sig").rpartition("\n")[:end]) for each in files)
         try:
             content: Any = json.loads(text)
         except json.JSONDecodeError:
@@ -60,7 +60,7 @@ def read_predictions(
     for k, entry in enumerate(content if isinstance(content, list) else [content]):
         given = entry if isinstance(entry, dict) else {}
         video, query = str(_first(given, _VIDEOS, "")), str(_first(given, _QUERIES, "")).strip()
-        ids = left.get((video, query)) or left.get((Path(video).stem, query))
+        ids = next(filter(None, (left.get((v, query)) for v in (video, Path(video).name, Path(video).stem))), None)
         key = _first(given, _IDS)
         if key is None and ids:
             key = ids.pop(0)

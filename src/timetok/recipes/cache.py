@@ -18,10 +18,10 @@ from timetok.atomic import read_json, replacing, write_json
 from timetok.errors import DataError, raised_as
 
 
-def claim(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings a folder is made with; DataError where the file tells of others, which must not be mixed."""
+def claim(path: Path, settings: Mapping[str, Any], *, anew: bool = False) -> None:
+    """Write the settings of a folder; DataError where it was not made ``anew`` and tells of others: never mixed."""
     stored = json.loads(json.dumps(settings))  # where tuples are lists
-    if path.exists() and read_json(path, dict, "the settings of a run") != stored:
+    if not anew and path.exists() and read_json(path, dict, "the settings of a run") != stored:
         raise DataError(f"out: {str(path.parent)!r} holds files of other settings ({path.name}); choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, stored)

@@ -181,9 +181,7 @@ def run(
     gives None. ``settings`` are as of `describe`; DataError is raised where the folder holds answers under others.
     """
     videos, done = sorted({str(question.path) for question in questions}), read_answers(out)
-    if not done:  # what was refused may be put right in the same folder
-        (out / "manifest.json").unlink(missing_ok=True)
-    claim(out / "manifest.json", settings)
+    claim(out / "manifest.json", settings, anew=not done)  # what was refused may be put right in the same folder
     mine = {*videos[part[0] :: part[1]]}
     left = [each for each in questions if str(each.path) in mine and each.reference.question_id not in done]
     left.sort(key=lambda question: str(question.path))  # those about one video side by side

@@ -26,7 +26,7 @@ from timetok.timegrid import Span, TimeGrid
 
 Bad: TypeAlias = Literal["raise", "drop", "clip", "keep"]
 _CHARADES = re.compile(r"(\S+)\s+(-?[0-9]*\.?[0-9]+)\s+(-?[0-9]*\.?[0-9]+)\s*##(.*)")
-_NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".jpg", ".png"}
+_NO_VIDEO = {".json", ".srt", ".vtt", ".txt", ".csv", ".jpg", ".jpeg", ".png", ".gif", ".mp3", ".m4a", ".wav"}
 LAYOUTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
 """Where each layout keeps what a record needs."""
 SIZES = (10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)  # time tokens that a plan tries
@@ -224,7 +224,7 @@ class _Reader:
         path = Path(str(self.media), vid)
         if path.parent not in self.listed:  # once, for data sets have thousands of videos
             there = sorted(path.parent.iterdir(), reverse=True) if os.path.isdir(path.parent) else []
-            videos = {each.stem: each for each in there if each.suffix not in _NO_VIDEO and each.is_file()}
+            videos = {each.stem: each for each in there if each.suffix.lower() not in _NO_VIDEO and each.is_file()}
             self.listed[path.parent] = videos | {each.name: each for each in there}
         found = self.listed[path.parent].get(path.name)
         return found if found and (found.is_file() or any(found.iterdir())) else None

@@ -24,7 +24,7 @@ def temporal_iou(tt: TimeTokenizer) -> Reward:
 
     def temporal_iou(*, completion_ids: Ids, spans: Sequence[Any], duration: Sequence[float], **_: Any) -> list[float]:
         found = tt.spans(list(map(list, completion_ids)), list(duration))
-        truths = [[row] if isinstance(row[0], int | float) else row for row in spans]
+        truths = [[row] if row and isinstance(row[0], int | float) else row for row in spans]
         return [union_iou(each, [Span(*span) for span in truth]) for each, truth in zip(found, truths, strict=True)]
 
     return temporal_iou

@@ -126,6 +126,8 @@ def open_sources(
         with raised_as(DataError, f"data.sets.{name}", TypeError):
             found = load_recipe(preset).read_records(**arguments)
         state.print(f"[{name}]\n{found}\n")  # what is wrong with it, too
+        if processor.tt.codec.tokens and any(e.span for r in found.records if not r.duration_seconds for e in r.events):
+            raise DataError(f"data.sets.{name}: there are spans in videos without a duration; see durations")
         records[name] = [record for record in found.records if record.media]
     if unknown := {name for stage in preset["stages"] for name in stage["rates"]} - records.keys():
         raise DataError(f"rates: {sorted(unknown)} are none of the sets, which are {[*records]}")
