@@ -62,12 +62,18 @@ class Job:
     budget: int = 1
 
 
-def jobs_of(rows: Iterable[Row], seeds: Sequence[int] | None, done: Set[tuple[str, str, str]]) -> list[Job]:
-    """What is left to do, seed by seed in the order of the rows; all of ``seeds``, or as many as each row asks for."""
+def jobs_of(
+    rows: Iterable[Row], seeds: Sequence[int] | None, done: Set[tuple[str, str, str, str]], regime: Regime
+) -> list[Job]:
+    """What is left to do, seed by seed in the order of the rows; all of ``seeds``, or as many as each row asks for.
+
+    Rows that are ``done`` have an experiment, a name, a seed and a model; those of another regime are done again.
+    """
     jobs: dict[tuple[Variant, int, int], list[Row]] = {}
     for row in rows:
         for seed in range(row.seeds) if seeds is None else seeds:
-            if (row.experiment, row.name, str(seed)) not in done:
+            model = regime.times(row.budget).digest(row.variant, seed)
+            if (row.experiment, row.name, str(seed), model) not in done:
                 jobs.setdefault((row.variant, row.budget, seed), []).append(row)
     found = [Job(variant, seed, tuple(of_job), budget) for (variant, budget, seed), of_job in jobs.items()]
     return sorted(found, key=lambda job: job.seed)
@@ -141,8 +147,8 @@ def keep(place: Place, rows: Sequence[dict[str, Any]]) -> None:
 
 def left_of(rows: Iterable[Row], seeds: Sequence[int] | None, place: Place) -> list[Job]:
     """The jobs of rows that are not in the CSV."""
-    done = {(row["experiment"], row["variant"], row["seed"]) for row in read_rows(place.table)}
-    return jobs_of(rows, seeds, done)
+    done = {(row["experiment"], row["variant"], row["seed"], row["model"]) for row in read_rows(place.table)}
+    return jobs_of(rows, seeds, done, place.regime)
 
 
 TIMED = {"c": (speed.answers, ("index tokens", "greedy")), "f": (speed.prefills, ("32: SlowFast (LITA)", "prefill"))}

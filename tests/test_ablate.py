@@ -42,14 +42,16 @@ def test_names_are_unique_and_every_question_is_asked():
 
 def test_rows_of_one_variant_share_a_model():
     rows = [Row("a", "one", seeds=2), Row("b", "two"), Row("b", "three", replace(DEFAULT, marks=10))]
-    jobs = ablate.jobs_of(rows, None, set())
+    jobs = ablate.jobs_of(rows, None, set(), TINY)
     assert [(job.seed, [row.name for row in job.rows]) for job in jobs] == [
         (0, ["one", "two"]),
         (0, ["three"]),
         (1, ["one"]),
     ]
-    assert len(ablate.jobs_of(rows, [0, 1, 2], set())) == 6
-    assert [job.seed for job in ablate.jobs_of(rows, None, {("a", "one", "0"), ("b", "two", "0")})] == [0, 1]
+    assert len(ablate.jobs_of(rows, [0, 1, 2], set(), TINY)) == 6
+    done = {(row.experiment, row.name, "0", TINY.digest(row.variant, 0)) for row in rows[:2]}
+    assert [job.seed for job in ablate.jobs_of(rows, None, done, TINY)] == [0, 1]
+    assert len(ablate.jobs_of(rows, None, done, replace(TINY, steps=2))) == 3  # of another regime they are to do
 
 
 def test_models_of_other_settings_have_other_names():
@@ -63,7 +65,7 @@ def test_models_of_other_settings_have_other_names():
 
 def test_a_row_runs_end_to_end_and_is_not_run_again(place, monkeypatch):
     place = replace(place, table=str(place.work / "once"))
-    (job,) = ablate.jobs_of([Row("a", "one"), Row("g", "eight", frames=8)], None, set())
+    (job,) = ablate.jobs_of([Row("a", "one"), Row("g", "eight", frames=8)], None, set(), TINY)
     ablate.keep(place, ablate.carry_out(job, place))
     rows = read_rows(place.table)
     assert [(row["variant"], row["answered_by"]) for row in rows] == [
@@ -80,7 +82,7 @@ def test_a_row_runs_end_to_end_and_is_not_run_again(place, monkeypatch):
 
 def test_a_killed_row_leaves_nothing(place, monkeypatch):
     place = replace(place, table=str(place.work / "killed"))
-    (job,) = ablate.jobs_of([Row("b", "gaussian", replace(DEFAULT, loss="gaussian"))], None, set())
+    (job,) = ablate.jobs_of([Row("b", "gaussian", replace(DEFAULT, loss="gaussian"))], None, set(), TINY)
 
     def die(*_):
         raise KeyboardInterrupt
@@ -123,7 +125,7 @@ def test_every_kind_of_variant_is_trained_and_scored(place, changes):
 def test_a_variant_begins_at_the_shared_start(place):
     begun, _ = ablate.learner_of(START, 0, place)
     clips = world.read(place.clips["train"], place.features)
-    other = learner.build(replace(DEFAULT, ordered=False), TINY, clips, 7)
+    other = learner.build(replace(DEFAULT, rows="random"), TINY, clips, 7)
     random = other.adapter.lm.get_input_embeddings().weight.clone()
     learner.begin(other, begun.state())
     rows, words = other.adapter.lm.get_input_embeddings().weight, other.processor.video_token_id

@@ -21,7 +21,7 @@ class Variant:
 
     ``tokens`` is how a moment is written: index tokens, digits of seconds, one token for both whose hidden state a
     distribution head reads, or, in the shared start alone, the fifth of the video as a word, "one" to "five".
-    The rows of ``marks`` tokens start ``ordered`` along an arc, which is not LITA's, or random.
+    ``rows`` is how those of ``marks`` tokens start, as of ``embeddings.init_rows``, or, as LITA's do, "random".
     ``layout`` are arguments of ``SlowFastPooler``. ``reducer`` names another way to few visual tokens, ``kept`` of them
     a frame; with it every token carries the mark of its time, as fast ones do when ``marked``. ``frames`` are drawn
     between two numbers. ``strategy`` orders pictures and videos, ``videos`` is the share of videos.
@@ -29,7 +29,7 @@ class Variant:
 
     tokens: Literal["index", "seconds", "head", "fifths"] = "index"
     marks: int = 100
-    ordered: bool = True
+    rows: Literal["sinusoidal", "interpolate", "mean", "random"] = "sinusoidal"
     loss: Literal["plain", "gaussian", "two-hot"] = "plain"
     layout: Options = ()
     reducer: str = ""
@@ -66,10 +66,10 @@ class Regime:
     drill_batch: int = 64
     batch: int = 32
     turns: int = 4
-    start_drill: int = 400
-    start_steps: int = 100
-    drill: int = 20
-    steps: int = 80
+    start_drill: int = 600
+    start_steps: int = 500
+    drill: int = 40
+    steps: int = 160
     learning_rate: float = 3e-3
     matrix_learning_rate: float = 1.5e-2
 
@@ -155,8 +155,9 @@ def _b() -> list[Row]:
             "b", f"T = {marks}, {loss}", replace(DEFAULT, marks=marks, loss=loss), 2 if marks in (25, 100) else 1
         )
 
-    random = Row("b", "T = 100, plain, rows start random", replace(DEFAULT, ordered=False))
-    return [*(row(marks, loss) for marks in (25, 100, 10, 50, 200) for loss in LOSSES), random]
+    starts = {"on an arc": "interpolate", "near the mean": "mean", "random": "random"}
+    begun = [Row("b", f"T = 100, plain, rows start {told}", replace(DEFAULT, rows=how)) for told, how in starts.items()]
+    return [*(row(marks, loss) for marks in (25, 100, 10, 50, 200) for loss in LOSSES), *begun]
 
 
 def _f() -> list[Row]:

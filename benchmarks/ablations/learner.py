@@ -188,15 +188,15 @@ def build(variant: Variant, regime: Regime, clips: Sequence[CachedClip], seed: i
 
 @torch.no_grad()
 def begin(learner: Learner, start: Mapping[str, Tensor]) -> None:
-    """Give a learner the weights of the shared start, and rows to its tokens of time: ordered, or random as built."""
+    """Give a learner the weights of the shared start, and rows to its tokens of time; random ones are as built."""
     own, words = learner.adapter.state_dict(), learner.processor.video_token_id  # what comes behind is of time
     for name, weight in start.items():
         target = own[name if name in own else name.replace("projector.", "projector.linear.")]
         if "embed_tokens" in name:
             target, weight = target[:words], weight[:words]
         target.copy_(weight)
-    if learner.variant.ordered:
-        embeddings.init_rows(learner.adapter.lm, learner.processor.tt.time_token_ids)
+    if learner.variant.rows != "random":
+        embeddings.init_rows(learner.adapter.lm, learner.processor.tt.time_token_ids, how=learner.variant.rows)
 
 
 def _in_fifths(text: str, duration: float) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from ablations.grid import GRID, QUESTIONS
+from ablations.grid import DEFAULT, GRID, QUESTIONS
 from harness import markdown, read_rows, write_between
 from matplotlib.figure import Figure
 
@@ -150,7 +150,7 @@ def figures(found: Rows, times: Rows) -> dict[str, Figure]:
             drawn[experiment] = strip(table, "event localisation, mIoU", guess)
     by_marks: dict[str, dict[float, list[float]]] = {}
     for row in GRID:
-        if row.experiment == "b" and row.variant.ordered:
+        if row.experiment == "b" and row.variant.rows == DEFAULT.rows:
             for way in WAYS["b"]:
                 if values := numbers.get(("b", row.name, way)):
                     by_marks.setdefault(f"{row.variant.loss}, {way}", {})[row.variant.marks] = values
