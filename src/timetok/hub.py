@@ -189,7 +189,8 @@ def localize_long(
     ``num_windows`` highest that are half of that apart. They get closer until the model's marks and frames are at most
     ``resolution_seconds`` apart, or filled by two fifths. Of the spans found, the best ``max_spans`` that are not alike
     are given; a confidence is the model's, 1 if it tells none, times the mean score within, from 0 for the median to 1
-    for the highest. ``ask`` answers in place of the model's own. ArgumentError: a size or the scores make no sense.
+    for the highest. ``ask`` answers, or `Localizer.weigh` of a model with time tokens, whose confidences are expected
+    IoUs, or the model. ArgumentError: a size or the scores make no sense.
 
     Source: retrieval, then grounding (arXiv 2606.12300); the closer windows are ours.
     """
@@ -197,8 +198,10 @@ def localize_long(
     if not (window_seconds > 0 and resolution_seconds > 0):
         raise ArgumentError(f"window_seconds, resolution_seconds must be > 0, got {window_seconds, resolution_seconds}")
     localizer, tried, found = localizer_of(model), list[tuple[Span, Answer]](), list[tuple[float, Span]]()
-    if scores is None and not (ask or localizer.tt.time_token_ids):
+    believes = isinstance(localizer, Localizer) and localizer.tt.time_token_ids
+    if scores is None and not (ask or believes):
         raise ArgumentError("scores: needed by a model that writes times as text, since it tells no confidence")
+    ask = ask or getattr(localizer, "weigh" if believes else "ask")
     localizer.check_question(question)
     duration = video.duration_seconds if isinstance(video, Frames) else read_frames(video, 1).duration_seconds
     apart, steps, finest = min(window_seconds, duration) / 2, localizer.num_steps, resolution_seconds
@@ -222,7 +225,7 @@ def localize_long(
         window, here = cast(Span | None, first), list[tuple[float, Span]]()
         while window and len(here) < _MOST_WINDOWS:
             shown: Any = localizer.encode(localizer.read(_part(video, window, steps + 1)))
-            (answer,) = (ask or localizer.ask)([shown], [question], [window.duration_seconds])
+            (answer,) = ask([shown], [question], [window.duration_seconds])
             tried.append((window, answer))
             span = next((Span(*(window.start + end for end in each)) for each in answer.spans), None)
             here += [(fit(*span) * next(iter(answer.confidences), 1.0), span)] if span else []

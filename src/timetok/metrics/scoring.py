@@ -9,10 +9,10 @@ import math
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product, starmap
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -355,3 +355,36 @@ def bootstrap(
     ends = np.full((2, rows.shape[1]), math.nan)
     ends[:, known] = np.nanquantile(rows[:, known], (0.5 - level / 2, 0.5 + level / 2), axis=0)
     return dict(zip(report.per_sample[0].measures, map(tuple, ends.T.tolist()), strict=True))
+
+
+class Difference(NamedTuple):
+    """How much higher one average is than another, its 95 % confidence interval, and a two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3f}  ({self.low:+.3f} to {self.high:+.3f}, p = {self.p_value:.4f})"
+
+
+def compare(one: Report, other: Report, *, num_resamples: int = 2000, seed: int = 0) -> dict[str, Difference]:
+    """Averages of one system less those of another on the same questions, by name, with paired tests over videos.
+
+    The interval is that of `bootstrap`, with the same videos drawn for both; the p-value that of a permutation test,
+    which swaps the systems' answers video by video. An answer that the protocol drops on either side is left out, F1,
+    which is no average, is not compared. ArgumentError: they are not of one protocol and the same questions.
+    """
+    ours, theirs = ({each.question_id: each for each in report.per_sample} for report in (one, other))
+    if one.protocol != other.protocol or ours.keys() != theirs.keys():
+        raise ArgumentError("other: expected a report of the same protocol and questions")
+    names = [name for name in one.per_sample[0].measures if name in other.per_sample[0].measures]
+    apart = [{name: ours[key].measures[name] - theirs[key].measures[name] for name in names} for key in ours]
+    samples = tuple(replace(ours[key], measures=each) for key, each in zip(ours, apart, strict=True))
+    intervals = bootstrap(replace(one, per_sample=samples), num_resamples=num_resamples, seed=seed)
+    totals, counts = _by_video(samples, one.protocol)
+    total, signs = totals.sum(0), np.random.default_rng(seed).choice((-1.0, 1.0), (num_resamples, len(totals)))
+    extreme = (np.abs(signs @ totals) >= np.abs(total) * (1 - 1e-9)).sum(0)  # whatever the order of a sum
+    values = zip(_share(total, counts.sum(0)).tolist(), ((extreme + 1) / (num_resamples + 1)).tolist(), strict=True)
+    return {name: Difference(value, *intervals[name], p) for name, (value, p) in zip(names, values, strict=True)}

@@ -3,19 +3,29 @@
 Shapes: b batch, t frames, h w patch grid, e width, g groups of frames, r c rows and columns of tokens, n tokens.
 """
 
+import mmap
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, interpolate, max_pool2d
+from torch.nn.functional import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
+    avg_pool2d,
+    embedding_bag,
+    interpolate,
+    max_pool2d,
+)
 
 from timetok.pooling.plan import Path, PoolingPlan
 
 Vectors: TypeAlias = Mapping[str, Tensor]  # learned separators [e] by name
 _SMALL = 1 << 15  # numbers; below, calls cost more than memory
+_HUGE = 1 << 24  # bytes; below, memory is often at hand
 _KEPT = 64  # frames to choose from for each that is spread over a video of unknown length
 
 
@@ -116,7 +126,8 @@ class _Means(torch.autograd.Function):
             part, gradient = gradient.tensor_split([len(frames) // size * rows * columns], 1)
             cells = part.reshape(b, -1, rows, 1, columns, 1, e) / (high * wide * size)
             if total is None and path.frames == "all" and (rows * high, columns * wide) == (h, w):
-                total = cells.expand(b, t, rows, high, columns, wide, e).contiguous().view(ctx.shape)
+                total = _fresh(ctx.shape, part)
+                total.view(b, t, rows, high, columns, wide, e).copy_(cells.expand(b, t, rows, high, columns, wide, e))
                 continue
             total = part.new_zeros(ctx.shape) if total is None else total
             windows = total[:, :, : rows * high, : columns * wide].unflatten(3, (columns, wide))
@@ -127,11 +138,26 @@ class _Means(torch.autograd.Function):
         return total, None
 
 
+def _fresh(shape: torch.Size, like: Tensor) -> Tensor:
+    """Memory for a tensor, on a CPU with Linux in huge pages: to get it page by page takes longer than to fill it."""
+    size = shape.numel() * like.element_size()
+    if like.device.type != "cpu" or size < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return like.new_empty(shape)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=like.dtype).view(shape)
+
+
 def _mean_of_rows(rows: Tensor) -> Tensor:
-    """``[… p e]`` → ``[… 1 e]``. On a CPU a product with ones reads memory faster than a mean does."""
+    """``[… p e]`` → ``[… 1 e]``. On a CPU bags and products with ones read memory faster than a mean does."""
     known = rows.device.type == "cpu" and rows.dtype != torch.float16  # half sums may overflow
     if not known or torch.compiler.is_compiling() or rows.numel() < _SMALL:
         return rows.mean(-2, keepdim=True)
+    if rows.dtype == torch.bfloat16 and rows.is_contiguous() and not (rows.requires_grad and torch.is_grad_enabled()):
+        table, firsts = rows.flatten(0, -2), torch.arange(0, rows.numel() // rows.shape[-1], rows.shape[-2])
+        means = embedding_bag(torch.arange(len(table)), table, firsts, mode="mean")  # as fast as memory is read
+        return means.view(*rows.shape[:-2], 1, -1)
     return (rows.new_ones(1, rows.shape[-2]) @ rows).div_(rows.shape[-2])
 
 

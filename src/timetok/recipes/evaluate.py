@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from timetok import plots
 from timetok.atomic import replacing, write_json
 from timetok.errors import ArgumentError, DataError, raised_as
 from timetok.hub import AnyLocalizer, read_ahead
@@ -220,7 +221,7 @@ def write_report(
     report: Report, references: Sequence[Reference], out: Path, *, answers: Sequence[Answer] = (),
     grid: TimeGrid | None = None, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Write ``report.json``, ``report.md`` and ``samples.csv``, a row a question; intervals are of 95 %.
+    """Write ``report.json``, ``report.md``, ``samples.csv``, a row a question, and figures; intervals are of 95 %.
 
     ``references`` are in the order of the report, and so are ``answers``, which are told too. With the ``grid`` of a
     model's time tokens it is told which boundaries are on the right mark.
@@ -241,6 +242,9 @@ def write_report(
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
         table.writerows(rows)
+    figures = {"iou": plots.ious(rows), "length": plots.errors(rows), "place": plots.errors(rows, "place")}
+    for name, figure in (figures | {"calibration": plots.calibration(rows)}).items():
+        plots.save(figure, out / f"{name}.png")
 
 
 def _row(sample: SampleScore, truth: Reference, answer: Answer | None, grid: TimeGrid | None) -> dict[str, Any]:
