@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -104,9 +105,13 @@ def read_records(
     """
     if layout not in (None, *LAYOUTS) or bad not in get_args(Bad):
         raise ArgumentError(f"expected layout in {[*LAYOUTS]}, bad in {get_args(Bad)}, got {layout!r}, {bad!r}")
-    lengths = _read_lengths(Path(durations)) if isinstance(durations, str | Path) else durations or {}
+    if isinstance(durations, str | Path):
+        told = f"durations: {Path(durations)}: expected a csv file with columns id and length"
+        with raised_as(DataError, told, OSError, ValueError, KeyError, TypeError, csv.Error):
+            rows = csv.DictReader(Path(durations).read_text(encoding="utf-8-sig").split("\n"))
+            durations = {row["id"]: float(row["length"]) for row in rows}
     with raised_as(DataError, f"{path}", DataError):
-        entries = load_entries(Path(path), lengths)
+        entries = load_entries(Path(path), durations or {})
         reader = _Reader(layout or _sniff(entries[0][1] if entries else None), media, bad)
         for entry in entries:
             reader.add(*entry)
@@ -186,11 +191,9 @@ class _Reader:
             has["answers"] = has["texts"][1::2]
             has["texts"] = [text.replace("<image>", "").strip() for text in has["texts"][::2]]
         roles = ("spans", "texts", "answers")
-        num = max(len(has.get(role, [])) for role in roles)
-        columns = [has.get(role, [None] * num) for role in roles]
-        if {*map(len, columns)} != {num}:
+        if len({len(has[role]) for role in roles if role in has}) > 1:
             raise DataError(f"{where}: differ in length: {', '.join(fields[role] for role in roles if role in fields)}")
-        rows = enumerate(zip(*columns, strict=True))
+        rows = enumerate(zip_longest(*(has.get(role, ()) for role in roles)))  # None where the layout has no such role
         found = [self.event(f"{where}: event {k}", duration or math.inf, *row) for k, row in rows]
         media = self.find(vid) if self.media is not None and vid else None
         is_lost = self.meets(f"{where}: {vid!r}", {"missing media": self.media is not None and media is None})
@@ -303,10 +306,3 @@ def _sniff(first: Any) -> str:
         known = "; ".join(f"{name}: {', '.join(dict.fromkeys(fields.values()))}" for name, fields in LAYOUTS.items())
         raise DataError(f"expected one of the layouts {known}; got a first entry {short(first)}")
     return best[2]
-
-
-def _read_lengths(path: Path) -> dict[str, float]:
-    told = f"durations: {path}: expected a csv file with columns id and length"
-    with raised_as(DataError, told, OSError, ValueError, KeyError, TypeError, csv.Error):
-        rows = csv.DictReader(path.read_text(encoding="utf-8-sig").split("\n"))
-        return {row["id"]: float(row["length"]) for row in rows}
