@@ -19,7 +19,7 @@ from timetok.errors import DataError, raised_as
 
 def claim(path: Path, settings: Mapping[str, Any], *, anew: bool = False) -> None:
     """Write the settings of a folder; DataError where it was not made ``anew`` and tells of others: never mixed."""
-    stored = plain(settings)
+    stored = plain(settings)  # where tuples are lists
     if not anew and path.exists() and read_json(path, dict, "the settings of a run") != stored:
         raise DataError(f"out: {str(path.parent)!r} holds files of other settings ({path.name}); choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,9 +45,8 @@ def weights_digest(module: nn.Module) -> str:
 class FeatureCache:
     """Tensors by the video they were computed of, each in a safetensors shard of one folder.
 
-    A video is known by its `fingerprint`: one that has changed is computed anew. ``settings`` are what else its
-    features depend on, such as `weights_digest` of the encoder, frames and pooling; the folder keeps them, and
-    DataError is raised where it was filled under others. Picklable, for data-loader workers.
+    A video is known by its `fingerprint`: one that has changed is computed anew. ``settings`` are what else features
+    depend on, such as `weights_digest` of the encoder; DataError: the folder has others. Picklable, for workers.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:

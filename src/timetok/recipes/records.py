@@ -1,7 +1,6 @@
 """Annotation files in the layouts of their data sets, read into one kind of record, and what their spans need.
 
-Times stay seconds. What does not follow its layout is a DataError. What follows it and cannot be so, such as a span
-that ends after its video, is a problem: it is noted, and an argument says what becomes of it.
+What does not follow its layout is a DataError; what follows it and cannot be so, as a span beyond its video, is noted.
 """
 
 import csv
@@ -48,9 +47,8 @@ class Event(NamedTuple):
 class Record:
     """What a file says of a video or an image, or of one query about it.
 
-    ``name`` is unique in its file, ``vid`` what the file calls the video, ``media`` its file or folder of pictures,
-    None where it is missing or was not looked for; the duration is None where nothing tells it. ``subset`` is
-    YouCook2's, such as ``training``, or the task of a question.
+    ``name`` is unique in its file, ``vid`` what that calls the video, ``media`` its file or folder of pictures; it and
+    the duration are None where not known. ``subset`` is YouCook2's, such as ``training``, or the task of a question.
     """
 
     name: str
@@ -99,9 +97,8 @@ def read_records(
     ``"raise"`` refuses all but those of no length, ``"drop"`` leaves out the event, and a record that has none left or
     no media, ``"clip"`` moves spans into the video, swaps inverted ones and keeps the rest, ``"keep"`` swaps alone.
 
-    Raises DataError, which names file, entry and field, where the file cannot be read, fits no layout or several, lacks
-    a field or has one of a wrong type, lists that differ in length, a name twice or one that leads out of its folder,
-    or where ``bad="raise"`` met a problem; ArgumentError where ``layout`` or ``bad`` is not one of its choices.
+    Raises DataError, which names file, entry and field, where one cannot be read, does not follow the layout, or has a
+    problem under ``bad="raise"``; ArgumentError where ``layout`` or ``bad`` is not one of its choices.
     """
     if layout not in (None, *LAYOUTS) or bad not in get_args(Bad):
         raise ArgumentError(f"expected layout in {[*LAYOUTS]}, bad in {get_args(Bad)}, got {layout!r}, {bad!r}")

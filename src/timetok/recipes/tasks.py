@@ -1,7 +1,4 @@
-"""What is trained on: LITA's tasks, and conversations about features or pixels drawn from sources at given rates.
-
-A task is a function of a record and a random generator; one of your own is in a file that your preset names.
-"""
+"""What is trained on: LITA's tasks, and conversations about features or pixels drawn from sources at given rates."""
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
