@@ -22,7 +22,7 @@ from timetok import __version__
 from timetok.atomic import plain
 from timetok.demo import serve
 from timetok.errors import ArgumentError, DataError, TimetokError, raised_as
-from timetok.metrics import PROTOCOLS, compare
+from timetok.metrics import PROTOCOLS, compare, parse_moments
 from timetok.timegrid import Span
 
 
@@ -222,15 +222,11 @@ def _plot(options: argparse.Namespace) -> None:
     from timetok.plots import save, timeline
     from timetok.video import read_frames
 
-    spans, truth = (text and _spans(text) for text in (options.spans, options.truth))
-    save(timeline(read_frames(options.video), spans or [], question=options.title, truth=truth), options.plot)
+    sides = (parse_moments(text or "") for text in (options.spans, options.truth))
+    spans, truth = ([Span(*pair) for pair in zip(each[::2], each[1::2], strict=False)] for each in sides)
+    shown = {"question": options.title, "truth": truth if options.truth else None}
+    save(timeline(read_frames(options.video), spans, **shown), options.plot)
     print(f"timeline: {options.plot}")
-
-
-def _spans(text: str) -> list[Span]:
-    told = f"--spans, --truth: expected seconds, as '3.2-7.9 10-12', got {text!r}"
-    with raised_as(ArgumentError, told, ValueError, TypeError):
-        return [Span(*map(float, each.split("-"))) for each in text.split()]
 
 
 def _plan(options: argparse.Namespace) -> None:
