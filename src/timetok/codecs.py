@@ -154,10 +154,8 @@ class SecondsCodec(_PlainText):
 class ClockCodec(_PlainText):
     """A moment as a clock shows it, ``01:15`` or ``00:01:15.250``; needs no token and no duration.
 
-    Args:
-        decimals: Digits of a second after the point.
-        hours: Write hours too; without them, minutes go on past 59. Both are read.
-        span: Layout of a span, with ``{}`` twice.
+    ``decimals`` are digits of a second after the point. Without ``hours``, minutes go on past 59; both are read. The
+    ``span`` is its layout, with ``{}`` twice.
 
     Source: ``MM:SS`` is what SmolVLM and Gemma write beside frames.
 
