@@ -153,7 +153,7 @@ class SecondsCodec(_PlainText):
 class ClockCodec(_PlainText):
     """A moment as a clock shows it, ``01:15`` or ``00:01:15.250``; needs no token and no duration.
 
-    ``decimals`` and ``span`` are as in `SecondsCodec`. Without ``hours``, minutes go on past 59; both are read.
+    Seconds have ``decimals``; ``span`` is as in `SecondsCodec`. Without ``hours`` minutes go on past 59; both are read.
 
     Source: ``MM:SS`` is what SmolVLM and Gemma write beside frames.
 

@@ -206,8 +206,7 @@ def _numbers(name: str, value: Any, *, integers: bool = False) -> NDArray[Any]:
     """As an array of integers, or of finite float64; numpy would also take strings, None and booleans."""
     expected = "an integer or an array of integers" if integers else "a number or an array of numbers"
     if hasattr(value, "detach"):  # a tensor, which may be of a dtype numpy lacks
-        value = value.detach().cpu()
-        value = (value.double() if value.is_floating_point() else value).numpy()
+        value = (value.cpu().double() if value.is_floating_point() else value).numpy(force=True)
     with raised_as(TimeRangeError, f"{name} must be {expected}", TypeError, ValueError):
         array = np.asarray(value)
     if array.dtype.kind not in ("iu" if integers else "iuf") and array.size:

@@ -66,8 +66,7 @@ class TimeTokenizer:
             T: Number of time tokens, at least 2, ``<t0>`` to ``<t{T-1}>``; for ``codec="index"`` alone.
             codec: ``"index"`` writes a moment as one of T tokens, ``"seconds"`` as a number in plain text and
                 ``"clock"`` as ``MM:SS``, which need no token. Or a codec of `timetok.codecs`, or your own.
-            lita_spacing: Drop spaces beside time tokens, ``<t1> <t2>`` being two ids and not three, as the
-                tokenizer of the original LITA did. Text that is decoded then lacks them.
+            lita_spacing: Drop spaces beside time tokens, as LITA did, in decoded text too: ``<t1> <t2>`` are two ids.
 
         >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
         >>> tt.spans(ids, duration=60.0)  # doctest: +SKIP

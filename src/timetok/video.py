@@ -374,8 +374,7 @@ def _decode(path: Path, shown: _Shown, part: Span | None, num: int, picture: _Pi
 
 def _pyav(path: Path, shown: _Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
     with _opened(path, num_threads) as (container, stream):
-        walk = _Walk(container, stream, shown.keyframes)
-        yield from (walk.find(int(shown.ticks[index])) for index in indices)
+        yield from map(_Walk(container, stream, shown.keyframes).find, shown.ticks[indices].tolist())
 
 
 def _torchcodec(path: Path, shown: _Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:

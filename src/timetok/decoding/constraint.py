@@ -180,8 +180,7 @@ class SpanConstraint:
         stop_ids: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         check_num_spans(min_spans, max_spans)
-        eos = tt.tokenizer.eos_token_id
-        self.stop_ids = frozenset(stop_ids if stop_ids is not None else [] if eos is None else [eos])
+        self.stop_ids = frozenset([tt.tokenizer.eos_token_id] if stop_ids is None else stop_ids) - {None}
         if not self.stop_ids:
             raise ArgumentError("stop_ids must be given: the tokenizer has no eos token")
         # some tokenizers have no token for the space between two: WordPiece, and the one of LITA

@@ -89,14 +89,11 @@ def span_distribution(
     are taken over the time tokens alone, and ends before the start are ruled out. No head and no extra token: any
     causal LM with a cache that can be repeated will do; another, or arguments that do not fit, raise ArgumentError.
 
-    Args:
-        model: A causal LM, a `VideoAdapter` or a LITA.
-        inputs: What its forward takes, ``input_ids`` ``[b s]`` padded on the left and perhaps ``attention_mask``. They
-            end right before the start, with what the model would write in front of it, such as the id of a space.
-        tt: A `timetok.TimeTokenizer` with index tokens, else TokenizerError.
-        durations: Length of each video in seconds, ``[b]``.
-        between_ids: What stands between start and end.
-        top_starts: M. It must cover the mass: 8 did for T = 25 and did not for T = 100, where 40 did.
+    ``model`` is a causal LM, a `VideoAdapter` or a LITA. ``inputs`` are what its forward takes, ``input_ids`` ``[b s]``
+    padded on the left and perhaps ``attention_mask``; they end right before the start, with what the model would write
+    in front of it, such as the id of a space. ``between_ids`` stand between start and end. ``tt`` is a
+    `timetok.TimeTokenizer` with index tokens, else TokenizerError; ``durations`` ``[b]`` are of videos, in seconds.
+    ``top_starts``, M, must cover the mass: 8 did for T = 25 and did not for T = 100, where 40 did.
     """
     count, first = tt.grid.num_tokens, tt.time_token_ids[0]
     marks, ids = slice(first, first + count), inputs["input_ids"]
@@ -120,8 +117,7 @@ def span_distribution(
     end = scores.masked_fill(torch.arange(count, device=scores.device) < starts, -torch.inf).softmax(-1)
     joint = start.new_zeros(len(ids), count, count).scatter_(1, starts.expand_as(end), shares * end)
     covered = joint.sum((1, 2))
-    tables = (joint / covered[:, None, None]).cpu().numpy()
-    rows = zip(tables, covered.tolist(), durations, strict=True)
+    rows = zip((joint / covered[:, None, None]).cpu().numpy(), covered.tolist(), durations, strict=True)
     return [SpanPosterior(table, share, tt.grid, float(duration)) for table, share, duration in rows]
 
 
