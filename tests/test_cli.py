@@ -245,7 +245,17 @@ def test_two_systems_are_compared(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 def test_plot_draws_spans_and_the_truth(clip: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     figure = tmp_path / "clip.svg"
-    command = ["plot", clip, str(figure), "--spans", "0.2-0.9 1-1.5", "--truth", "from 0.3 to 1.2 s", "--title", QUESTION]
+    command = [
+        "plot",
+        clip,
+        str(figure),
+        "--spans",
+        "0.2-0.9 1-1.5",
+        "--truth",
+        "from 0.3 to 1.2 s",
+        "--title",
+        QUESTION,
+    ]
     assert main(command) == 0
     assert capfd.readouterr().out == f"timeline: {figure}\n" and figure.stat().st_size > 1000
     assert main(command[:3]) == 0  # nothing but frames

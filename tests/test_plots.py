@@ -271,10 +271,14 @@ def test_figures_of_an_evaluation_show_what_its_rows_say(kind: Any) -> None:
     rows = [{name: kind(value) for name, value in row.items()} for row in SAMPLES]
     assert [bar.get_height() for bar in ious(rows).axes[0].patches].count(1) == 10
     for by, at in (("seconds", [10.0 + k for k in range(10)]), ("place", [k / 10 for k in range(10)])):
-        (line,) = errors(rows, by).axes[0].lines
-        assert line.get_xdata() == pytest.approx(at) and line.get_ydata() == pytest.approx([9.0 - k for k in range(10)])
-    diagonal, reached = calibration(rows).axes[0].lines
-    assert list(diagonal.get_xdata()) == [0, 1]
+        line, *quarters = errors(rows, by).axes[0].lines
+        assert (
+            len(quarters) == 2
+            and line.get_xdata() == pytest.approx(at)
+            and line.get_ydata() == pytest.approx([9.0 - k for k in range(10)])
+        )
+    reached, diagonal = calibration(rows).axes[0].lines
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == list(reached.get_xdata())
     assert list(reached.get_xdata()) == pytest.approx([0.05 + k / 10 for k in range(10)])
     assert list(reached.get_ydata()) == pytest.approx([0] * 5 + [1] * 5)
 

@@ -97,9 +97,12 @@ def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel:
 
     NaN leaves a gap; the labels tell the units. Where lengths differ, matplotlib raises ValueError.
     """
-    figure, axes = _axes(xlabel, ylabel)
-    axes.set_xscale("log" if log else "linear")
+    figure = Figure((_WIDTH, 4.0), _DPI, facecolor="white", layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel, xscale="log" if log else "linear")
+    axes.set_ylabel(ylabel, parse_math=False)
     axes.set_prop_cycle(color=[_ANSWER, _TRUTH, "#D55E00", "#009E73", "#CC79A7", "#56B4E9"])
+    axes.grid(color="#DDDDDD", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
     for name, values in lines.items():
         axes.plot(x, values, linewidth=1.8, marker="o" if np.size(x) < 20 else None, markersize=4, label=name)
     axes.legend(frameon=False)
@@ -107,52 +110,36 @@ def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel:
 
 
 def ious(rows: Rows) -> Figure:
-    """Draw how many answers reach which IoU; ``rows`` are those of an evaluation's ``samples.csv``, text or numbers."""
-    figure, axes = _axes("IoU", "answers")
-    axes.hist(_columns(rows, "mIoU")[0], np.linspace(0, 1, 21), color=_ANSWER, edgecolor="white")
+    """Draw how many answers have which IoU; ``rows`` are those of an evaluation's ``samples.csv``, text or numbers."""
+    counts, ends = np.histogram(_columns(rows, "mIoU"), 20, (0, 1))
+    figure = curves(ends[1:] - 0.025, {"answers": counts}, xlabel="IoU", ylabel="answers")
+    figure.axes[0].bar(ends[1:] - 0.025, counts, 0.05, color=_ANSWER, alpha=0.2)
     return figure
 
 
 def errors(rows: Rows, by: Literal["seconds", "place"] = "seconds") -> Figure:
-    """Draw errors by the length of the video or by the place in it, ten groups of `ious`' rows of equal size."""
-    label = {"seconds": "length of the video in seconds", "place": "place in the video"}[by]
-    (figure, axes), (x, missed) = _axes(label, "error in seconds"), _columns(rows, by, "error")
+    """Draw errors by the length of the video or by the place in it, of `ious`' rows: ten groups of equal size."""
+    x, missed = _columns(rows, by, "error")
     groups = [each for each in np.array_split(np.argsort(x, kind="stable"), 10) if len(each)]
-    low, middle, high = np.reshape([np.quantile(missed[each], (0.25, 0.5, 0.75)) for each in groups], (-1, 3)).T
-    at = [x[each].mean() for each in groups]
-    axes.fill_between(at, low, high, color=_ANSWER, alpha=0.2, label="middle half")
-    axes.plot(at, middle, "o-", color=_ANSWER, markersize=4, label="median")
-    axes.legend(frameon=False)
-    return figure
+    low, median, high = np.reshape([np.quantile(missed[each], (0.25, 0.5, 0.75)) for each in groups], (-1, 3)).T
+    lines = {"median": median, "a quarter is below": low, "a quarter is above": high}
+    label = {"seconds": "length of the video in seconds", "place": "place in the video"}[by]
+    return curves([x[each].mean() for each in groups], lines, xlabel=label, ylabel="error in seconds")
 
 
 def calibration(rows: Rows) -> Figure:
-    """Draw how often a boundary is on the right mark against its probability, in ten bins, of `ious`' rows."""
-    figure, axes = _axes("probability of a boundary", "share that is right")
+    """Draw how often a boundary is on the right mark against its probability, of `ious`' rows, in ten bins."""
     likely, right = np.hstack([_columns(rows, f"{side}_probability", f"{side}_right") for side in ("start", "end")])
     bins = [np.minimum((likely * 10).astype(int), 9) == k for k in range(10)]
-    means = np.reshape([(likely[some].mean(), right[some].mean()) for some in bins if some.any()], (-1, 2))
-    axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=0.8)
-    axes.plot(*means.T, "o-", color=_ANSWER, clip_on=False)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    return figure
-
-
-def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Any]:
-    figure = Figure((_WIDTH, 4.0), _DPI, facecolor="white", layout="constrained")
-    axes = figure.add_subplot(xlabel=xlabel)
-    axes.set_ylabel(ylabel, parse_math=False)
-    axes.grid(color="#DDDDDD", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    x, share = np.reshape([(likely[some].mean(), right[some].mean()) for some in bins if some.any()], (-1, 2)).T
+    lines = {"measured": share, "calibrated": x}
+    return curves(x, lines, xlabel="probability of a boundary", ylabel="share that is right")
 
 
 def _columns(rows: Rows, *names: str) -> NDArray[np.float64]:
     """``[c n]``, of the rows that have all of them."""
-    table = np.array([[float("nan" if row[name] == "" else row[name]) for name in names] for row in rows]).reshape(
-        -1, len(names)
-    )
-    return np.asarray(table[~np.isnan(table).any(1)].T)
+    values = [[float("nan" if row[name] == "" else row[name]) for name in names] for row in rows]
+    return np.array([each for each in values if not np.isnan(each).any()]).reshape(-1, len(names)).T
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:

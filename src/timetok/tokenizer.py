@@ -145,8 +145,8 @@ class TimeTokenizer:
         """Ids that write one timestamp in seconds or several, without any text: one id each with ``codec="index"``."""
         if isinstance(self.codec, IndexCodec):
             return [self.time_token_ids[index] for index in np.atleast_1d(self.grid.encode(seconds, duration))]
-        moments = np.atleast_1d(np.asarray(seconds, dtype=np.float64)).tolist()
-        written = " ".join(self.codec.format(moment, float(duration)) for moment in moments)
+        moments, length = np.atleast_1d(np.asarray(seconds, dtype=np.float64)), float(TimeGrid(2).decode(1, duration))
+        written = " ".join(self.codec.format(moment, length) for moment in moments.tolist())
         return list(self.tokenizer.encode(written, add_special_tokens=False))
 
     def decode_time(self, ids: Any, duration: Numbers) -> Any:

@@ -66,7 +66,7 @@ def test_low_precision_stays_near_the_formula(layout, dtype):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("p", [16, 15])
 def test_means_of_much_memory_are_as_near_as_torchs(dtype, p):
-    """Where there is much, bags and products take the means; a CLS token in front makes rows that are not contiguous."""
+    """Where there is much, bags and products take the means; behind a CLS token rows are not contiguous."""
     whole = features(2, 20, p + 1, 256, dtype=dtype)
     assert whole[:, :, 1:].numel() > 2**15
     for video in (whole[:, :, 1:], whole[:, :, 1:].contiguous()):

@@ -42,17 +42,13 @@ class Protocol:
         strict: The recall counts IoUs above a level, not those that reach it.
         tops: Each n of R@n, the share of questions where one of an answer's first n windows reaches the level.
         max_windows: How many windows of an answer are read; None for all.
-        truths: Of several annotated windows, each of the answer's is held against the first or the best; or all of
-            one side against all of the other: what they cover (``"union"``), from first start to last end (``"hull"``),
-            or in pairs, assigned so that their mean IoU is the highest (``"match"``).
-        decimals: To how many digits of a second moments are rounded; None leaves them.
-        clamp: Move moments into the video.
+        truths: Of several annotated windows, an answer's is held against the first, the best, or all together:
+            what they cover (``"union"``), from first start to last end (``"hull"``), or paired at best (``"match"``).
+        decimals, clamp: Round moments to so many digits of a second, unless None; move them into the video.
         inverted: A span that ends before it starts is sorted, or becomes a moment at its start, which meets nothing.
-        unparsed: What an answer without a span counts: an IoU of 0, that of the whole video, or nothing at all, out of
-            every denominator.
+        unparsed: What an answer without a span counts: an IoU of 0, that of the whole video, or nothing at all.
         lost_last: A moment that is the very last token of an answer is not read.
-        iou_decimals: To how many digits the IoU is rounded, before the thresholds; None leaves it.
-        average: Over samples, or over the means of videos.
+        iou_decimals, average: Round IoUs, before the thresholds; average over samples or the means of videos.
         measures: What else is computed: see `timetok.metrics.spans`. A choice that is none raises ArgumentError.
 
     >>> import dataclasses
@@ -99,11 +95,11 @@ def find_protocol(protocol: str | Protocol) -> Protocol:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds parsed from one answer, in the order in which the answer names them; TimeRangeError if one is not finite.
+    """Every moment of one answer in seconds, as it names them: what is sorted or clamped, the protocol says.
 
-    They are every moment of the answer, neither sorted nor clamped: that is the protocol's business. Two and two are a
-    window, the first of which is the answer; ``scores``, one a window, rank them for average precision. ``saliency``
-    has a score for each clip of the video, for HIT@1. ``unfinished``: nothing, not even an end, came after the last.
+    Two and two are a window, the first of which is the answer; ``scores``, one a window, rank them for average
+    precision. ``saliency`` has a score for each clip of the video, for HIT@1. ``unfinished``: nothing, not even an end,
+    came after the last. TimeRangeError: one is not finite.
     """
 
     question_id: str | int
@@ -342,10 +338,9 @@ def _share(total: Floats, count: Floats) -> Floats:
 def bootstrap(
     report: Report, *, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Confidence intervals of a report's averages, by name: percentiles over resampled data sets.
+    """Confidence intervals of a report's averages, by name; NaN where there is one video, or nothing has part.
 
-    Videos are drawn, with replacement and with all their questions, because questions about one video go together. F1
-    and the share that was parsed have none; NaN where there is one video, or nothing has part.
+    Percentiles over data sets of videos drawn with replacement, each with all its questions. F1 and parsed have none.
     """
     totals, counts = _by_video(report.per_sample, report.protocol)
     rng, num = np.random.default_rng(seed), len(totals)
@@ -373,8 +368,8 @@ def compare(one: Report, other: Report, *, num_resamples: int = 2000, seed: int 
     """Averages of one system less those of another on the same questions, by name, with paired tests over videos.
 
     The interval is that of `bootstrap`, with the same videos drawn for both; the p-value that of a permutation test,
-    which swaps the systems' answers video by video. An answer that the protocol drops on either side is left out, F1,
-    which is no average, is not compared. ArgumentError: they are not of one protocol and the same questions.
+    which swaps answers video by video. What the protocol drops on either side is left out; F1, no average, has none.
+    ArgumentError: they are not of one protocol and the same questions.
     """
     ours, theirs = ({each.question_id: each for each in report.per_sample} for report in (one, other))
     if one.protocol != other.protocol or ours.keys() != theirs.keys():

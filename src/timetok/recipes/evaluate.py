@@ -97,9 +97,9 @@ def _saliency(file: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
 def ask_all(
     localizer: AnyLocalizer, questions: Sequence[Question], *, batch_size: int = 32, ask: Any = None, **how: Any
 ) -> Iterator[Answer]:
-    """One answer a question, in order, ``batch_size`` put at once; each video is read and encoded once.
+    """One answer a question, in order, ``batch_size`` at once; each video is read and encoded once; DataError: none.
 
-    ``ask`` answers in place of the localizer's own, and with ``how``, as ``constrained=True``. DataError: no video.
+    ``ask`` answers in place of the localizer's own, and with ``how``, as ``constrained=True``.
     """
     if lost := [question.reference.vid for question in questions if question.path is None]:
         raise DataError(f"media: expected a file for each video, there is none for {sorted({*lost})[:9]}")
@@ -178,8 +178,8 @@ def run(
 ) -> Report | None:  # fmt: skip
     """Evaluate into a folder, part k of n of the videos, as `ask_all`; a call goes on where one was stopped.
 
-    Answers are written as they come, and what `write_report` does once those of all parts are there; until then it
-    gives None. ``settings`` are as of `describe`; DataError is raised where the folder holds answers under others.
+    Answers are written as they come, the report once those of all parts are there; until then it gives None. DataError:
+    the folder holds answers under other ``settings``, which are as of `describe`.
     """
     videos, done = sorted({str(question.path) for question in questions}), read_answers(out)
     claim(out / "manifest.json", settings, anew=not done)  # what was refused may be put right in the same folder
@@ -223,8 +223,7 @@ def write_report(
 ) -> None:  # fmt: skip
     """Write ``report.json``, ``report.md``, ``samples.csv``, a row a question, and figures; intervals are of 95 %.
 
-    ``references`` are in the order of the report, and so are ``answers``, which are told too. With the ``grid`` of a
-    model's time tokens it is told which boundaries are on the right mark.
+    ``references`` and ``answers`` are in its order; a model's ``grid`` tells which boundaries are on the right mark.
     """
     out.mkdir(parents=True, exist_ok=True)
     intervals = bootstrap(report, seed=seed)
