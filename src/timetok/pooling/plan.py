@@ -34,10 +34,9 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Path:
-    """Which frames of a video, and how each becomes tokens.
+    """Which frames of a video, and how each becomes tokens, under a name such as ``"slow"``.
 
     Args:
-        name: Such as ``"slow"``.
         frames: ``"all"``; ``"even"``, ``num`` of them at ``round(linspace(0, t - 1, num))``, ties to even; ``"floor"``,
             ``num`` of them at ``int(linspace(0, t, num + 1))[:-1]``; ``"every"``, each ``num``-th from the first on;
             ``"others"``, those that ``"every"`` leaves; or indices.
@@ -178,10 +177,7 @@ def _path_tokens(path: Path, num_frames: int, grid: Interval) -> list[Token]:
 def plan_of(
     *, preset: str | None = None, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2, dim: object = None
 ) -> PoolingPlan:
-    """The layout of a `SlowFastPooler` of these arguments, of which ``dim`` has no say.
-
-    ArgumentError is raised if there is no such name, no token would come out, or a number is no integer or too small.
-    """
+    """The layout of a `SlowFastPooler` of these arguments, but for ``dim``; ArgumentError where there is none."""
     if preset is not None:
         if preset not in PRESETS:
             raise ArgumentError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
