@@ -105,7 +105,7 @@ def check(lm: Any, rope: Any, kind: FrameMask, length: int = 0) -> None:
 
 @contextmanager
 def placed(model: Any, ids: Tensor, mask: Tensor | None, videos: Any, given: Container[str]) -> Iterator[None]:
-    """While it lasts, the LM has the adapter's positions and mask; ArgumentError by `check`, or if some are ``given``."""
+    """While it lasts, the LM has its positions and mask; ArgumentError as by `check`, or where some are ``given``."""
     lm, rope, kind, length = model.lm, model.temporal_rope, model.attention, ids.shape[1]
     if rope in (None, (1, 0)) and kind == "causal":
         yield
@@ -179,8 +179,7 @@ def share_again(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
 class EncodedVideo:
     """A video as a language model reads it, to be passed wherever features are; made by ``encode_video``.
 
-    ``tokens`` are ``[n d]``, ``prefix_ids`` were run through the model, with the video in them, and ``cache`` is what
-    it remembers of them; there are none where it cannot go on from them.
+    ``tokens`` are ``[n d]``; ``prefix_ids``, which hold them, were run into ``cache``: none where it cannot go on.
     """
 
     tokens: Tensor

@@ -58,9 +58,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     input_modalities = ("video", "text")  # type: ignore[assignment]
     supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
+    _supports_sdpa = _supports_flash_attn = _supports_attention_backend = True
 
     def __init__(self, config: LitaConfig) -> None:
         super().__init__(config)

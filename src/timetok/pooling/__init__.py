@@ -33,7 +33,6 @@ class SlowFastPooler(nn.Module):
     separators that some have stand between tokens of the language model, so such a pooler comes after the projector and
     ``dim`` is the model's width. ``backend`` is as in `pool`. ArgumentError is raised where it cannot carry out this
     layout anywhere, there is no such layout, or ``dim`` is given to one without separators or missing for one with.
-
     Its ``plan`` is the layout in integers; its ``arguments`` build it again, but for ``backend``.
 
     Source: arXiv 2403.19046 §3.3: 100 + 256 tokens from 100 frames of 16 x 16 patches.
