@@ -26,8 +26,7 @@ class LitaProcessor(ProcessorMixin):
     ``"index"`` tokens or ``"seconds"`` of text, ``transform`` are arguments of ``FrameTransform``, ``grid`` patch rows
     and columns of the encoder, ``lita_spacing`` is as in ``TimeTokenizer``, ``system`` the sentences in front of the
     first question, ``chat_template`` is transformers', and the other arguments are as in ``LitaConfig``.
-    ``prompts`` takes features in place of videos, ``frame_transform`` is the resizing in front of the encoder,
-    ``num_video_tokens`` are the visual tokens of one video.
+    ``prompts`` takes features in place of videos, ``frame_transform`` frames; a video is ``num_video_tokens`` long.
     """
 
     def __init__(

@@ -88,7 +88,7 @@ class Path:
         if self.frames == "floor":
             return [k * num_frames // self.num for k in range(self.num)]
         if isinstance(self.frames, tuple):
-            if self.frames and not (min(self.frames) >= 0 and max(self.frames) < num_frames):
+            if not all(0 <= frame < num_frames for frame in self.frames):
                 raise ArgumentError(f"frames: expected indices below {num_frames}, got {self.frames}")
             return list(self.frames)
         return [frame for frame in range(num_frames) if self.sees(frame)]
@@ -105,13 +105,12 @@ class Path:
 
     def intervals(self, grid: Interval) -> tuple[list[Interval], list[Interval]]:
         """Rows and columns of patches that are reduced together; ArgumentError if the grid is smaller than a window."""
-        cells = self.cells or (None, None)
-        rows, columns = (self._along(*axis) for axis in zip(grid, self.window[1:], cells, strict=True))
+        rows, columns = (self._along(*axis) for axis in zip(grid, self.window[1:], self.cells or (0, 0), strict=True))
         if not rows or not columns:
             raise ArgumentError(f"grid: expected at least {self.window[1]} x {self.window[2]} patches, got {grid}")
         return rows, columns
 
-    def _along(self, size: int, window: int, cells: int | None) -> list[Interval]:
+    def _along(self, size: int, window: int, cells: int) -> list[Interval]:
         if size < 1:
             return []
         window = window or size
