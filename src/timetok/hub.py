@@ -96,6 +96,7 @@ AnyLocalizer: TypeAlias = Localizer | HubLocalizer
 _MOST_WINDOWS, _MARGIN = 5, 2.5  # about one moment; a closer window is so many times as long as its span
 _ALIKE = 0.3  # spans that overlap more are one
 Model: TypeAlias = str | os.PathLike[str] | AnyLocalizer | None
+_loaded = lru_cache(1)(lambda folder, _changed: load_localizer(folder))
 
 
 def _prompt(processor: Any, question: str, times: Sequence[float], duration: float) -> str:
@@ -130,9 +131,6 @@ def load_localizer(
     if num_frames is not None:
         raise ArgumentError(f"num_frames: a LITA has its own number of frames, got {num_frames}; leave it out")
     return Localizer.load(folder, device=device or "cpu")
-
-
-_loaded = lru_cache(1)(lambda folder, _changed: load_localizer(folder))
 
 
 def localizer_of(model: Model) -> AnyLocalizer:
