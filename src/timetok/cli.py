@@ -224,9 +224,8 @@ def _plot(options: argparse.Namespace) -> None:
 
     sides = (parse_moments(text or "") for text in (options.spans, options.truth))
     spans, truth = ([Span(*pair) for pair in zip(each[::2], each[1::2], strict=False)] for each in sides)
-    shown = {"question": options.title, "truth": truth if options.truth else None}
-    save(timeline(read_frames(options.video), spans, **shown), options.plot)
-    print(f"timeline: {options.plot}")
+    figure = timeline(read_frames(options.video), spans, question=options.title, truth=options.truth and truth)
+    print(f"timeline: {save(figure, options.plot)}")
 
 
 def _plan(options: argparse.Namespace) -> None:

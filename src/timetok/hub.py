@@ -187,8 +187,8 @@ def localize_long(
     ``num_windows`` highest that are half of that apart. They get closer until the model's marks and frames are at most
     ``resolution_seconds`` apart, or filled by two fifths. Of the spans found, the best ``max_spans`` that are not alike
     are given; a confidence is the model's, 1 if it tells none, times the mean score within, from 0 for the median to 1
-    for the highest. ``ask`` answers, or `Localizer.weigh` of a model with time tokens, whose confidences are expected
-    IoUs, or the model. ArgumentError: a size or the scores make no sense.
+    for the highest. Models with time tokens are weighed, not asked; ``ask`` takes the place of both. ArgumentError: a
+    size or the scores make no sense.
 
     Source: retrieval, then grounding (arXiv 2606.12300); the closer windows are ours.
     """
@@ -196,10 +196,9 @@ def localize_long(
     if not (window_seconds > 0 and resolution_seconds > 0):
         raise ArgumentError(f"window_seconds, resolution_seconds must be > 0, got {window_seconds, resolution_seconds}")
     localizer, tried, found = localizer_of(model), list[tuple[Span, Answer]](), list[tuple[float, Span]]()
-    believes = isinstance(localizer, Localizer) and localizer.tt.time_token_ids
-    if scores is None and not (ask or believes):
+    if scores is None and not (ask or localizer.tt.time_token_ids):
         raise ArgumentError("scores: needed by a model that writes times as text, since it tells no confidence")
-    ask = ask or getattr(localizer, "weigh" if believes else "ask")
+    ask = ask or getattr(localizer, "weigh" if localizer.tt.time_token_ids else "ask")
     localizer.check_question(question)
     duration = video.duration_seconds if isinstance(video, Frames) else read_frames(video, 1).duration_seconds
     apart, steps, finest = min(window_seconds, duration) / 2, localizer.num_steps, resolution_seconds

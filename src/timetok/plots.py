@@ -29,15 +29,9 @@ def timeline(
 ) -> Figure:
     """Draw where in a video an answer lies: frames, the spans below them, and the question above.
 
-    The video is cut into equal slots; over each stands the frame nearest to its middle, framed in colour when its
-    true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times; over 12 are not.
-
-    Args:
-        frames: ``timetok.video.Frames``; the axis runs from 0 to their ``duration_seconds``.
-        spans: The predicted spans; none is drawn as "no span found".
-        question: The title, wrapped; dollar signs stay dollar signs.
-        answer: What the model said, above its spans.
-        truth: The true spans, a second row; None leaves the row out.
+    The video, ``timetok.video.Frames``, is cut into equal slots; over each stands the frame nearest to its middle,
+    framed in colour when its true time is inside a span. Spans are labelled in seconds, and from two minutes on as
+    clock times; over 12 are not. ``answer`` is what the model said, ``truth`` the true spans, a second row unless None.
     """
     data, times, duration = frames.data.numpy(), frames.times_seconds.numpy(), frames.duration_seconds
     title = textwrap.fill(question, 54, max_lines=4, placeholder=" …")

@@ -48,8 +48,7 @@ class VideoAdapter(nn.Module):
     Args:
         lm: Any causal LM of transformers whose embedding has a row for every time token.
         tt: Its tokenizer, wrapped; or `TokenIds` where ids come in and go out, as in LITA, and nothing is saved here.
-        vision_dim: Width e of the features that come in.
-        pooler: ``[b t p e]`` → ``[b n e]``; LITA's if None.
+        vision_dim, pooler: The width e of features, and what pools them, ``[b t p e]`` → ``[b n e]``; LITA's if None.
         projector: ``"linear"`` (LITA's), ``"mlp2x_gelu"`` (LLaVA-1.5's) or a module e → d.
         order: To pool first is cheaper, and the same with a linear projector; an MLP needs the order it was trained in.
         time_markers: Add the embedding of a frame's time token to its fast token. Not LITA's; see Source.

@@ -166,8 +166,7 @@ class SpanConstraint:
 
     Args:
         tt: A `timetok.TimeTokenizer`, with any codec.
-        min_spans: Fewest spans of an answer, with ``separator`` between two; with 0 it may be empty.
-        max_spans: Most spans; None for any number. ArgumentError is raised where the two make no sense.
+        min_spans, max_spans: Bounds of their number, ``separator`` between two; None for any; else ArgumentError.
         free_text: Any text may stand around spans, but a moment in it begins one; of whole seconds, any number does.
         stop_ids: Tokens that end an answer where it may end; the tokenizer's ``eos`` if None, or an ArgumentError.
 

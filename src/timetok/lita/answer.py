@@ -36,16 +36,12 @@ def load_sample() -> tuple[Path, str, Span]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said about a video that lasts ``duration_seconds``.
+    """What a model said about a video that lasts ``duration_seconds``: ``text``, with seconds for its time tokens.
 
-    Attributes:
-        text: The answer, with seconds where the model wrote time tokens.
-        spans: The well-formed spans in it, in seconds; empty where there are none.
-        confidences: One a span: its two time tokens' probabilities, multiplied; none where seconds are written as text.
-        times_seconds: Every moment in the answer, in order, whether or not it belongs to a span.
-        probabilities: One a moment: that of its time token; none where seconds are written as text.
-        unfinished: The answer broke off right behind its last moment, because it was as long as it might be.
-        num_tokens: What the model read and wrote.
+    ``spans`` are the well-formed ones in it, in seconds, perhaps none; ``times_seconds`` every moment, in order, of a
+    span or not. ``probabilities`` are those of the moments' time tokens, ``confidences`` the products of each span's
+    two; there are none where seconds are written as text. ``unfinished``: the answer broke off right behind its last
+    moment, as long as it might be. ``num_tokens`` were read and written.
     """
 
     text: str
@@ -155,10 +151,9 @@ class Localizer:
     def weigh(
         self, videos: Sequence[EncodedVideo | Tensor], questions: Sequence[str], durations: Sequence[float]
     ) -> list[Answer]:
-        """As `ask`, but what the model believes and not what it says: the span of highest expected IoU, between marks.
+        """As `ask`, but what the model believes, not what it says: the span of highest expected IoU, between the marks.
 
-        One span an answer, by `span_distribution`; its confidence is the IoU to be expected. TokenizerError: the model
-        has no time tokens.
+        It is that of `span_distribution`, and its confidence is that IoU. TokenizerError: there are no time tokens.
         """
         tt, grid, batch = self.tt, self.tt.grid, self._batch(questions, durations, 2, videos)
         written = tt.tokenizer.encode(" " + format_span(tt.codec, Span(0.0, 1.0), 1.0), add_special_tokens=False)

@@ -38,8 +38,7 @@ class Protocol:
 
     Args:
         name, source: What a report is headed with, and where the rules come from.
-        thresholds: IoU levels of the recall.
-        strict: The recall counts IoUs above a level, not those that reach it.
+        thresholds, strict: IoU levels of the recall, which counts IoUs that reach them, or, if strict, are above.
         tops: Each n of R@n, the share of questions where one of an answer's first n windows reaches the level.
         max_windows: How many windows of an answer are read; None for all.
         truths: Of several annotated windows, an answer's is held against the first, the best, or all together:
@@ -202,14 +201,11 @@ def evaluate(
     predictions: Iterable[Prediction], references: Iterable[Reference], protocol: str | Protocol = "lita-rtl", *,
     malformed: Literal["raise", "count"] = "raise",
 ) -> Report:  # fmt: skip
-    """Score answers against their references, matched by ``question_id``.
+    """Score answers, in any order, against their references, at least one, matched by ``question_id``.
 
-    Args:
-        predictions: In any order.
-        references: At least one, or DataError is raised.
-        protocol: A name from `PROTOCOLS`, else ArgumentError is raised, or one of your own.
-        malformed: What becomes of ids that are missing, there twice, or of no reference: a DataError, or they are
-            listed in the report and, if a reference has them, count as the protocol has answers without a span.
+    ``protocol`` is a name from `PROTOCOLS`, else ArgumentError is raised, or one of your own. Ids that are missing,
+    there twice, or of no reference are a DataError; or, with ``malformed="count"``, they are listed in the report and,
+    if a reference has them, count as the protocol has answers without a span.
 
     >>> evaluate([Prediction("a", (2.0, 6.0))], [Reference("a", "clip", Span(4, 6), 10.0)]).miou
     0.5

@@ -25,7 +25,6 @@ from timetok.pooling.plan import Path, PoolingPlan
 
 Vectors: TypeAlias = Mapping[str, Tensor]  # learned separators [e] by name
 _SMALL = 1 << 15  # numbers; below, calls cost more than memory
-_HUGE = 1 << 24  # bytes; below, memory is often at hand
 _KEPT = 64  # frames to choose from for each that is spread over a video of unknown length
 
 
@@ -141,7 +140,7 @@ class _Means(torch.autograd.Function):
 def _fresh(shape: torch.Size, like: Tensor) -> Tensor:
     """Memory for a tensor, on a CPU with Linux in huge pages: to get it page by page takes longer than to fill it."""
     size = shape.numel() * like.element_size()
-    if like.device.type != "cpu" or size < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if like.device.type != "cpu" or size < 1 << 24 or not hasattr(mmap, "MADV_HUGEPAGE"):
         return like.new_empty(shape)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel without them

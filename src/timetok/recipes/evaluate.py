@@ -97,9 +97,9 @@ def _saliency(file: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
 def ask_all(
     localizer: AnyLocalizer, questions: Sequence[Question], *, batch_size: int = 32, ask: Any = None, **how: Any
 ) -> Iterator[Answer]:
-    """One answer a question, in order, ``batch_size`` at once; each video is read and encoded once; DataError: none.
+    """One answer a question, in order, ``batch_size`` put at once; each video is read and encoded once.
 
-    ``ask`` answers in place of the localizer's own, and with ``how``, as ``constrained=True``.
+    ``ask`` answers in place of the localizer's own, and with ``how``, as ``constrained=True``. DataError: no video.
     """
     if lost := [question.reference.vid for question in questions if question.path is None]:
         raise DataError(f"media: expected a file for each video, there is none for {sorted({*lost})[:9]}")
