@@ -87,10 +87,7 @@ def timeline(
 
 
 def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, log: bool = False) -> Figure:
-    """Draw lines ``[n]`` over ``x`` ``[n]``, on a log axis or not, by name in a legend.
-
-    NaN leaves a gap; the labels tell the units. Where lengths differ, matplotlib raises ValueError.
-    """
+    """Draw lines ``[n]`` over ``x`` ``[n]``, by name in a legend; NaN leaves a gap. ValueError: lengths differ."""
     figure = Figure((_WIDTH, 4.0), _DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, xscale="log" if log else "linear")
     axes.set_ylabel(ylabel, parse_math=False)

@@ -180,9 +180,12 @@ def test_borders_and_reductions(partial, reduction, cells):
 
 
 @pytest.mark.parametrize("name", ["lita", "lita-temporal-spatial", "lita-spatial"])
-def test_the_gradient_written_once_is_autograds(name):
-    video, plan = features(2, 7, 5, 4, 3).requires_grad_(), PRESETS[name]
-    weights = torch.randn(2, plan.num_tokens(7, (5, 4)), 3, dtype=torch.float64)
+@pytest.mark.parametrize("e", [3, 150])
+def test_the_gradient_written_once_is_autograds(name, e):
+    """With many channels; a small one autograd writes itself."""
+    video, plan = features(2, 7, 5, 4, e).requires_grad_(), PRESETS[name]
+    assert (video.numel() > 2**15) == (e == 150)
+    weights = torch.randn(2, plan.num_tokens(7, (5, 4)), e, dtype=torch.float64)
     (found,) = torch.autograd.grad((SlowFastPooler.preset(name)(video) * weights).sum(), video)
     slowly = torch.stack([by_tokens(one, plan, {}) for one in video])
     (expected,) = torch.autograd.grad((slowly * weights).sum(), video)
@@ -190,7 +193,7 @@ def test_the_gradient_written_once_is_autograds(name):
 
 
 def test_a_second_derivative_is_refused():
-    video = features(1, 4, 4, 4, 2).requires_grad_()
+    video = features(1, 8, 8, 8, 64).requires_grad_()  # as much as is worth a gradient of its own
     (first,) = torch.autograd.grad(SlowFastPooler()(video).pow(2).sum(), video, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
