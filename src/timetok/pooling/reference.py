@@ -7,7 +7,7 @@ import mmap
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -76,14 +76,14 @@ def over_space(frames: Tensor, path: Path) -> Tensor:
     window = path.window[1] or height, path.window[2] or width
     images, sized = frames.flatten(0, 1).permute(0, 3, 1, 2), path.cells or path.partial == "adaptive"
     if sized or path.reduction == "bilinear" or window[0] > height or window[1] > width:  # which may be refused
-        size = [len(each) for each in path.intervals((height, width))]
+        size: Any = [len(each) for each in path.intervals((height, width))]
     if path.reduction == "bilinear":
         cells = interpolate(images, size, mode="bilinear", align_corners=False)
     elif sized:
         cells = (adaptive_max_pool2d if is_max else adaptive_avg_pool2d)(images, size)
     else:
         cells = (max_pool2d if is_max else avg_pool2d)(images, window, ceil_mode=path.partial == "ceil")
-    return cells.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
+    return cast(Tensor, cells.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2]))
 
 
 def assembled(cells: Mapping[Path, list[Tensor]], by_frame: bool, separators: Vectors, num_frames: int) -> Tensor:
