@@ -9,7 +9,6 @@ import argparse
 import subprocess
 import sys
 import time
-from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +16,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from harness import ROOT, add_rows, markdown, provenance, read_rows, write_between
 
-from continuous_time import weigh
 from long_videos import chart, remembering
 from shapes_world.hours import ShapesMatcher, draw_film, write_film
 from timetok import Span, TimeGrid, localize_long
@@ -45,7 +43,7 @@ def side_by_side(localizer: Localizer, path: Path, question: str, duration: floa
     found = []
     for start, end in pairwise(TimeGrid(num + 1).sample_times(duration).tolist()):
         encoded = localizer.encode(localizer.read(Part(path, Span(start, end))))
-        (answer,) = weigh(localizer, [encoded], [question], [end - start])
+        (answer,) = localizer.weigh([encoded], [question], [end - start])
         found += [(answer.confidences[0], Span(*(start + moment for moment in answer.spans[0])))]
     return max(found)[1]
 
@@ -55,7 +53,7 @@ def ask(localizer: Localizer, matcher: ShapesMatcher, num_clips: int, folder: Pa
     film = draw_film(seed, minutes=minutes, num_questions=FILMS[seed])
     path, duration = folder / f"film-{seed}-{minutes:g}.mp4", film.duration_seconds
     write_film(film, path)
-    posterior, clock = partial(weigh, localizer), time.perf_counter
+    clock = time.perf_counter
     begin = clock()
     with TemporaryDirectory() as kept:
         found = index(path, matcher, kept)
@@ -64,11 +62,11 @@ def ask(localizer: Localizer, matcher: ShapesMatcher, num_clips: int, folder: Pa
     for question, truth in film.truths.items():
         times, scores = fits(*found, matcher, question)
         ticks = [clock()]
-        answer = localize_long(path, question, localizer, scores=(times, scores), ask=posterior)
+        answer = localize_long(path, question, localizer, scores=(times, scores))
         calls = len(answer.tried)
         ticks.append(clock())
         encoded = localizer.encode(localizer.read(path))
-        (one,) = posterior([encoded], [question], [duration])
+        (one,) = localizer.weigh([encoded], [question], [duration])
         ticks.append(clock())
         alone = side_by_side(localizer, path, question, duration, calls)
         ticks.append(clock())
@@ -98,7 +96,7 @@ def together(localizer: Localizer, matcher: ShapesMatcher, folder: Path, minutes
     encoded, encode, tried, begin = [], localizer.encode, 0, time.perf_counter()
     localizer.encode = lambda frames: encoded.append(None) or encode(frames)
     with TemporaryDirectory() as answers:
-        sharing = remembering(localizer, answers, ask=partial(weigh, localizer))
+        sharing = remembering(localizer, answers)
         for seed, num in FILMS.items():
             path = folder / f"film-{seed}-{minutes:g}.mp4"
             found = index(path, matcher, Path(answers, "index"))

@@ -36,8 +36,7 @@ def remembering(localizer: AnyLocalizer, folder: str | Path, *, ask: Any = None,
     they were stopped, without reading what was answered. DataError: the folder is another model's. ``ask``, the same
     each time, answers in place of the model's own; the last ``num_encoded`` windows stay in memory for other questions.
     """
-    file = Path(folder) / "answers-0-of-1.jsonl"
-    model = localizer.model
+    file, model = Path(folder) / "answers-0-of-1.jsonl", localizer.model
     settings = {"model": fingerprint(find_folder(model.config.name_or_path)), "dtype": str(model.dtype)}
     claim(file.with_name("manifest.json"), {**settings, "num_frames": getattr(localizer, "num_frames", None)})
     known, of_file = read_answers(file.parent), lru_cache(None)(lambda path: fingerprint(Path(path)))
@@ -45,20 +44,28 @@ def remembering(localizer: AnyLocalizer, folder: str | Path, *, ask: Any = None,
     with file.open("ab") as lines:
         lines.truncate(file.read_bytes().rfind(b"\n") + 1)  # a line that was torn
 
-    def answer(part: Any, question: str, duration: float, how: dict[str, Any]) -> Answer:
+    def asked(kind: str, method: Any, part: Any, question: str, duration: float, how: dict[str, Any]) -> Answer:
         if not isinstance(part, Part):
-            return (ask or localizer.ask)([part], [question], [duration], **how)[0]
-        key = json.dumps([of_file(part.path), *part.span, question, how])
+            return method([part], [question], [duration], **how)[0]
+        key = json.dumps([of_file(part.path), *part.span, question, kind, how])
         if key not in known:
-            (known[key],) = (ask or localizer.ask)([encoded(part)], [question], [duration], **how)
+            (known[key],) = method([encoded(part)], [question], [duration], **how)
             with file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({"question_id": key, **asdict(known[key])}) + "\n")
         return known[key]
 
+    def asking(kind: str) -> Any:
+        method = ask or getattr(localizer, kind)
+        return lambda parts, *about, **how: [
+            asked(kind, method, *each, how) for each in zip(parts, *about, strict=True)
+        ]
+
     twin: Any = copy(localizer)
     twin.read = lambda video: video if isinstance(video, Part) else localizer.read(video)  # when nothing is known of it
     twin.encode = lambda shown: shown if isinstance(shown, Part) else localizer.encode(shown)
-    twin.ask = lambda parts, *asked, **how: [answer(*each, how) for each in zip(parts, *asked, strict=True)]
+    for kind in ("ask", "weigh"):
+        if hasattr(localizer, kind):
+            setattr(twin, kind, asking(kind))
     return twin
 
 

@@ -19,7 +19,7 @@ import timetok
 import tiny_data
 from timetok.cli import _parser, main
 from timetok.lita import LitaForConditionalGeneration
-from timetok.lita.answer import TINY_MODEL
+from timetok.lita.answer import TINY_MODEL, Localizer
 from tiny_lita import CONTEXT, build, save, saying, write_clip
 
 QUESTION = "When is the red circle visible?"
@@ -187,6 +187,28 @@ def test_evaluate_scores_a_model(
         None,
         None,
     ]  # of one video
+    drawn = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert drawn == {"iou.png", "length.png", "place.png", "calibration.png"}
+
+
+def test_evaluate_in_continuous_time(model: str, clip: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(Path(clip).read_bytes())
+    entry = {"vid": "a", "question": QUESTION, "answer": "<0.00> <1.00>", "duration": 2.0, "question_id": 0}
+    (tmp_path / "rtl.json").write_text(json.dumps([entry]))
+    command = ["evaluate", model, str(tmp_path / "rtl.json"), "--time", "continuous"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    (answer,) = map(json.loads, (tmp_path / "out" / "answers-0-of-1.jsonl").read_text().splitlines())
+    (span,), localizer = answer["spans"], Localizer.load(model)
+    frames = localizer.read(clip)
+    (weighed,) = localizer.weigh([localizer.encode(frames)], [QUESTION], [frames.duration_seconds])
+    assert (span["start"], span["end"]) == pytest.approx(tuple(weighed.spans[0]))
+    assert "--time=continuous" in json.loads((tmp_path / "out" / "manifest.json").read_text())["command"]
+    assert main([*command, "--json"]) == 0
+    capfd.readouterr()
+    assert "--time continuous" in refused(capfd, *command, "--decoding", "constrained")
+    text = save(tmp_path / "text", codec="seconds")
+    assert "--time continuous" in refused(capfd, "evaluate", str(text), *command[2:])
 
 
 def test_score_lists_what_is_wrong(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -203,6 +225,42 @@ def test_score_lists_what_is_wrong(tmp_path: Path, capfd: pytest.CaptureFixture[
     (first,) = [sample for sample in report["per_sample"] if sample["question_id"] == "7920"]
     assert first["measures"]["mIoU"] == 1.0 and first["measures"]["mAP"] == 1.0 and "HIT@1" not in report["values"]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["values"] == report["values"]
+
+
+def test_two_systems_are_compared(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [{"vid": f"v{k}", "question": "q", "answer": "<0.0> <4.0>", "duration": 8.0} for k in range(6)]
+    data, ours, theirs = (tmp_path / f"{name}.json" for name in ("data", "ours", "theirs"))
+    data.write_text(json.dumps([{**row, "question_id": k} for k, row in enumerate(rows)]))
+    for file, end in ((ours, 4.0), (theirs, 2.0)):
+        file.write_text(json.dumps([{"question_id": k, "pred": [0.0, end]} for k in range(6)]))
+    command = ["score", str(ours), str(data), "--against", str(theirs), "--protocol", "charades-sta"]
+    assert main(command) == 0
+    told = dict(line.split(maxsplit=1) for line in capfd.readouterr().out.splitlines())
+    assert told["mIoU"].startswith("+0.500  (+0.500 to +0.500, p = 0.0") and told["R1@0.5"].startswith("+0.000")
+    assert main([*command, "--json"]) == 0
+    apart = json.loads(capfd.readouterr().out)["mIoU"]
+    assert (apart["value"], apart["low"], apart["high"]) == pytest.approx((0.5, 0.5, 0.5)) and apart["p_value"] < 0.06
+    assert "missing.json" in refused(capfd, *command[:4], "missing.json")
+
+
+def test_plot_draws_spans_and_the_truth(clip: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    figure = tmp_path / "clip.svg"
+    command = [
+        "plot",
+        clip,
+        str(figure),
+        "--spans",
+        "0.2-0.9 1-1.5",
+        "--truth",
+        "from 0.3 to 1.2 s",
+        "--title",
+        QUESTION,
+    ]
+    assert main(command) == 0
+    assert capfd.readouterr().out == f"timeline: {figure}\n" and figure.stat().st_size > 1000
+    assert main(command[:3]) == 0  # nothing but frames
+    assert "end before it starts" in refused(capfd, *command[:3], "--truth", "2 to 1 s")
+    assert "FILE" in refused(capfd, "plot", clip, str(tmp_path / "clip.mp4"))
 
 
 def test_answers_about_something_else_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -367,6 +425,7 @@ def test_a_bad_question_is_one_line(question: str, model: str, clip: str, capfd:
         (["data", "check", "missing.json", "--layout", "mine"], "mine"),
         (["plan", "missing.json"], "missing.json"),
         (["plan", "missing.json", "--bad", "keep"], "keep"),
+        (["plot", "missing.mp4", "timeline.png"], "missing.mp4"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(

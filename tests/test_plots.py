@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from timetok.errors import ArgumentError
-from timetok.plots import curves, save, timeline
+from timetok.plots import calibration, curves, errors, ious, save, timeline
 from timetok.timegrid import Span
 from timetok.video import Frames
 
@@ -255,3 +256,35 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 def test_pyplot_is_not_loaded() -> None:
     check = "import sys, timetok.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+SAMPLES = [
+    {"mIoU": k / 9, "seconds": 10.0 + k, "place": k / 10, "error": 9.0 - k, "start_probability": 0.05 + k / 10}
+    | {"start_right": int(k > 4), "end_probability": "", "end_right": ""}
+    for k in range(10)
+]
+SAMPLES += [{**SAMPLES[0], "mIoU": "", "error": float("nan")}]  # an answer without a window
+
+
+@pytest.mark.parametrize("kind", [lambda value: value, str])
+def test_figures_of_an_evaluation_show_what_its_rows_say(kind: Any) -> None:
+    rows = [{name: kind(value) for name, value in row.items()} for row in SAMPLES]
+    assert [bar.get_height() for bar in ious(rows).axes[0].patches].count(1) == 10
+    for by, at in (("seconds", [10.0 + k for k in range(10)]), ("place", [k / 10 for k in range(10)])):
+        line, *quarters = errors(rows, by).axes[0].lines
+        assert (
+            len(quarters) == 2
+            and line.get_xdata() == pytest.approx(at)
+            and line.get_ydata() == pytest.approx([9.0 - k for k in range(10)])
+        )
+    reached, diagonal = calibration(rows).axes[0].lines
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == list(reached.get_xdata())
+    assert list(reached.get_xdata()) == pytest.approx([0.05 + k / 10 for k in range(10)])
+    assert list(reached.get_ydata()) == pytest.approx([0] * 5 + [1] * 5)
+
+
+def test_an_evaluation_of_nothing_readable_is_drawn(tmp_path: Path) -> None:
+    row = dict.fromkeys(("error", "start_probability", "start_right", "end_probability", "end_right"), "")
+    rows = [{"mIoU": 0.0, "seconds": 3.0, "place": 0.5, **row}]
+    for k, figure in enumerate((ious(rows), errors(rows), errors(rows, "place"), calibration(rows))):
+        assert save(figure, tmp_path / f"{k}.png").stat().st_size > 1000

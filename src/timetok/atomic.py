@@ -13,10 +13,7 @@ from timetok.errors import DataError, raised_as
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path``: it takes that name when the block ends well, and is removed otherwise.
-
-    A file that is there is replaced; a folder must be new or empty.
-    """
+    """A temporary path: it replaces ``path``, a file or an empty folder, if the block ends well; else it is removed."""
     path = Path(os.path.abspath(path))  # "." has no name
     partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:

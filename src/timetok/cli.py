@@ -1,4 +1,4 @@
-"""The command line: ``timetok localize | train | evaluate | score | plan | data | convert | demo | info``.
+"""The command line: ``timetok localize | train | evaluate | score | plot | plan | data | convert | demo | info``.
 
 What a user got wrong is one line on stderr and exit status 2, never a traceback; a fault of ours keeps its own.
 Rooms are imported by the command that needs them, so that ``--help`` answers at once.
@@ -22,7 +22,7 @@ from timetok import __version__
 from timetok.atomic import plain
 from timetok.demo import serve
 from timetok.errors import ArgumentError, DataError, TimetokError, raised_as
-from timetok.metrics import PROTOCOLS
+from timetok.metrics import PROTOCOLS, compare, parse_moments
 from timetok.timegrid import Span
 
 
@@ -34,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if plot := vars(options).get("plot"):  # refused now, not after the work
             from timetok.plots import check_path
 
-            with raised_as(ArgumentError, "--plot", ArgumentError):
+            with raised_as(ArgumentError, "FILE" if options.command == "plot" else "--plot", ArgumentError):
                 check_path(plot)
         commands: Any = {"localize": _localize, "train": _train, "evaluate": _evaluate, "score": _score}
-        commands |= {"plan": _plan, "data": _check_data, "convert": _convert, "info": _info}
+        commands |= {"plot": _plot, "plan": _plan, "data": _check_data, "convert": _convert, "info": _info}
         commands["demo"] = lambda opt: serve(lambda: _localizer(opt.model, opt), port=opt.port, browser=opt.browser)
         commands[options.command](options)
         sys.stdout.flush()
@@ -63,8 +63,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-# on what the answers and the numbers of an evaluation depend
-_SETTINGS = ("protocol", "media", "layout", "durations", "wording", "decoding", "max_new_tokens", "frames", "device")
+_WHERE = ("wording", "media", "layout", "durations")
+_HOW = ("protocol", "decoding", "time", "max_new_tokens", "frames", "device", "seed")
 _KINDS: Any = {"positive": {"type": _positive}, "protocol": {"choices": PROTOCOLS}}
 
 
@@ -176,12 +176,17 @@ def _evaluate(options: argparse.Namespace) -> None:
     from timetok.lita.answer import find_folder
     from timetok.recipes.evaluate import describe, evaluate_model, read_questions, run
 
-    given = {name: vars(options)[name] for name in (*_SETTINGS, "seed") if vars(options)[name] is not None}
-    where = {name: given[name] for name in ("wording", "media", "layout", "durations") if name in given}
+    given = {name: vars(options)[name] for name in (*_HOW, *_WHERE) if vars(options)[name] is not None}
+    where = {name: given[name] for name in _WHERE if name in given}
     questions = read_questions(options.data, options.protocol, **where)
     localizer = _localizer(model := None if options.model == "tiny" else options.model, options)
     how: Any = {name: getattr(options, name) for name in ("protocol", "batch_size", "max_new_tokens")}
     how |= {"constrained": options.decoding == "constrained"} if options.decoding else {}
+    if options.time == "continuous":
+        if options.decoding or not localizer.tt.time_token_ids:
+            raise ArgumentError("--time continuous: for models with time tokens, and without --decoding")
+        how |= {"ask": localizer.weigh}
+        del how["max_new_tokens"]
     if options.out:
         line = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
         given["command"] = shlex.join(["timetok", "evaluate", options.model, options.data, *line])
@@ -198,7 +203,12 @@ def _score(options: argparse.Namespace) -> None:
 
     questions = read_questions(options.data, options.protocol, layout=options.layout, durations=options.durations)
     report = score_file(options.predictions, questions, protocol=options.protocol)
-    print(_told(report, options))
+    if options.against:
+        apart = compare(report, score_file(options.against, questions, protocol=options.protocol), seed=options.seed)
+        told = {name: each._asdict() for name, each in apart.items()}
+        print(json.dumps(plain(told)) if options.json else "\n".join(f"{k:<10}  {each}" for k, each in apart.items()))
+    else:
+        print(_told(report, options))
     if options.out:
         write_report(report, [question.reference for question in questions], Path(options.out), seed=options.seed)
 
@@ -206,6 +216,16 @@ def _score(options: argparse.Namespace) -> None:
 def _told(report: Any, options: argparse.Namespace) -> str:
     listed = [f"{kind}: {len(ids)}  {' '.join(map(str, ids[:9]))}" for kind, ids in report.problems.items() if ids]
     return json.dumps(plain(asdict(report))) if options.json else "\n".join([str(report), *listed])
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from timetok.plots import save, timeline
+    from timetok.video import read_frames
+
+    sides = (parse_moments(text or "") for text in (options.spans, options.truth))
+    spans, truth = ([Span(*pair) for pair in zip(each[::2], each[1::2], strict=False)] for each in sides)
+    figure = timeline(read_frames(options.video), spans, question=options.title, truth=options.truth and truth)
+    print(f"timeline: {save(figure, options.plot)}")
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -122,8 +122,7 @@ class SecondsCodec(_PlainText):
     """Seconds in plain text, ``12.3 45.0``; needs no token and no duration.
 
     Args:
-        decimals: Digits after the point. With at least one, only numbers that have a point are read as
-            moments, so that "two men, 3 dogs" holds none.
+        decimals: Digits after the point; with any, only numbers with a point are moments: "two men, 3 dogs" has none.
         unit: Written behind each number, such as ``" seconds"``; answers are read with or without.
         span: Layout of a span, with ``{}`` twice, such as ``"from {} to {}"``.
 
@@ -154,10 +153,7 @@ class SecondsCodec(_PlainText):
 class ClockCodec(_PlainText):
     """A moment as a clock shows it, ``01:15`` or ``00:01:15.250``; needs no token and no duration.
 
-    Args:
-        decimals: Digits of a second after the point.
-        hours: Write hours too; without them, minutes go on past 59. Both are read.
-        span: Layout of a span, with ``{}`` twice.
+    Seconds have ``decimals``; ``span`` is as in `SecondsCodec`. Without ``hours`` minutes go on past 59; both are read.
 
     Source: ``MM:SS`` is what SmolVLM and Gemma write beside frames.
 

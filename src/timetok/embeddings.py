@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -93,7 +92,7 @@ def merge_and_export(model: Any, folder: str | os.PathLike[str]) -> None:
     """
     merged = model.merge_and_unload()
     whole = {} if isinstance(merged, PreTrainedModel) else {"adapter_only": False}
-    with replacing(Path(folder)) as partial:
+    with replacing(folder) as partial:
         merged.save_pretrained(partial, **whole)
 
 

@@ -96,6 +96,7 @@ AnyLocalizer: TypeAlias = Localizer | HubLocalizer
 _MOST_WINDOWS, _MARGIN = 5, 2.5  # about one moment; a closer window is so many times as long as its span
 _ALIKE = 0.3  # spans that overlap more are one
 Model: TypeAlias = str | os.PathLike[str] | AnyLocalizer | None
+_loaded = lru_cache(1)(lambda folder, _changed: load_localizer(folder))
 
 
 def _prompt(processor: Any, question: str, times: Sequence[float], duration: float) -> str:
@@ -130,9 +131,6 @@ def load_localizer(
     if num_frames is not None:
         raise ArgumentError(f"num_frames: a LITA has its own number of frames, got {num_frames}; leave it out")
     return Localizer.load(folder, device=device or "cpu")
-
-
-_loaded = lru_cache(1)(lambda folder, _changed: load_localizer(folder))
 
 
 def localizer_of(model: Model) -> AnyLocalizer:
@@ -189,7 +187,8 @@ def localize_long(
     ``num_windows`` highest that are half of that apart. They get closer until the model's marks and frames are at most
     ``resolution_seconds`` apart, or filled by two fifths. Of the spans found, the best ``max_spans`` that are not alike
     are given; a confidence is the model's, 1 if it tells none, times the mean score within, from 0 for the median to 1
-    for the highest. ``ask`` answers in place of the model's own. ArgumentError: a size or the scores make no sense.
+    for the highest. Models with time tokens are weighed, not asked; ``ask`` takes the place of both. ArgumentError: a
+    size or the scores make no sense.
 
     Source: retrieval, then grounding (arXiv 2606.12300); the closer windows are ours.
     """
@@ -199,6 +198,7 @@ def localize_long(
     localizer, tried, found = localizer_of(model), list[tuple[Span, Answer]](), list[tuple[float, Span]]()
     if scores is None and not (ask or localizer.tt.time_token_ids):
         raise ArgumentError("scores: needed by a model that writes times as text, since it tells no confidence")
+    ask = ask or getattr(localizer, "weigh" if localizer.tt.time_token_ids else "ask")
     localizer.check_question(question)
     duration = video.duration_seconds if isinstance(video, Frames) else read_frames(video, 1).duration_seconds
     apart, steps, finest = min(window_seconds, duration) / 2, localizer.num_steps, resolution_seconds
@@ -222,7 +222,7 @@ def localize_long(
         window, here = cast(Span | None, first), list[tuple[float, Span]]()
         while window and len(here) < _MOST_WINDOWS:
             shown: Any = localizer.encode(localizer.read(_part(video, window, steps + 1)))
-            (answer,) = (ask or localizer.ask)([shown], [question], [window.duration_seconds])
+            (answer,) = ask([shown], [question], [window.duration_seconds])
             tried.append((window, answer))
             span = next((Span(*(window.start + end for end in each)) for each in answer.spans), None)
             here += [(fit(*span) * next(iter(answer.confidences), 1.0), span)] if span else []

@@ -7,17 +7,18 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from timetok.atomic import replacing
 from timetok.codecs import ClockCodec
 from timetok.errors import ArgumentError
 from timetok.timegrid import Span
 
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
 _ANSWER, _TRUTH, _MUTED = "#0072B2", "#E69F00", "#666666"
 _WIDTH, _DPI = 6.4, 200  # in inches and dots an inch; matplotlib's own letters are then legible on a phone
 _NUM_SLOTS, _MAX_ROWS = 8, 12
@@ -28,15 +29,9 @@ def timeline(
 ) -> Figure:
     """Draw where in a video an answer lies: frames, the spans below them, and the question above.
 
-    The video is cut into equal slots; over each stands the frame nearest to its middle, framed in colour when its
-    true time is inside a span. Spans are labelled in seconds, and from two minutes on as clock times; over 12 are not.
-
-    Args:
-        frames: ``timetok.video.Frames``; the axis runs from 0 to their ``duration_seconds``.
-        spans: The predicted spans; none is drawn as "no span found".
-        question: The title, wrapped; dollar signs stay dollar signs.
-        answer: What the model said, above its spans.
-        truth: The true spans, a second row; None leaves the row out.
+    The video, ``timetok.video.Frames``, is cut into equal slots; over each stands the frame nearest to its middle,
+    framed in colour when its true time is inside a span. Spans are labelled in seconds, and from two minutes on as
+    clock times; over 12 are not. ``answer`` is what the model said, ``truth`` the true spans, a second row unless None.
     """
     data, times, duration = frames.data.numpy(), frames.times_seconds.numpy(), frames.duration_seconds
     title = textwrap.fill(question, 54, max_lines=4, placeholder=" …")
@@ -92,10 +87,7 @@ def timeline(
 
 
 def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, log: bool = False) -> Figure:
-    """Draw lines ``[n]`` over ``x`` ``[n]``, on a log axis or not, by name in a legend.
-
-    NaN leaves a gap; the labels tell the units. Where lengths differ, matplotlib raises ValueError.
-    """
+    """Draw lines ``[n]`` over ``x`` ``[n]``, by name in a legend; NaN leaves a gap. ValueError: lengths differ."""
     figure = Figure((_WIDTH, 4.0), _DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, xscale="log" if log else "linear")
     axes.set_ylabel(ylabel, parse_math=False)
@@ -106,6 +98,39 @@ def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel:
         axes.plot(x, values, linewidth=1.8, marker="o" if np.size(x) < 20 else None, markersize=4, label=name)
     axes.legend(frameon=False)
     return figure
+
+
+def ious(rows: Rows) -> Figure:
+    """Draw how many answers have which IoU; ``rows`` are those of an evaluation's ``samples.csv``, text or numbers."""
+    counts, ends = np.histogram(_columns(rows, "mIoU"), 20, (0, 1))
+    figure = curves(ends[1:] - 0.025, {"answers": counts}, xlabel="IoU", ylabel="answers")
+    figure.axes[0].bar(ends[1:] - 0.025, counts, 0.05, color=_ANSWER, alpha=0.2)
+    return figure
+
+
+def errors(rows: Rows, by: Literal["seconds", "place"] = "seconds") -> Figure:
+    """Draw errors by the length of the video or by the place in it, of `ious`' rows: ten groups of equal size."""
+    x, missed = _columns(rows, by, "error")
+    groups = [each for each in np.array_split(np.argsort(x, kind="stable"), 10) if len(each)]
+    low, median, high = np.reshape([np.quantile(missed[each], (0.25, 0.5, 0.75)) for each in groups], (-1, 3)).T
+    lines = {"median": median, "a quarter is below": low, "a quarter is above": high}
+    label = {"seconds": "length of the video in seconds", "place": "place in the video"}[by]
+    return curves([x[each].mean() for each in groups], lines, xlabel=label, ylabel="error in seconds")
+
+
+def calibration(rows: Rows) -> Figure:
+    """Draw how often a boundary is on the right mark against its probability, of `ious`' rows, in ten bins."""
+    likely, right = np.hstack([_columns(rows, f"{side}_probability", f"{side}_right") for side in ("start", "end")])
+    bins = [np.minimum((likely * 10).astype(int), 9) == k for k in range(10)]
+    x, share = np.reshape([(likely[some].mean(), right[some].mean()) for some in bins if some.any()], (-1, 2)).T
+    lines = {"measured": share, "calibrated": x}
+    return curves(x, lines, xlabel="probability of a boundary", ylabel="share that is right")
+
+
+def _columns(rows: Rows, *names: str) -> NDArray[np.float64]:
+    """``[c n]``, of the rows that have all of them."""
+    values = [[float("nan" if row[name] == "" else row[name]) for name in names] for row in rows]
+    return np.array([each for each in values if not np.isnan(each).any()]).reshape(-1, len(names)).T
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:

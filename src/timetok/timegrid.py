@@ -50,8 +50,7 @@ class Span:
         return self.end - self.start
 
     def __iter__(self) -> Iterator[float]:
-        yield self.start
-        yield self.end
+        return iter((self.start, self.end))
 
 
 def iou(a: Span | NDArray[np.float64], b: Span | NDArray[np.float64]) -> Any:
@@ -158,8 +157,7 @@ class TimeGrid:
             _refuse("index", marks, (marks < 0) | (marks > last), f"between 0 and {last}")
         places = np.clip(marks, 0, last) + offset
         # (T - 1) * d / (T - 1) can miss d by a rounding, hence the explicit last mark
-        seconds = np.where(places == steps, length, places * length / steps)
-        return _as_given(seconds, index, duration)
+        return _as_given(np.where(places == steps, length, places * length / steps), index, duration)
 
     def sample_times(self, duration: Numbers) -> NDArray[np.float64]:
         """Seconds at which all T marks stand, the instants to sample for one frame a mark: ``[...]`` → ``[... T]``.
@@ -172,11 +170,10 @@ class TimeGrid:
     def max_error(self, duration: Numbers) -> Any:
         """Largest distance in seconds between a timestamp inside the video and its mark: a float, or float64 ``[...]``.
 
-        Half a step for the nearest mark, a whole one for the mark before; more where an end of the video has no mark.
+        Half a step for the nearest mark; a whole one for the mark before, and where the end of the video has no mark.
         """
-        (steps, offset), between = self._layout, 1.0 if self.rounding == "floor" else 0.5
-        at_the_end = steps - (self.num_tokens - 1 + offset)
-        return _as_given(max(between, offset, at_the_end) * _durations(duration) / steps)
+        share = 1.0 if self.rounding == "floor" or self.marks == "starts" else 0.5
+        return _as_given(share * _durations(duration) / self._layout[0])
 
 
 def with_durations(rows: Sequence[Any], duration: Any) -> Iterator[tuple[Any, Any]]:
@@ -209,8 +206,7 @@ def _numbers(name: str, value: Any, *, integers: bool = False) -> NDArray[Any]:
     """As an array of integers, or of finite float64; numpy would also take strings, None and booleans."""
     expected = "an integer or an array of integers" if integers else "a number or an array of numbers"
     if hasattr(value, "detach"):  # a tensor, which may be of a dtype numpy lacks
-        value = value.detach().cpu()
-        value = (value.double() if value.is_floating_point() else value).numpy()
+        value = (value.cpu().double() if value.is_floating_point() else value).numpy(force=True)
     with raised_as(TimeRangeError, f"{name} must be {expected}", TypeError, ValueError):
         array = np.asarray(value)
     if array.dtype.kind not in ("iu" if integers else "iuf") and array.size:

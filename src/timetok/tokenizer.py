@@ -27,7 +27,6 @@ CODECS: dict[str, type[Any]] = {"index": IndexCodec, "seconds": SecondsCodec, "c
 Malformed: TypeAlias = Literal["drop", "raise", "sort"]
 SETTINGS_FILE = "time_tokens.json"
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
-_SECONDS_MARK = re.compile(r"<(-?[0-9]+(?:\.[0-9]+)?)>")
 
 
 class TimeTokenizer:
@@ -67,8 +66,7 @@ class TimeTokenizer:
             T: Number of time tokens, at least 2, ``<t0>`` to ``<t{T-1}>``; for ``codec="index"`` alone.
             codec: ``"index"`` writes a moment as one of T tokens, ``"seconds"`` as a number in plain text and
                 ``"clock"`` as ``MM:SS``, which need no token. Or a codec of `timetok.codecs`, or your own.
-            lita_spacing: Drop spaces beside time tokens, ``<t1> <t2>`` being two ids and not three, as the
-                tokenizer of the original LITA did. Text that is decoded then lacks them.
+            lita_spacing: Drop spaces beside time tokens, as LITA did, in decoded text too: ``<t1> <t2>`` are two ids.
 
         >>> tt = TimeTokenizer.wrap(tokenizer, T=100)  # doctest: +SKIP
         >>> tt.spans(ids, duration=60.0)  # doctest: +SKIP
@@ -111,7 +109,7 @@ class TimeTokenizer:
         """
         tokenizer: PreTrainedTokenizerBase = self.tokenizer
         if not trusted:
-            if any(map(self._written.search, _strings([text, hf_kwargs.get("text_pair")]))):
+            if self._has_tokens([text, hf_kwargs.get("text_pair")]):
                 tokenizer = self._renamed()
         elif isinstance(text, str):
             text = self.to_tokens(text, duration)
@@ -147,8 +145,8 @@ class TimeTokenizer:
         """Ids that write one timestamp in seconds or several, without any text: one id each with ``codec="index"``."""
         if isinstance(self.codec, IndexCodec):
             return [self.time_token_ids[index] for index in np.atleast_1d(self.grid.encode(seconds, duration))]
-        moments = np.atleast_1d(np.asarray(seconds, dtype=np.float64)).tolist()
-        written = " ".join(self.codec.format(moment, float(duration)) for moment in moments)
+        moments, length = np.atleast_1d(np.asarray(seconds, dtype=np.float64)), float(TimeGrid(2).decode(1, duration))
+        written = " ".join(self.codec.format(moment, length) for moment in moments.tolist())
         return list(self.tokenizer.encode(written, add_special_tokens=False))
 
     def decode_time(self, ids: Any, duration: Numbers) -> Any:
@@ -170,7 +168,7 @@ class TimeTokenizer:
         if duration is None:
             return text
         length = float(TimeGrid(2).decode(1, duration))
-        return _SECONDS_MARK.sub(lambda mark: self.codec.format(float(mark[1]), length), text)
+        return re.sub(r"<(-?[0-9]+(?:\.[0-9]+)?)>", lambda mark: self.codec.format(float(mark[1]), length), text)
 
     def decode(self, ids: Any, duration: Number | None = None) -> str:
         """Text of the ids of one sequence, its time tokens written in seconds as ``<12.34>``, which `to_tokens` reads.
@@ -213,13 +211,10 @@ class TimeTokenizer:
     def spans(self, ids: Any, duration: Numbers, *, prompt_length: int = 0, malformed: Malformed = "drop") -> list[Any]:
         """Spans of generated ids: the first moment with the second, the third with the fourth, and so on.
 
-        Args:
-            ids: Ids of one sequence or, nested, of a batch, which gives nested lists: lists, numpy arrays or torch
-                tensors of integers, else ArgumentError is raised. Negative ids (-100) are left out.
-            duration: In seconds, one for all or one for each row.
-            prompt_length: Ids to skip at the front of each row: a prompt's own time tokens are not answers.
-            malformed: A pair that ends before it starts is dropped, raises MalformedAnswerError, or is sorted; a last
-                moment without a partner is dropped by ``"drop"`` and ``"sort"``.
+        ``ids`` are one sequence or, nested, a batch, which gives nested lists: integers in lists, numpy arrays or torch
+        tensors, else an ArgumentError. Negative ones (-100) are left out, and so are the first ``prompt_length`` of
+        each row: a prompt's own time tokens are not answers. A ``malformed`` pair, which ends before it starts, is
+        dropped, raises MalformedAnswerError, or is sorted; a last moment without a partner raises or is dropped.
         """
         if malformed not in get_args(Malformed):
             raise ArgumentError(f"malformed must be 'drop', 'raise' or 'sort', got {malformed!r}")
@@ -271,22 +266,22 @@ class TimeTokenizer:
         first, last = (self.time_token_ids[0], self.time_token_ids[-1]) if self.time_token_ids else (0, -1)
         return (row >= first) & (row <= last)
 
+    def _has_tokens(self, value: Any) -> bool:
+        return bool(self._written.search(value)) if isinstance(value, str) else any(map(self._has_tokens, value or ()))
+
     def _with_tokens(self, text: str) -> str:
         """The text, the names that `_renamed` gives to time tokens undone."""
         tokens = {name: token for token, name in self._names.items()}
         return self._named.sub(lambda name: tokens[name[0]], text)
 
     def _renamed(self) -> PreTrainedTokenizerBase:
-        """A copy whose time tokens have names that no text holds, and the same ids: there ``<t12>`` is plain text.
-
-        It shares the tokenizer's present settings; its backend is kept for the next text.
-        """
+        """A copy whose time tokens have names that no text holds, and the same ids: there ``<t12>`` is plain text."""
         backend: Tokenizer | None = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             lacks = f"{type(self.tokenizer).__name__} has no `tokenizers` backend to keep a typed time token plain text"
             raise TokenizerError(f"tokenizer: {lacks}; load a fast tokenizer or rephrase the text")
         key = tuple(backend.get_added_tokens_decoder())
-        if self._last_copy is None or self._last_copy[0] != key:
+        if self._last_copy is None or self._last_copy[0] != key:  # else that of the text before still serves
             description = json.loads(backend.to_str())
             for token in description["added_tokens"]:
                 token["content"] = self._names.get(token["content"], token["content"])
@@ -298,10 +293,6 @@ class TimeTokenizer:
         tokenizer = copy.copy(self.tokenizer)
         tokenizer._tokenizer = self._last_copy[1]
         return tokenizer
-
-
-def _strings(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [text for part in value or () for text in _strings(part)]
 
 
 def find_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
@@ -51,11 +51,9 @@ Size = int | tuple[int, int] | Callable[[torch.Tensor], torch.Tensor] | None
 class Frames:
     """Frames sampled from a video, with the moments at which they are shown; else an ArgumentError.
 
-    Args:
-        data: RGB pixels, uint8 ``[t c h w]`` with c = 3.
-        times_seconds: Presentation times, float64 ``[t]``, never decreasing; the video's first frame stands at 0.
-            The last frame stands before the end: at ``duration_seconds`` minus its own duration.
-        duration_seconds: Length of the whole video, positive and finite.
+    ``data`` are RGB pixels, uint8 ``[t c h w]`` with c = 3; ``times_seconds``, float64 ``[t]``, never decreasing, when
+    they are shown: the video's first frame at 0, its last before the end, at ``duration_seconds``, the length of the
+    whole video, positive and finite, minus its own duration.
     """
 
     data: torch.Tensor
@@ -124,12 +122,11 @@ def iter_frames(
     if not 0 <= every_seconds < math.inf:
         raise ArgumentError(f"every_seconds must be 0 or more, got {every_seconds!r}")
     step = Fraction(every_seconds).limit_denominator(10**6)  # 0.1 means 1/10: its double is more and would miss frames
-    picture, scaler, before = _Picture(size), VideoReformatter(), None
+    picture, scaler = _Picture(size), VideoReformatter()
     given: Any = source if hasattr(source, "read") else _file(source)
-    for _, seconds, frame in _played(given):
-        if (interval := seconds // step if step else seconds) != before:
-            before = interval
-            yield float(seconds), picture(frame, scaler)
+    for _, shown in groupby(_played(given), lambda each: each[1] // step if step else each[1]):
+        _, seconds, frame = next(shown)
+        yield float(seconds), picture(frame, scaler)
 
 
 def _file(source: object) -> Path:
@@ -281,11 +278,10 @@ def _demux(path: Path, _changed: int) -> _Shown:
                 keyframes.add(packet.pts)
             if not packet.is_discard:
                 found[packet.pts] = packet.duration or 0
-        time_base = stream.time_base
-    if not found or time_base is None:
-        raise VideoError(f"{path} has a video stream, but not one frame with a time")
-    ticks = np.array(sorted(found), dtype=np.int64)
-    return _Shown(ticks, found[int(ticks[-1])], tuple(sorted(keyframes)), time_base)
+        if not found or stream.time_base is None:
+            raise VideoError(f"{path} has a video stream, but not one frame with a time")
+        ticks = np.array(sorted(found), dtype=np.int64)
+        return _Shown(ticks, found[max(found)], tuple(sorted(keyframes)), stream.time_base)
 
 
 def _duration(path: Path, shown: _Shown) -> float:
@@ -378,8 +374,7 @@ def _decode(path: Path, shown: _Shown, part: Span | None, num: int, picture: _Pi
 
 def _pyav(path: Path, shown: _Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:
     with _opened(path, num_threads) as (container, stream):
-        walk = _Walk(container, stream, shown.keyframes)
-        yield from (walk.find(int(shown.ticks[index])) for index in indices)
+        yield from map(_Walk(container, stream, shown.keyframes).find, shown.ticks[indices].tolist())
 
 
 def _torchcodec(path: Path, shown: _Shown, indices: NDArray[np.int64], num_threads: int) -> Iterator[VideoFrame]:

@@ -31,17 +31,13 @@ _HEADS = ("head", "fc", "classifier", "logit_")  # what timm's and CLIP's weight
 
 @dataclass(frozen=True)
 class FrameTransform:
-    """Frames of any size → what the encoder reads. No weights, picklable, safe in data-loader workers.
+    """Frames of any size → what the encoder reads, antialiased. No weights, picklable, safe in data-loader workers.
 
-    Attributes:
-        image_size: Side of the square the encoder reads, in pixels, at least 1; else ArgumentError is raised.
-        mean: Per-channel mean, of values in [0, 1]; ``std`` is the standard deviation.
-        crop: ``"center"`` resizes the short side and crops the middle, as LITA and CLIP do;
-            ``"squash"`` resizes both sides, so that nothing at the borders is lost.
-        crop_pct: Share of the resized side that is kept, in (0, 1].
-        interpolation: ``"bicubic"`` or ``"bilinear"``, antialiased.
+    ``image_size`` is the side, in pixels, of the square that the encoder reads; ``mean`` and ``std`` are those of the
+    channels, of values in [0, 1]. ``crop="center"`` resizes the short side and keeps the middle, ``crop_pct`` of it;
+    ``"squash"`` resizes both, and loses no border. Values that cannot be are an ArgumentError.
 
-    Source: LITA's code (FrameTransform.crop = "center", bicubic).
+    Source: LITA's code and CLIP's (crop = "center", bicubic).
 
     >>> FrameTransform(image_size=32)(torch.zeros(2, 3, 90, 160, dtype=torch.uint8)).shape
     torch.Size([2, 3, 32, 32])
@@ -122,12 +118,9 @@ class FrameEncoder(nn.Module):
     as LITA reads CLIP. What timm does not know or refuses raises ArgumentError, as other values do.
 
     Args:
-        name: A timm model name.
+        name, model_args: What ``timm.create_model`` takes; where ``pretrained``, timm fetches or loads the weights.
         image_size: Side of the input frames in pixels, a multiple of the model's stride.
-        layer: Which intermediate feature to read, counted as timm's ``forward_intermediates`` counts;
-            -2 is LITA's choice for CLIP, -1 the last.
-        model_args: Further arguments of ``timm.create_model``.
-        pretrained: Let timm fetch or load its weights.
+        layer: The intermediate feature to read, as timm's ``forward_intermediates`` counts: -1 the last, -2 LITA's.
         chunk_size: Frames encoded at once, at least 1, which bounds the memory of a long video.
         deduplicate: Encode a frame that equals the one before it only once, as in a still image.
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from continuous_time import weigh
 from timetok import Span
 from timetok.cli import main
 from timetok.demo import believed, told
@@ -57,7 +56,7 @@ def test_curves_are_probabilities_at_the_marks(shown, localizer):
 
 def test_the_best_span_is_that_of_the_posterior_behind_the_prompt(shown, localizer):
     frames = localizer.read(str(CLIP))
-    answer = weigh(localizer, [localizer.encode(frames)], [QUESTION], [frames.duration_seconds])[0]
+    answer = localizer.weigh([localizer.encode(frames)], [QUESTION], [frames.duration_seconds])[0]
     start, end, expected = shown["curves"][0]["best"]
     assert expected == pytest.approx(answer.confidences[0], abs=1e-5)
     assert iou(Span(start, end), TRUTH) > 0.5

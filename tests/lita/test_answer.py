@@ -12,7 +12,8 @@ from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
 
 import timetok
-from timetok.errors import ModelFolderError, PromptError, VideoNotFoundError
+from timetok.decoding import span_distribution
+from timetok.errors import ModelFolderError, PromptError, TokenizerError, VideoNotFoundError
 from timetok.hub import localize, localize_all, read_ahead
 from timetok.lita.answer import TINY_MODEL, Localizer, load_sample
 from timetok.metrics import iou
@@ -102,6 +103,29 @@ def test_seconds_as_text_have_no_confidences(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(localizer.model, "generate", saying([ids]))
     (answer,) = localizer.ask([torch.zeros(8, 16, 16)], [QUESTION], [10.0], max_new_tokens=48)
     assert answer.spans == (Span(1.5, 4.0),) and answer.confidences == ()
+
+
+def test_what_is_believed_is_the_posterior_behind_the_prompt(localizer: Localizer, clip: Path) -> None:
+    """Row by row, without padding, the space that the answer would begin with in front of it."""
+    localizer.model.double()
+    video, tt = localizer.encode(localizer.processor.read(clip)), localizer.tt
+    questions = [QUESTION, "When is the small blue square visible for the second time?"]
+    for question, answer in zip(questions, localizer.weigh([video] * 2, questions, [2.0, 60.0]), strict=True):
+        batch = localizer.processor.prompts([localizer.processor.prompt(question)], videos=[video], trusted=False)
+        space = tt.tokenizer.encode(" <t0>", add_special_tokens=False)[:-1]
+        between = tt.tokenizer.encode("<t0> <t1>", add_special_tokens=False)[1:-1]
+        ids = torch.cat([batch["input_ids"], torch.tensor([space]).long()], 1)
+        inputs = {"input_ids": ids, "video_features": [video]}
+        duration = answer.duration_seconds
+        (found,) = span_distribution(localizer.model, inputs, tt, durations=[duration], between_ids=between)
+        span, confidence = found.best()
+        assert answer.confidences == pytest.approx((confidence,))
+        assert [*answer.spans[0]] == pytest.approx([*found.refined(span)]) and answer.times_seconds == (
+            *answer.spans[0],
+        )
+        assert answer.num_tokens == ids.shape[1] + 2 and not answer.unfinished
+    with pytest.raises(TokenizerError, match="has no marks"):
+        Localizer(*build(codec="seconds")).weigh([torch.zeros(8, 16, 16)], [QUESTION], [10.0])
 
 
 def test_a_batch_is_answered_as_its_questions(localizer: Localizer, clip: Path) -> None:

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.stats import binom, norm
 
-from compare import compare
 from timetok.errors import ArgumentError, DataError, TimeRangeError
-from timetok.metrics import PROTOCOLS, Prediction, Reference, bootstrap, evaluate
+from timetok.metrics import PROTOCOLS, Prediction, Reference, bootstrap, compare, evaluate
 from timetok.timegrid import Span
 
 

@@ -63,6 +63,38 @@ def test_low_precision_stays_near_the_formula(layout, dtype):
     torch.testing.assert_close(found.double(), pooler(exact), rtol=0, atol=8 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [16, 15])
+def test_means_of_much_memory_are_as_near_as_torchs(dtype, p):
+    """Where there is much, bags and products take the means; behind a CLS token rows are not contiguous."""
+    whole = features(2, 20, p + 1, 256, dtype=dtype)
+    assert whole[:, :, 1:].numel() > 2**15
+    for video in (whole[:, :, 1:], whole[:, :, 1:].contiguous()):
+        exact = video.double().mean(2)
+        errors = [
+            float((means.double() - exact).abs().max())
+            for means in (SlowFastPooler(num_slow_frames=0)(video[:, :, None]), video.mean(2))
+        ]
+        assert errors[0] <= 2 * errors[1] + 1e-12
+    whole[0, 3, 5, 7], whole[1, 2, 4, 6] = torch.nan, torch.inf
+    found = SlowFastPooler(num_slow_frames=0)(whole[:, :, None, 1:].contiguous())
+    assert found.isnan().nonzero().tolist() == [[0, 3, 7]] and found.isinf().nonzero().tolist() == [[1, 2, 6]]
+
+
+def test_a_large_gradient_is_that_of_the_formula():
+    """One that has memory of its own."""
+    video = features(1, 64, 8, 8, 1024, dtype=torch.float32).requires_grad_()
+    tokens = SlowFastPooler()(video)
+    weights = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1))
+    (found,) = torch.autograd.grad((tokens * weights).sum(), video)
+    expected = (weights[:, :64, None, None] / 64).repeat(1, 1, 8, 8, 1)
+    for k, frame in enumerate((0, 21, 42, 63)):
+        cells = weights[:, 64 + 16 * k : 80 + 16 * k].view(1, 4, 1, 4, 1, 1024) / 4
+        expected[:, frame] += cells.expand(1, 4, 2, 4, 2, 1024).reshape(1, 8, 8, 1024)
+    torch.testing.assert_close(found, expected)
+    assert found.is_contiguous() and found.add_(1).sum() > 0  # ordinary memory
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradients(layout):
     video = features(1, 5, 3, 4, 2).requires_grad_()
@@ -148,9 +180,12 @@ def test_borders_and_reductions(partial, reduction, cells):
 
 
 @pytest.mark.parametrize("name", ["lita", "lita-temporal-spatial", "lita-spatial"])
-def test_the_gradient_written_once_is_autograds(name):
-    video, plan = features(2, 7, 5, 4, 3).requires_grad_(), PRESETS[name]
-    weights = torch.randn(2, plan.num_tokens(7, (5, 4)), 3, dtype=torch.float64)
+@pytest.mark.parametrize("e", [3, 150])
+def test_the_gradient_written_once_is_autograds(name, e):
+    """With many channels; a small one autograd writes itself."""
+    video, plan = features(2, 7, 5, 4, e).requires_grad_(), PRESETS[name]
+    assert (video.numel() > 2**15) == (e == 150)
+    weights = torch.randn(2, plan.num_tokens(7, (5, 4)), e, dtype=torch.float64)
     (found,) = torch.autograd.grad((SlowFastPooler.preset(name)(video) * weights).sum(), video)
     slowly = torch.stack([by_tokens(one, plan, {}) for one in video])
     (expected,) = torch.autograd.grad((slowly * weights).sum(), video)
@@ -158,7 +193,7 @@ def test_the_gradient_written_once_is_autograds(name):
 
 
 def test_a_second_derivative_is_refused():
-    video = features(1, 4, 4, 4, 2).requires_grad_()
+    video = features(1, 8, 8, 8, 64).requires_grad_()  # as much as is worth a gradient of its own
     (first,) = torch.autograd.grad(SlowFastPooler()(video).pow(2).sum(), video, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()

@@ -4,14 +4,12 @@ import json
 import shlex
 from collections import Counter
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tiny_data
-from continuous_time import weigh
 from dense_captions import parse_captions, write_captions
 from timetok.cli import main
 from timetok.errors import ArgumentError, DataError
@@ -258,7 +256,7 @@ def test_constrained_answers_hold_spans(data: Path, localizer: Localizer) -> Non
 
 def test_the_posterior_answers_in_continuous_time(data: Path, localizer: Localizer) -> None:
     questions = read_questions(data)[:4]
-    answers = list(ask_all(localizer, questions, ask=partial(weigh, localizer), batch_size=3))
+    answers = list(ask_all(localizer, questions, ask=localizer.weigh, batch_size=3))
     for question, answer in zip(questions, answers, strict=True):
         (span,), marks = answer.spans, localizer.tt.grid.sample_times(answer.duration_seconds)
         assert answer.times_seconds == tuple(span) and 0 <= span.start <= span.end <= answer.duration_seconds

@@ -5,7 +5,7 @@ Shapes: b batch, m videos, t frames, c channels, p patches, h w grid, e vision, 
 
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
@@ -48,8 +48,7 @@ class VideoAdapter(nn.Module):
     Args:
         lm: Any causal LM of transformers whose embedding has a row for every time token.
         tt: Its tokenizer, wrapped; or `TokenIds` where ids come in and go out, as in LITA, and nothing is saved here.
-        vision_dim: Width e of the features that come in.
-        pooler: ``[b t p e]`` → ``[b n e]``; LITA's if None.
+        vision_dim, pooler: The width e of features, and what pools them, ``[b t p e]`` → ``[b n e]``; LITA's if None.
         projector: ``"linear"`` (LITA's), ``"mlp2x_gelu"`` (LLaVA-1.5's) or a module e → d.
         order: To pool first is cheaper, and the same with a linear projector; an MLP needs the order it was trained in.
         time_markers: Add the embedding of a frame's time token to its fast token. Not LITA's; see Source.
@@ -138,17 +137,16 @@ class VideoAdapter(nn.Module):
         is_pooled = features.ndim == 3
         if is_pooled and (self.order != "pool-first" or self.time_markers or self.pooler.separators):
             raise ArgumentError("video_features: [n e] are for adapters that pool first, without separators or markers")
-        return self._through(nn.Identity() if is_pooled else self.pooler, features, features.shape[1])
+        pool = nn.Identity() if is_pooled else self.pooler
+        return self._through(lambda found: pool(*found), [features], features.shape[1])
 
-    def _through(self, pool: Callable[[Any], Tensor], features: Any, num_frames: int) -> Tensor:
-        """Features, all or in pieces, through ``pool`` and projector in their order, marked where asked for."""
+    def _through(self, pool: Callable[[Any], Tensor], pieces: Iterable[Tensor], num_frames: int) -> Tensor:
+        """Features in pieces through ``pool`` and projector in their order, marked where asked for."""
         dtype = next(self.projector.parameters(), torch.empty(0)).dtype  # halves are pooled as halves
         if self.order == "pool-first":
-            tokens = self.projector(pool(features).to(dtype))
-        elif isinstance(features, Tensor):
-            tokens = pool(self.projector(features.to(dtype)))
+            tokens = self.projector(pool(pieces).to(dtype))
         else:
-            tokens = pool(self.projector(piece.to(dtype)) for piece in features)
+            tokens = pool(self.projector(piece.to(dtype)) for piece in pieces)
         if not self.time_markers:
             return cast(Tensor, tokens)
         # By the rank of a frame: the last gets the last mark, though it stands one frame before the end.
@@ -226,11 +224,10 @@ class VideoAdapter(nn.Module):
             outputs = self.lm(input_ids=input_ids, attention_mask=attention_mask, **lm_kwargs)
         if labels is None:
             return outputs
-        ignored = input_ids == self.video_token_id
+        labels = labels.masked_fill(input_ids == self.video_token_id, -100)
         if attention_mask is not None and attention_mask.ndim == 2:
-            ignored = ignored | (attention_mask == 0)
-        labels = labels.masked_fill(ignored, -100).to(outputs.logits.device)
-        loss = SoftTimeLoss((), sigma=0)(outputs, labels, num_items)
+            labels = labels.masked_fill(attention_mask == 0, -100)
+        loss = SoftTimeLoss((), sigma=0)(outputs, labels.to(outputs.logits.device), num_items)
         if getattr(outputs, "aux_loss", None) is not None:
             owners, names = (self.lm, self.lm.config.get_text_config()), ("router_aux_loss_coef", "aux_loss_coef")
             weight = next(float(getattr(owner, name)) for owner in owners for name in names if hasattr(owner, name))
@@ -266,10 +263,9 @@ class VideoAdapter(nn.Module):
 
     @torch.no_grad()
     def prompt_embeds(self, input_ids: Tensor, *, attention_mask: Tensor | None = None, **videos: Any) -> list[Tensor]:
-        """What a server that has the LM alone takes in place of prompts: ``[s d]`` for each row, without its padding.
+        """What servers of the LM alone, such as vLLM, take in place of prompts: ``[s d]`` for each row, unpadded.
 
-        Such as vLLM's ``prompt_embeds``. Arguments as in ``forward``; an LM that needs the ids elsewhere, too, such
-        as Gemma's per-layer embeddings, cannot be served so.
+        Arguments as in ``forward``; LMs that need ids elsewhere, too, as per-layer embeddings do, are not served so.
         """
         with self._reading(input_ids, None, **videos):
             embeds = self.lm.get_input_embeddings()(input_ids)

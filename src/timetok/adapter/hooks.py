@@ -1,7 +1,7 @@
 """What is done to a language model from outside. Shapes: b batch, d language width, n visual tokens, s sequence."""
 
 import copy
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -20,11 +20,11 @@ from timetok.attention import FrameMask, frame_mask, temporal_position_ids
 from timetok.errors import ArgumentError, SpliceError
 from timetok.pooling import as_grid
 
-_SEQUENCE_FIRST = {"xlnet"}  # model types that turn their ids round, to [s b], before they embed them
 _IDS = "input_ids"  # how the names of parameters end that take ids, throughout transformers
 _IN_ORDER = {"conv", "hybrid", "hybrid_sliding", "linear_attention"}  # layers that read token after token
 _STEPWISE = {"jamba", "prophetnet", "recurrent_gemma", "reformer", "zamba"}  # go on from a cache by single tokens
 _COUNTS_SLOTS = {"git", "moss_transcribe_diarize"}  # their positions do not come from the mask
+_signature = cache(signature)
 
 
 @contextmanager
@@ -34,16 +34,15 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
     The placeholder needs no row in the embedding: it is swapped for id 0 before the look-up, there and in whatever
     else inside the LM is handed ids (per-layer embeddings, hashes of ids, routing by id). The hook sits on what
     ``get_input_embeddings()`` returns now, because peft may have replaced that module since the last call.
-    Rows repeated by beam search or ``num_return_sequences`` are repeated here too, and decoding steps, which hold no
-    placeholder, pass through. SpliceError is raised where placeholders and visual tokens differ in number, or these
-    were never used, because the embedding was not called or saw no placeholder.
+    Where generation repeats prompts, ``rows`` are repeated, too; steps without placeholders pass through. SpliceError
+    is raised where placeholders and visual tokens differ in number, or the embedding never saw a placeholder.
     """
     if not any(len(row) for row in rows):
         yield
         return
     masks: list[Tensor] = []
     filled = False
-    turned = lm.config.model_type in _SEQUENCE_FIRST
+    turned = lm.config.model_type == "xlnet"  # which turns its ids round, to [s b], before it embeds them
     embedding = lm.get_input_embeddings()
 
     def hide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -55,7 +54,7 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
                 masks.append(mask)
             return value.masked_fill(mask, 0)
 
-        names = chain(_parameters(type(module).forward), repeat(""))
+        names = chain(list(_signature(type(module).forward).parameters)[1:], repeat(""))
         return tuple(map(safe, names, args)), {name: safe(name, value) for name, value in kwargs.items()}
 
     def fill(_: nn.Module, __: tuple[Any, ...], embeds: Tensor) -> Tensor:
@@ -76,19 +75,14 @@ def splice(lm: PreTrainedModel, rows: Sequence[Tensor], video_token_id: int) -> 
     with ExitStack() as hooks:
         hooks.enter_context(embedding.register_forward_hook(fill))
         for module in {embedding, *lm.modules()}:
-            takes_ids = any(name.endswith(_IDS) for name in _parameters(type(module).forward))
+            takes_ids = any(name.endswith(_IDS) for name in _signature(type(module).forward).parameters)
             # what leads to the embedding hands the placeholders on to it
-            if module is embedding or (takes_ids and all(inner is not embedding for inner in module.modules())):
+            if module is embedding or (takes_ids and embedding not in module.modules()):
                 hooks.enter_context(module.register_forward_pre_hook(hide, with_kwargs=True))
         yield
     if not filled:
         why = "its input embedding saw no placeholder; pass input_ids, and no cache that already holds them"
         raise SpliceError(f"the video did not reach {type(lm).__name__}: {why}")
-
-
-@cache
-def _parameters(forward: Callable[..., Any]) -> list[str]:
-    return list(signature(forward).parameters)[1:]
 
 
 def check(lm: Any, rope: Any, kind: FrameMask, length: int = 0) -> None:
@@ -111,10 +105,7 @@ def check(lm: Any, rope: Any, kind: FrameMask, length: int = 0) -> None:
 
 @contextmanager
 def placed(model: Any, ids: Tensor, mask: Tensor | None, videos: Any, given: Container[str]) -> Iterator[None]:
-    """While the context lasts, the LM of an adapter has its positions and mask for ``ids`` ``[b s]`` and the answer.
-
-    ArgumentError is raised as by `check`, and where further arguments, ``given``, contradict.
-    """
+    """While it lasts, the LM has its positions and mask; ArgumentError as by `check`, or where some are ``given``."""
     lm, rope, kind, length = model.lm, model.temporal_rope, model.attention, ids.shape[1]
     if rope in (None, (1, 0)) and kind == "causal":
         yield
@@ -188,8 +179,7 @@ def share_again(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
 class EncodedVideo:
     """A video as a language model reads it, to be passed wherever features are; made by ``encode_video``.
 
-    ``tokens`` are ``[n d]``, ``prefix_ids`` were run through the model, with the video in them, and ``cache`` is what
-    it remembers of them; there are none where it cannot go on from them.
+    ``tokens`` are ``[n d]``; ``prefix_ids``, which hold them, were run into ``cache``: none where it cannot go on.
     """
 
     tokens: Tensor
@@ -208,9 +198,8 @@ def remember(model: Any, tokens: Tensor, prefix_ids: Sequence[int]) -> EncodedVi
     output = model.generate(ids, video_features=[encoded], return_dict_in_generate=True, **once)
     cache: Any = getattr(output, "past_key_values", None)
     attends = any(hasattr(layer, "keys") for layer in getattr(cache, "layers", ()))
-    if not attends or model.lm.config.model_type in _STEPWISE or cache.get_seq_length() != ids.shape[1]:
-        return encoded
-    return EncodedVideo(tokens, ids[0], cache)
+    goes_on = attends and model.lm.config.model_type not in _STEPWISE and cache.get_seq_length() == ids.shape[1]
+    return EncodedVideo(tokens, ids[0], cache) if goes_on else encoded
 
 
 @torch.no_grad()

@@ -42,16 +42,14 @@ class VideoPrompts:
     ) -> BatchEncoding:  # fmt: skip
         """Expand each ``<video>`` to one placeholder per visual token, tokenise, pad on the left.
 
+        ``text`` holds one ``<video>`` a video, typed ones included, else PromptError is raised. ``videos`` are features
+        ``[t p e]`` or ``[t h w e]``, pooled ones ``[n e]``, or what ``encode_video`` gave. In their place ``pixels``
+        are what the encoder reads, each ``[t c h w]`` (ArgumentError where there is none), or ``counts`` the visual
+        tokens of each, whose features come later. ``durations`` are seconds, one for all or one a prompt (else
+        TimeRangeError), for ``<12.3>`` in prompts. Unless ``trusted``, a literal ``<t12>`` stays plain characters.
+
         The batch has ``input_ids`` and ``attention_mask`` ``[b s]``, and ``video_features`` ``[m t p e]`` or
         ``pixel_values_videos`` ``[m t c h w]``, or a list of them.
-
-        Args:
-            text: Prompts; PromptError is raised where they do not hold one ``<video>`` a video, typed ones included.
-            videos: Features, each ``[t p e]`` or ``[t h w e]``, pooled ones ``[n e]``, or what ``encode_video`` gave.
-            pixels: In place of features what the encoder reads, each ``[t c h w]``; ArgumentError where there is none.
-            counts: Visual tokens of each video, in place of features that come later.
-            durations: Seconds, one for all or one a prompt (else TimeRangeError), for ``<12.3>`` in prompts.
-            trusted: False keeps a literal ``<t12>`` as plain characters.
         """
         counts = [*map(self._count, videos), *map(self._count_pixels, pixels)] if counts is None else counts
         prompts, remaining = as_prompts(text, len(counts)), iter(counts)

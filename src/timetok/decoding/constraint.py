@@ -18,7 +18,6 @@ from transformers import LogitsProcessor
 from timetok.codecs import IndexCodec, MomentCodec, check_num_spans
 from timetok.errors import ArgumentError, MalformedAnswerError, TokenizerError
 
-_FIRST_PRIVATE = 0xF0000
 _ANY_SECONDS = 99_999.0  # a video in which every moment is possible
 _BEYOND_SECONDS = 999_999  # the lengths of texts are told up to here
 _TICKS = 10**9  # a second, where they are searched
@@ -40,29 +39,26 @@ class SpanGrammar:
 
     No span lies after ``duration``, the length of the video in seconds. With ``tight``, no spaces are written beside
     moments: see ``lita_spacing`` of `timetok.TimeTokenizer`. The codec must write texts of one length as an odometer
-    does: each place runs through its digits by itself. ``step(state, character)`` is the state after a character, None
-    if it may not be; ``start`` is the one before the first.
+    does, place by place. ``step(state, character)`` is the next state, None if it may not be; ``start`` is the first.
     """
 
     def __init__(
         self, codec: MomentCodec, duration: float, least: int, most: float, separator: str, free_text: bool, tight: bool
     ) -> None:
-        self._before, self._between, self._after, self._gap = (
-            text.strip(" ") if tight else text for text in [*codec.span.split("{}"), separator]
-        )
+        texts = [*codec.span.split("{}"), separator]
+        self._before, self._between, self._after, self._gap = (text.strip(" ") if tight else text for text in texts)
         self._codec, self._duration, self._min, self._max, self._free = codec, duration, least, most, free_text
-        self.own_characters = "".join(chr(_FIRST_PRIVATE + k) for k in range(len(codec.tokens)))  # one a token
+        self.own_characters = "".join(chr(0xF0000 + k) for k in range(len(codec.tokens)))  # private, one a token
         self._tokens = re.compile("|".join(map(re.escape, codec.tokens)) or "(?!)")
         self._private = dict(zip(codec.tokens, self.own_characters, strict=True))
         self._names = str.maketrans({character: token for token, character in self._private.items()})
+        self._last = self._parse(self._write(duration, duration))[0]
+        self._seconds, self._reach = lru_cache(1 << 14)(self._when), lru_cache(1 << 14)(self._latest)
         self._shapes = self._first_and_last()
         self._digits = frozenset("0123456789").union(self.own_characters, *map("".join, self._shapes))
         # what an answer without free text is made of
         self.alphabet = self._digits.union(" ", self._before, self._between, self._after, self._gap)
         self.start = State("text" if free_text else "outside")
-        self._last = self._parse(self._write(duration, duration))[0]
-        self._seconds, self._reach = lru_cache(1 << 14)(self._when), lru_cache(1 << 14)(self._latest)
-        self._in_reach = [shape for shape in self._shapes if self._seconds(shape[0]) is not None]  # not beyond the end
         self.step = lru_cache(1 << 16)(self._step)
 
     def _parse(self, text: str) -> list[float]:
@@ -72,13 +68,13 @@ class SpanGrammar:
         return self._tokens.sub(lambda token: self._private[token[0]], self._codec.format(seconds, duration))
 
     def _first_and_last(self) -> list[tuple[str, str]]:
-        """The first and the last text of each length: 0.0 and 9.9, 10.0 and 99.9, and so on."""
+        """The first and last text of each length, if the video has the first: 0.0 and 9.9, 10.0 and 99.9, and so on."""
         shapes, tick, ticks = [], 0, range(_BEYOND_SECONDS * _TICKS)
         while tick < len(ticks):
             first = self._write(tick / _TICKS)
             tick = bisect(ticks, len(first), key=lambda later: len(self._write(later / _TICKS)))
             shapes.append((first, self._write((tick - 1) / _TICKS)))
-        return shapes
+        return [shape for shape in shapes if self._seconds(shape[0]) is not None]
 
     def _when(self, text: str) -> float | None:
         """Seconds of a text; None if it is not a moment as the codec writes it in this video."""
@@ -88,7 +84,7 @@ class SpanGrammar:
 
     def _latest(self, prefix: str) -> float:
         """The latest moment, in seconds, whose text begins so; -1 where there is none."""
-        n, shapes = len(prefix), self._in_reach if self._digits.issuperset(prefix) else []
+        n, shapes = len(prefix), self._shapes if self._digits.issuperset(prefix) else []
         lasts = [last for first, last in shapes if len(first) >= n and self._seconds(prefix + first[n:]) is not None]
         return max((min(self._last, *self._parse(prefix + last[n:])) for last in lasts), default=-1.0)
 
@@ -103,10 +99,8 @@ class SpanGrammar:
 
     def accepts(self, state: State) -> bool:
         """Whether an answer may end here."""
-        if state.place in ("start", "end"):
-            closed = self._close(state)
-            return closed is not None and self.accepts(closed)
-        return not state.rest and state.num_spans >= self._min
+        last = self._close(state) if state.place in ("start", "end") else state
+        return last is not None and last.place != "end" and not last.rest and last.num_spans >= self._min
 
     def _step(self, state: State, character: str) -> State | None:
         if state.place == "text":
@@ -172,11 +166,8 @@ class SpanConstraint:
 
     Args:
         tt: A `timetok.TimeTokenizer`, with any codec.
-        min_spans: Fewest spans of an answer; with 0 it may be empty.
-        max_spans: Most spans; None for any number. ArgumentError is raised where the two make no sense.
-        separator: Between two spans.
-        free_text: Any text may stand around spans, but a moment in it begins one. Where moments are plain whole
-            numbers, every number is one.
+        min_spans, max_spans: Bounds of their number, ``separator`` between two; None for any; else ArgumentError.
+        free_text: Any text may stand around spans, but a moment in it begins one; of whole seconds, any number does.
         stop_ids: Tokens that end an answer where it may end; the tokenizer's ``eos`` if None, or an ArgumentError.
 
     >>> constraint = SpanConstraint(tt, max_spans=3)  # doctest: +SKIP
@@ -188,8 +179,7 @@ class SpanConstraint:
         stop_ids: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         check_num_spans(min_spans, max_spans)
-        eos = tt.tokenizer.eos_token_id
-        self.stop_ids = frozenset(stop_ids if stop_ids is not None else [] if eos is None else [eos])
+        self.stop_ids = frozenset([tt.tokenizer.eos_token_id] if stop_ids is None else stop_ids) - {None}
         if not self.stop_ids:
             raise ArgumentError("stop_ids must be given: the tokenizer has no eos token")
         # some tokenizers have no token for the space between two: WordPiece, and the one of LITA

@@ -18,9 +18,6 @@ from timetok.timegrid import Span, TimeGrid, iou
 Floats: TypeAlias = NDArray[np.float64]
 Utility: TypeAlias = Callable[[Floats, Floats], Floats]
 
-_NEGLIGIBLE = 1e-3  # of the probability: possible truths beyond it are left out of sums
-_CHUNK = 2048
-
 
 class ScoredSpan(NamedTuple):
     """A span, and its expected utility under the posterior: with the default utility its expected IoU."""
@@ -57,9 +54,9 @@ class SpanPosterior:
         seconds = self.grid.sample_times(self.duration_seconds)
         candidates = seconds[np.stack(np.triu_indices(self.grid.num_tokens), 1)]
         ordered = np.sort(self.joint, axis=None)
-        likely = np.argwhere(self.joint >= ordered[ordered.cumsum() > _NEGLIGIBLE][0])  # the others are so together
+        likely = np.argwhere(self.joint >= ordered[ordered.cumsum() > 1e-3][0])  # the others are no more together
         truths, weights = seconds[likely], self.joint[tuple(likely.T)]
-        parts = (candidates[k : k + _CHUNK, None] for k in range(0, len(candidates), _CHUNK))
+        parts = np.split(candidates[:, None], range(2048, len(candidates), 2048))
         expected = np.concatenate([(utility or iou)(part, truths) @ weights for part in parts])
         left, chosen = np.argsort(-expected, kind="stable"), list[ScoredSpan]()
         while len(left) and len(chosen) < num:
@@ -92,41 +89,35 @@ def span_distribution(
     are taken over the time tokens alone, and ends before the start are ruled out. No head and no extra token: any
     causal LM with a cache that can be repeated will do; another, or arguments that do not fit, raise ArgumentError.
 
-    Args:
-        model: A causal LM, a `VideoAdapter` or a LITA.
-        inputs: What its forward takes, ``input_ids`` ``[b s]`` padded on the left and perhaps ``attention_mask``. They
-            end right before the start, with what the model would write in front of it, such as the id of a space.
-        tt: A `timetok.TimeTokenizer` with index tokens, else TokenizerError.
-        durations: Length of each video in seconds, ``[b]``.
-        between_ids: What stands between start and end.
-        top_starts: M. It must cover the mass: 8 did for T = 25 and did not for T = 100, where 40 did.
+    ``model`` is a causal LM, a `VideoAdapter` or a LITA. ``inputs`` are what its forward takes, ``input_ids`` ``[b s]``
+    padded on the left and perhaps ``attention_mask``; they end right before the start, with what the model would write
+    in front of it, such as the id of a space. ``between_ids`` stand between start and end. ``tt`` is a
+    `timetok.TimeTokenizer` with index tokens, else TokenizerError; ``durations`` ``[b]`` are of videos, in seconds.
+    ``top_starts``, M, must cover the mass: 8 did for T = 25 and did not for T = 100, where 40 did.
     """
     count, first = tt.grid.num_tokens, tt.time_token_ids[0]
-    ids: Tensor = inputs["input_ids"]
+    marks, ids = slice(first, first + count), inputs["input_ids"]
     if len(durations) != len(ids) or top_starts < 1:
         wanted = f"{len(ids)} durations and a top_starts of at least 1"
         raise ArgumentError(f"durations, top_starts: expected {wanted}, got {len(durations)} and {top_starts!r}")
     mask: Tensor = inputs.get("attention_mask", torch.ones_like(ids))
     output = model(**{**inputs, **_step(ids, mask)})
-    start = output.logits[:, -1, first : first + count].double().softmax(-1)
+    start = output.logits[:, -1, marks].double().softmax(-1)
     cache = output.past_key_values
     if not hasattr(cache, "batch_repeat_interleave"):
         raise ArgumentError(f"model: the cache of {type(model).__name__}, a {type(cache).__name__}, cannot be repeated")
-    top = start.topk(min(top_starts, count))
-    width = top.indices.shape[1]
+    width = min(top_starts, count)
+    shares, starts = (each[:, :, None] for each in start.topk(width))
     cache.batch_repeat_interleave(width)
     between = ids.new_tensor([*between_ids]).long().expand(width * len(ids), -1)
-    step = torch.cat([first + top.indices.reshape(-1, 1), between], 1)
+    step = torch.cat([first + starts.reshape(-1, 1), between], 1)
     mask = torch.cat([mask.repeat_interleave(width, 0), mask.new_ones(step.shape)], 1)
     output = model(past_key_values=cache, **_step(step, mask))
-    scores = output.logits[:, -1, first : first + count].double().reshape(len(ids), width, count)
-    before = torch.arange(count, device=scores.device) < top.indices[:, :, None]
-    end = scores.masked_fill(before, -torch.inf).softmax(-1)
-    joint = start.new_zeros(len(ids), count, count)
-    joint.scatter_(1, top.indices[:, :, None].expand_as(end), top.values[:, :, None] * end)
+    scores = output.logits[:, -1, marks].double().reshape(len(ids), width, count)
+    end = scores.masked_fill(torch.arange(count, device=scores.device) < starts, -torch.inf).softmax(-1)
+    joint = start.new_zeros(len(ids), count, count).scatter_(1, starts.expand_as(end), shares * end)
     covered = joint.sum((1, 2))
-    tables = (joint / covered[:, None, None]).cpu().numpy()
-    rows = zip(tables, covered.tolist(), durations, strict=True)
+    rows = zip((joint / covered[:, None, None]).cpu().numpy(), covered.tolist(), durations, strict=True)
     return [SpanPosterior(table, share, tt.grid, float(duration)) for table, share, duration in rows]
 
 

@@ -16,7 +16,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from timetok.adapter.hooks import EncodedVideo, remember
 from timetok.atomic import read_json
-from timetok.decoding import SpanConstraint
+from timetok.codecs import format_span
+from timetok.decoding import SpanConstraint, span_distribution
 from timetok.errors import ModelFolderError, PromptError, raised_as
 from timetok.lita.modeling import LitaConfig, LitaForConditionalGeneration
 from timetok.lita.processing import LitaProcessor, Video
@@ -35,16 +36,12 @@ def load_sample() -> tuple[Path, str, Span]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said about a video that lasts ``duration_seconds``.
+    """What a model said about a video that lasts ``duration_seconds``: ``text``, with seconds for its time tokens.
 
-    Attributes:
-        text: The answer, with seconds where the model wrote time tokens.
-        spans: The well-formed spans in it, in seconds; empty where there are none.
-        confidences: One a span: its two time tokens' probabilities, multiplied; none where seconds are written as text.
-        times_seconds: Every moment in the answer, in order, whether or not it belongs to a span.
-        probabilities: One a moment: that of its time token; none where seconds are written as text.
-        unfinished: The answer broke off right behind its last moment, because it was as long as it might be.
-        num_tokens: What the model read and wrote.
+    ``spans`` are the well-formed ones in it, in seconds, perhaps none; ``times_seconds`` every moment, in order, of a
+    span or not. ``probabilities`` are those of the moments' time tokens, ``confidences`` the products of each span's
+    two; there are none where seconds are written as text. ``unfinished``: the answer broke off right behind its last
+    moment, as long as it might be. ``num_tokens`` were read and written.
     """
 
     text: str
@@ -150,6 +147,32 @@ class Localizer:
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
         lengths = batch["attention_mask"].sum(1).tolist()
         return list(map(self._answer, new.tolist(), chosen.tolist(), durations, lengths))
+
+    def weigh(
+        self, videos: Sequence[EncodedVideo | Tensor], questions: Sequence[str], durations: Sequence[float]
+    ) -> list[Answer]:
+        """As `ask`, but what the model believes, not what it says: the span of highest expected IoU, between the marks.
+
+        It is that of `span_distribution`, and its confidence is that IoU. TokenizerError: there are no time tokens.
+        """
+        tt, grid, batch = self.tt, self.tt.grid, self._batch(questions, durations, 2, videos)
+        written = tt.tokenizer.encode(" " + format_span(tt.codec, Span(0.0, 1.0), 1.0), add_special_tokens=False)
+        first, second = (written.index(tt.encode_time(end, 1.0)[0]) for end in (0.0, 1.0))
+        lead = torch.tensor(written[:first], device=self.model.device).long().expand(len(questions), -1)
+        batch["input_ids"] = torch.cat([batch["input_ids"], lead], 1)
+        batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones_like(lead)], 1)
+        options: Any = {"durations": durations, "between_ids": written[first + 1 : second]}
+        answers = []
+        for found, read in zip(
+            span_distribution(self.model, batch, tt, **options), batch["attention_mask"], strict=True
+        ):
+            (span, confidence), length = found.best(), found.duration_seconds
+            start, end = grid.encode([*span], length)
+            likely = float(found.joint.sum(1)[start]), float(found.joint.sum(0)[end])
+            moved, num_tokens = found.refined(span), int(read.sum()) + 2
+            text = f"<{moved.start:.2f}> <{moved.end:.2f}>"
+            answers.append(Answer(text, (moved,), (confidence,), tuple(moved), length, likely, num_tokens=num_tokens))
+        return answers
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, videos: Sequence[Any] = ()

@@ -42,6 +42,7 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
 
     Weights keep their numbers and dtype. Of pickles only tensors are read, files are held one at a time. Text is
     tokenised as by the slow, ``legacy`` Llama tokenizer of transformers 4.31: spaces beside added tokens vanish.
+    ModelFolderError is raised where a file is missing, damaged, or not what can be converted; nothing is left behind.
 
     Args:
         source: LITA's layout (``model_type`` ``"lita"``), LLaVA-1.5's (``"llava"``, ``"llava_llama"``) or VILA's (an
@@ -52,8 +53,6 @@ def convert(source: Folder, *, vision: Folder, out: Folder, base: Folder | None 
         base: A plain language model, for a ``source`` with an ``mm_projector.bin`` alone: the projector, and the time
             tokens' rows of ``embed_tokens`` and ``lm_head``, or whole tables, of which these rows are taken by id.
             It follows LLaVA's; no published LITA of this kind could be tried.
-
-    ModelFolderError is raised where a file is missing, damaged, or not what can be converted; nothing is left behind.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

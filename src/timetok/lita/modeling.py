@@ -52,18 +52,13 @@ class LitaConfig(PreTrainedConfig):
 
 
 class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """Frames and a question in, text with time tokens out; weights are random until ``from_pretrained``.
-
-    Source: arXiv 2403.19046.
-    """
+    """LITA (arXiv 2403.19046): frames and a question → text with time tokens; random until ``from_pretrained``."""
 
     config_class = LitaConfig
     base_model_prefix = "model"
     input_modalities = ("video", "text")  # type: ignore[assignment]
     supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
+    _supports_sdpa = _supports_flash_attn = _supports_attention_backend = True
 
     def __init__(self, config: LitaConfig) -> None:
         super().__init__(config)
@@ -98,11 +93,7 @@ class LitaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, pixel_values_videos: Tensor | None = None,
         video_features: Tensor | None = None, labels: Tensor | None = None, **lm_kwargs: Any,
     ) -> Any:  # fmt: skip
-        """The language model's forward with the videos in place, as in `VideoAdapter`.
-
-        ``input_ids`` ``[b s]`` hold one placeholder per visual token. The videos come as ``pixel_values_videos``
-        ``[m t c h w]``, or as ``video_features`` ``[m t p e]``, from ``model.features``; both are an ArgumentError.
-        """
+        """The LM's, with the videos in place, pixels ``[m t c h w]`` or features ``[m t p e]``: see `VideoAdapter`."""
         videos: dict[str, Any] = {"pixel_values_videos": pixel_values_videos, "video_features": video_features}
         return self.model(input_ids, attention_mask=attention_mask, labels=labels, **videos, **lm_kwargs)
 

@@ -26,8 +26,7 @@ class LitaProcessor(ProcessorMixin):
     ``"index"`` tokens or ``"seconds"`` of text, ``transform`` are arguments of ``FrameTransform``, ``grid`` patch rows
     and columns of the encoder, ``lita_spacing`` is as in ``TimeTokenizer``, ``system`` the sentences in front of the
     first question, ``chat_template`` is transformers', and the other arguments are as in ``LitaConfig``.
-    ``prompts`` takes features in place of videos, ``frame_transform`` is the resizing in front of the encoder,
-    ``num_video_tokens`` are the visual tokens of one video.
+    ``prompts`` takes features in place of videos, ``frame_transform`` frames; a video is ``num_video_tokens`` long.
     """
 
     def __init__(
@@ -50,10 +49,9 @@ class LitaProcessor(ProcessorMixin):
     def prompt(self, question: str, *, duration_seconds: float | None = None) -> str:
         """The first user turn in LITA's conversation format, ready for the answer.
 
-        ``duration_seconds`` is told to models that answer in seconds of text, which could not know it. Raises
-        PromptError where those are not told, or the question is empty or holds ``<video>`` or another control token.
-
-        Source: LITA's code (Vicuna v1 roles; the placeholder line first). The sentence is ours.
+        ``duration_seconds`` is told to models that answer in seconds of text, which could not know it, in a sentence of
+        ours. PromptError: those are not told, or the question is empty or holds ``<video>`` or another control token.
+        Source: LITA's code (Vicuna v1 roles; the placeholder line first).
         """
         check_typed(question, self.tokenizer)
         if self.codec == "seconds":
@@ -71,8 +69,7 @@ class LitaProcessor(ProcessorMixin):
     def read(self, video: Video, *, fps: float | None = None) -> Frames:
         """``num_frames`` frames of a file or of ``Frames``, spread evenly, both ends included, repeated if too few.
 
-        Those of a file are scaled as they are decoded, uncropped, unless that would squash them. ``fps`` is as in
-        `read_frames`: for a picture or a folder of some, which have no times of their own.
+        Those of a file are scaled as they are decoded, uncropped, or not if that squashes; ``fps`` as in `read_frames`.
         """
         if not isinstance(video, Frames):
             scale = self.frame_transform.scale if self.frame_transform.crop == "center" else None
@@ -112,8 +109,5 @@ class LitaProcessor(ProcessorMixin):
         return self.frame_transform(torch.as_tensor(video[spread(len(video), self.num_frames)])), duration
 
     def post_process_spans(self, ids: Any, durations: Sequence[float], *, prompt_length: int = 0) -> list[list[Span]]:
-        """Generated ids ``[b s]`` → the spans of each row, in seconds; ``durations`` in seconds are one a row.
-
-        Answers start at ``prompt_length``: a prompt's own time tokens are not answers.
-        """
+        """Generated ids ``[b s]`` → the spans of each row behind its prompt; ``durations`` in seconds are one a row."""
         return [self.tt.spans(row, each, prompt_length=prompt_length) for row, each in with_durations(ids, durations)]

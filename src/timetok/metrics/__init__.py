@@ -3,14 +3,15 @@
 from timetok.metrics.predictions import parse_moments, read_predictions
 
 from timetok.metrics.scoring import (  # isort: skip
-    PROTOCOLS, Prediction, Protocol, Reference, Report, SampleScore, Score, bootstrap, evaluate, find_protocol,
+    PROTOCOLS, Difference, Prediction, Protocol, Reference, Report, SampleScore, Score, bootstrap, compare, evaluate,
+    find_protocol,
 )  # fmt: skip
 from timetok.metrics.spans import (  # isort: skip
     AP_LEVELS, Ceiling, average_precision, codec_ceiling, detection, hit_at_1, hull_iou, iou, matched_iou, union_iou,
 )  # fmt: skip
 
 __all__ = [
-    "AP_LEVELS", "PROTOCOLS", "Ceiling", "Prediction", "Protocol", "Reference", "Report", "SampleScore",
-    "Score", "average_precision", "bootstrap", "codec_ceiling", "detection", "evaluate", "find_protocol",
+    "AP_LEVELS", "PROTOCOLS", "Ceiling", "Difference", "Prediction", "Protocol", "Reference", "Report", "SampleScore",
+    "Score", "average_precision", "bootstrap", "codec_ceiling", "compare", "detection", "evaluate", "find_protocol",
     "hit_at_1", "hull_iou", "iou", "matched_iou", "parse_moments", "read_predictions", "union_iou",
 ]  # fmt: skip

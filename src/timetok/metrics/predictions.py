@@ -54,8 +54,7 @@ def read_predictions(
         except json.JSONDecodeError:
             content = [json.loads(line) for line in text.split("\n") if line.strip()]
     if isinstance(content, dict) and not content.keys() & {*_IDS, *_VIDEOS}:
-        rows = {key: each if isinstance(each, dict) else {"pred": each} for key, each in content.items()}
-        content = [{**row, "id": key} for key, row in rows.items()]
+        content = [{**(row if isinstance(row, dict) else {"pred": row}), "id": key} for key, row in content.items()]
     predictions, problems = [], dict[str, list[str]]({"without an id": [], "not numbers": []})
     for k, entry in enumerate(content if isinstance(content, list) else [content]):
         given = entry if isinstance(entry, dict) else {}

@@ -9,10 +9,10 @@ import math
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product, starmap
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,21 +38,16 @@ class Protocol:
 
     Args:
         name, source: What a report is headed with, and where the rules come from.
-        thresholds: IoU levels of the recall.
-        strict: The recall counts IoUs above a level, not those that reach it.
+        thresholds, strict: IoU levels of the recall, which counts IoUs that reach them, or, if strict, are above.
         tops: Each n of R@n, the share of questions where one of an answer's first n windows reaches the level.
         max_windows: How many windows of an answer are read; None for all.
-        truths: Of several annotated windows, each of the answer's is held against the first or the best; or all of
-            one side against all of the other: what they cover (``"union"``), from first start to last end (``"hull"``),
-            or in pairs, assigned so that their mean IoU is the highest (``"match"``).
-        decimals: To how many digits of a second moments are rounded; None leaves them.
-        clamp: Move moments into the video.
+        truths: Of several annotated windows, an answer's is held against the first, the best, or all together:
+            what they cover (``"union"``), from first start to last end (``"hull"``), or paired at best (``"match"``).
+        decimals, clamp: Round moments to so many digits of a second, unless None; move them into the video.
         inverted: A span that ends before it starts is sorted, or becomes a moment at its start, which meets nothing.
-        unparsed: What an answer without a span counts: an IoU of 0, that of the whole video, or nothing at all, out of
-            every denominator.
+        unparsed: What an answer without a span counts: an IoU of 0, that of the whole video, or nothing at all.
         lost_last: A moment that is the very last token of an answer is not read.
-        iou_decimals: To how many digits the IoU is rounded, before the thresholds; None leaves it.
-        average: Over samples, or over the means of videos.
+        iou_decimals, average: Round IoUs, before the thresholds; average over samples or the means of videos.
         measures: What else is computed: see `timetok.metrics.spans`. A choice that is none raises ArgumentError.
 
     >>> import dataclasses
@@ -99,11 +94,11 @@ def find_protocol(protocol: str | Protocol) -> Protocol:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds parsed from one answer, in the order in which the answer names them; TimeRangeError if one is not finite.
+    """Every moment of one answer in seconds, as it names them: what is sorted or clamped, the protocol says.
 
-    They are every moment of the answer, neither sorted nor clamped: that is the protocol's business. Two and two are a
-    window, the first of which is the answer; ``scores``, one a window, rank them for average precision. ``saliency``
-    has a score for each clip of the video, for HIT@1. ``unfinished``: nothing, not even an end, came after the last.
+    Two and two are a window, the first of which is the answer; ``scores``, one a window, rank them for average
+    precision. ``saliency`` has a score for each clip of the video, for HIT@1. ``unfinished``: nothing, not even an end,
+    came after the last. TimeRangeError: one is not finite.
     """
 
     question_id: str | int
@@ -206,14 +201,11 @@ def evaluate(
     predictions: Iterable[Prediction], references: Iterable[Reference], protocol: str | Protocol = "lita-rtl", *,
     malformed: Literal["raise", "count"] = "raise",
 ) -> Report:  # fmt: skip
-    """Score answers against their references, matched by ``question_id``.
+    """Score answers, in any order, against their references, at least one, matched by ``question_id``.
 
-    Args:
-        predictions: In any order.
-        references: At least one, or DataError is raised.
-        protocol: A name from `PROTOCOLS`, else ArgumentError is raised, or one of your own.
-        malformed: What becomes of ids that are missing, there twice, or of no reference: a DataError, or they are
-            listed in the report and, if a reference has them, count as the protocol has answers without a span.
+    ``protocol`` is a name from `PROTOCOLS`, else ArgumentError is raised, or one of your own. Ids that are missing,
+    there twice, or of no reference are a DataError; or, with ``malformed="count"``, they are listed in the report and,
+    if a reference has them, count as the protocol has answers without a span.
 
     >>> evaluate([Prediction("a", (2.0, 6.0))], [Reference("a", "clip", Span(4, 6), 10.0)]).miou
     0.5
@@ -342,10 +334,9 @@ def _share(total: Floats, count: Floats) -> Floats:
 def bootstrap(
     report: Report, *, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Confidence intervals of a report's averages, by name: percentiles over resampled data sets.
+    """Confidence intervals of a report's averages, by name; NaN where there is one video, or nothing has part.
 
-    Videos are drawn, with replacement and with all their questions, because questions about one video go together. F1
-    and the share that was parsed have none; NaN where there is one video, or nothing has part.
+    Percentiles over data sets of videos drawn with replacement, each with all its questions. F1 and parsed have none.
     """
     totals, counts = _by_video(report.per_sample, report.protocol)
     rng, num = np.random.default_rng(seed), len(totals)
@@ -355,3 +346,36 @@ def bootstrap(
     ends = np.full((2, rows.shape[1]), math.nan)
     ends[:, known] = np.nanquantile(rows[:, known], (0.5 - level / 2, 0.5 + level / 2), axis=0)
     return dict(zip(report.per_sample[0].measures, map(tuple, ends.T.tolist()), strict=True))
+
+
+class Difference(NamedTuple):
+    """How much higher one average is than another, its 95 % confidence interval, and a two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3f}  ({self.low:+.3f} to {self.high:+.3f}, p = {self.p_value:.4f})"
+
+
+def compare(one: Report, other: Report, *, num_resamples: int = 2000, seed: int = 0) -> dict[str, Difference]:
+    """Averages of one system less those of another on the same questions, by name, with paired tests over videos.
+
+    The interval is that of `bootstrap`, with the same videos drawn for both; the p-value that of a permutation test,
+    which swaps answers video by video. What the protocol drops on either side is left out; F1, no average, has none.
+    ArgumentError: they are not of one protocol and the same questions.
+    """
+    ours, theirs = ({each.question_id: each for each in report.per_sample} for report in (one, other))
+    if one.protocol != other.protocol or ours.keys() != theirs.keys():
+        raise ArgumentError("other: expected a report of the same protocol and questions")
+    names = [name for name in one.per_sample[0].measures if name in other.per_sample[0].measures]
+    apart = [{name: ours[key].measures[name] - theirs[key].measures[name] for name in names} for key in ours]
+    samples = tuple(replace(ours[key], measures=each) for key, each in zip(ours, apart, strict=True))
+    intervals = bootstrap(replace(one, per_sample=samples), num_resamples=num_resamples, seed=seed)
+    totals, counts = _by_video(samples, one.protocol)
+    total, signs = totals.sum(0), np.random.default_rng(seed).choice((-1.0, 1.0), (num_resamples, len(totals)))
+    extreme = (np.abs(signs @ totals) >= np.abs(total) * (1 - 1e-9)).sum(0)  # whatever the order of a sum
+    values = zip(_share(total, counts.sum(0)).tolist(), ((extreme + 1) / (num_resamples + 1)).tolist(), strict=True)
+    return {name: Difference(value, *intervals[name], p) for name, (value, p) in zip(names, values, strict=True)}

@@ -1,7 +1,6 @@
 """What spans have in common with others, and with themselves once written and read back; in numpy.
 
-Shapes: m windows of an answer, best first, k annotated, l levels. Windows are ``[m 2]``, starts and ends in seconds, or
-sequences of ``Span``; they are closed intervals.
+Shapes: m windows of an answer, best first, l levels. Windows are ``[m 2]``, in seconds, or sequences of ``Span``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

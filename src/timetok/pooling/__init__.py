@@ -28,16 +28,11 @@ _LARGEST = 8  # side of a window in the kernels, which unroll it
 class SlowFastPooler(nn.Module):
     """SlowFast pooling of patch features; LITA's published layout is the default.
 
-    Args:
-        fast: One token a frame in front.
-        num_slow_frames: Frames seen in detail.
-        slow_pool: Side of the square that becomes one slow token.
-        preset: A published layout instead, by its name in `PRESETS`.
-        dim: Width of the learned separators, for the layouts that have some. They stand between tokens of the language
-            model, so such a pooler comes after the projector and ``dim`` is the model's width.
-        backend: As in `pool`. ArgumentError is raised where it cannot carry out this layout anywhere, where there is no
-            such layout, or ``dim`` is given to one without separators or missing for one with.
-
+    With ``fast``, one token a frame stands in front; ``num_slow_frames`` frames are seen in detail, where squares of
+    side ``slow_pool`` become one token. ``preset`` is a published layout instead, by its name in `PRESETS`. The learned
+    separators that some have stand between tokens of the language model, so such a pooler comes after the projector and
+    ``dim`` is the model's width. ``backend`` is as in `pool`. ArgumentError is raised where it cannot carry out this
+    layout anywhere, there is no such layout, or ``dim`` is given to one without separators or missing for one with.
     Its ``plan`` is the layout in integers; its ``arguments`` build it again, but for ``backend``.
 
     Source: arXiv 2403.19046 §3.3: 100 + 256 tokens from 100 frames of 16 x 16 patches.

@@ -13,8 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-INTERPRETED = not isinstance(tl.sum, triton.JITFunction)
-"""Whether the kernels run in Triton's interpreter, which needs no GPU; decided when Triton was imported."""
+INTERPRETED = not isinstance(tl.sum, triton.JITFunction)  # runs without a GPU; decided when Triton was imported
 
 
 @triton.jit

@@ -34,10 +34,9 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Path:
-    """Which frames of a video, and how each becomes tokens.
+    """Which frames of a video, and how each becomes tokens, under a name such as ``"slow"``.
 
     Args:
-        name: Such as ``"slow"``.
         frames: ``"all"``; ``"even"``, ``num`` of them at ``round(linspace(0, t - 1, num))``, ties to even; ``"floor"``,
             ``num`` of them at ``int(linspace(0, t, num + 1))[:-1]``; ``"every"``, each ``num``-th from the first on;
             ``"others"``, those that ``"every"`` leaves; or indices.
@@ -89,7 +88,7 @@ class Path:
         if self.frames == "floor":
             return [k * num_frames // self.num for k in range(self.num)]
         if isinstance(self.frames, tuple):
-            if self.frames and not (min(self.frames) >= 0 and max(self.frames) < num_frames):
+            if not all(0 <= frame < num_frames for frame in self.frames):
                 raise ArgumentError(f"frames: expected indices below {num_frames}, got {self.frames}")
             return list(self.frames)
         return [frame for frame in range(num_frames) if self.sees(frame)]
@@ -106,13 +105,12 @@ class Path:
 
     def intervals(self, grid: Interval) -> tuple[list[Interval], list[Interval]]:
         """Rows and columns of patches that are reduced together; ArgumentError if the grid is smaller than a window."""
-        cells = self.cells or (None, None)
-        rows, columns = (self._along(*axis) for axis in zip(grid, self.window[1:], cells, strict=True))
+        rows, columns = (self._along(*axis) for axis in zip(grid, self.window[1:], self.cells or (0, 0), strict=True))
         if not rows or not columns:
             raise ArgumentError(f"grid: expected at least {self.window[1]} x {self.window[2]} patches, got {grid}")
         return rows, columns
 
-    def _along(self, size: int, window: int, cells: int | None) -> list[Interval]:
+    def _along(self, size: int, window: int, cells: int) -> list[Interval]:
         if size < 1:
             return []
         window = window or size
@@ -178,10 +176,7 @@ def _path_tokens(path: Path, num_frames: int, grid: Interval) -> list[Token]:
 def plan_of(
     *, preset: str | None = None, fast: bool = True, num_slow_frames: int = 4, slow_pool: int = 2, dim: object = None
 ) -> PoolingPlan:
-    """The layout of a `SlowFastPooler` of these arguments, of which ``dim`` has no say.
-
-    ArgumentError is raised if there is no such name, no token would come out, or a number is no integer or too small.
-    """
+    """The layout of a `SlowFastPooler` of these arguments, but for ``dim``; ArgumentError where there is none."""
     if preset is not None:
         if preset not in PRESETS:
             raise ArgumentError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")

@@ -3,14 +3,23 @@
 Shapes: b batch, t frames, h w patch grid, e width, g groups of frames, r c rows and columns of tokens, n tokens.
 """
 
+import mmap
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from contextlib import suppress
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, interpolate, max_pool2d
+from torch.nn.functional import (
+    adaptive_avg_pool2d,
+    adaptive_max_pool2d,
+    avg_pool2d,
+    embedding_bag,
+    interpolate,
+    max_pool2d,
+)
 
 from timetok.pooling.plan import Path, PoolingPlan
 
@@ -21,8 +30,8 @@ _KEPT = 64  # frames to choose from for each that is spread over a video of unkn
 
 def pool(grid: Tensor, plan: PoolingPlan, separators: Vectors) -> Tensor:
     """``[b t h w e]`` → ``[b n e]``: see `timetok.pooling.pool`."""
-    trained = grid.requires_grad and torch.is_grad_enabled() and grid.numel() and not torch.compiler.is_compiling()
-    if trained and not plan.by_frame and all(path.plain for path in plan.paths):
+    trained = grid.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if trained and grid.numel() >= _SMALL and not plan.by_frame and all(path.plain for path in plan.paths):
         return _Means.apply(grid, plan)  # type: ignore[no-any-return]
     cells = {path: [over_space(over_time(part, path), path) for part in frames_of(grid, path)] for path in plan.paths}
     return assembled(cells, plan.by_frame, separators, grid.shape[1])
@@ -37,9 +46,10 @@ def frames_of(grid: Tensor, path: Path) -> list[Tensor]:
     if path.frames == "others":
         k = torch.arange(grid.shape[1] - -(-grid.shape[1] // path.num), device=grid.device)
         return [grid.index_select(1, k + k // max(path.num - 1, 1) + 1)]
-    few = [grid.narrow(1, k, 1) for k in path.frame_indices(grid.shape[1])]
-    large = path.window[0] == 1 and all(frame.numel() >= _SMALL for frame in few)  # a copy would cost more than calls
-    return few if large else [torch.cat(few, 1)]
+    chosen, size = path.frame_indices(grid.shape[1]), grid.numel() // grid.shape[1]
+    if path.window[0] == 1 and size >= _SMALL:  # a copy would cost more than calls
+        return [grid.narrow(1, k, 1) for k in chosen]
+    return [grid.index_select(1, torch.tensor(chosen, device=grid.device))]
 
 
 def over_time(frames: Tensor, path: Path) -> Tensor:
@@ -60,18 +70,20 @@ def over_space(frames: Tensor, path: Path) -> Tensor:
     if path.window[1:] == (1, 1) and not path.cells:
         return frames
     if path.window[1:] == (0, 0) and not path.cells and path.reduction == "mean":
-        return _mean_of_rows(frames.flatten(2, 3)).unsqueeze(2)
-    height, width = frames.shape[2:4]
-    rows, columns = map(len, path.intervals((height, width)))
-    window, is_max = (path.window[1] or height, path.window[2] or width), path.reduction == "max"
-    images = frames.flatten(0, 1).permute(0, 3, 1, 2)
+        is_small = frames.numel() < _SMALL
+        return frames.mean((2, 3), keepdim=True) if is_small else _mean_of_rows(frames.flatten(2, 3)).unsqueeze(2)
+    (height, width), is_max = frames.shape[2:4], path.reduction == "max"
+    window = path.window[1] or height, path.window[2] or width
+    images, sized = frames.flatten(0, 1).permute(0, 3, 1, 2), path.cells or path.partial == "adaptive"
+    if sized or path.reduction == "bilinear" or window[0] > height or window[1] > width:  # which may be refused
+        size: Any = [len(each) for each in path.intervals((height, width))]
     if path.reduction == "bilinear":
-        cells = interpolate(images, (rows, columns), mode="bilinear", align_corners=False)
-    elif path.cells or path.partial == "adaptive":
-        cells = (adaptive_max_pool2d if is_max else adaptive_avg_pool2d)(images, (rows, columns))
+        cells = interpolate(images, size, mode="bilinear", align_corners=False)
+    elif sized:
+        cells = (adaptive_max_pool2d if is_max else adaptive_avg_pool2d)(images, size)
     else:
         cells = (max_pool2d if is_max else avg_pool2d)(images, window, ceil_mode=path.partial == "ceil")
-    return cells.permute(0, 2, 3, 1).reshape(*frames.shape[:2], rows, columns, frames.shape[4])
+    return cast(Tensor, cells.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2]))
 
 
 def assembled(cells: Mapping[Path, list[Tensor]], by_frame: bool, separators: Vectors, num_frames: int) -> Tensor:
@@ -116,7 +128,8 @@ class _Means(torch.autograd.Function):
             part, gradient = gradient.tensor_split([len(frames) // size * rows * columns], 1)
             cells = part.reshape(b, -1, rows, 1, columns, 1, e) / (high * wide * size)
             if total is None and path.frames == "all" and (rows * high, columns * wide) == (h, w):
-                total = cells.expand(b, t, rows, high, columns, wide, e).contiguous().view(ctx.shape)
+                total = _fresh(ctx.shape, part)
+                total.view(b, t, rows, high, columns, wide, e).copy_(cells.expand(b, t, rows, high, columns, wide, e))
                 continue
             total = part.new_zeros(ctx.shape) if total is None else total
             windows = total[:, :, : rows * high, : columns * wide].unflatten(3, (columns, wide))
@@ -127,11 +140,26 @@ class _Means(torch.autograd.Function):
         return total, None
 
 
+def _fresh(shape: torch.Size, like: Tensor) -> Tensor:
+    """Memory for a tensor, on a CPU with Linux in huge pages: to get it page by page takes longer than to fill it."""
+    size = shape.numel() * like.element_size()
+    if like.device.type != "cpu" or size < 1 << 24 or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return like.new_empty(shape)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=like.dtype).view(shape)
+
+
 def _mean_of_rows(rows: Tensor) -> Tensor:
-    """``[… p e]`` → ``[… 1 e]``. On a CPU a product with ones reads memory faster than a mean does."""
+    """``[… p e]`` → ``[… 1 e]``. On a CPU bags and products with ones read memory faster than a mean does."""
     known = rows.device.type == "cpu" and rows.dtype != torch.float16  # half sums may overflow
     if not known or torch.compiler.is_compiling() or rows.numel() < _SMALL:
         return rows.mean(-2, keepdim=True)
+    if rows.dtype == torch.bfloat16 and rows.is_contiguous() and not (rows.requires_grad and torch.is_grad_enabled()):
+        table, firsts = rows.flatten(0, -2), torch.arange(0, rows.numel() // rows.shape[-1], rows.shape[-2])
+        means = embedding_bag(torch.arange(len(table)), table, firsts, mode="mean")  # as fast as memory is read
+        return means.view(*rows.shape[:-2], 1, -1)
     return (rows.new_ones(1, rows.shape[-2]) @ rows).div_(rows.shape[-2])
 
 

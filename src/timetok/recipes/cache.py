@@ -1,6 +1,5 @@
 """Features of videos, computed once by a frozen encoder, so that later epochs neither decode nor encode."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
@@ -14,13 +13,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from timetok.atomic import read_json, replacing, write_json
+from timetok.atomic import plain, read_json, replacing, write_json
 from timetok.errors import DataError, raised_as
 
 
 def claim(path: Path, settings: Mapping[str, Any], *, anew: bool = False) -> None:
     """Write the settings of a folder; DataError where it was not made ``anew`` and tells of others: never mixed."""
-    stored = json.loads(json.dumps(settings))  # where tuples are lists
+    stored = plain(settings)  # where tuples are lists
     if not anew and path.exists() and read_json(path, dict, "the settings of a run") != stored:
         raise DataError(f"out: {str(path.parent)!r} holds files of other settings ({path.name}); choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,9 +45,8 @@ def weights_digest(module: nn.Module) -> str:
 class FeatureCache:
     """Tensors by the video they were computed of, each in a safetensors shard of one folder.
 
-    A video is known by its `fingerprint`: one that has changed is computed anew. ``settings`` are what else its
-    features depend on, such as `weights_digest` of the encoder, frames and pooling; the folder keeps them, and
-    DataError is raised where it was filled under others. Picklable, for data-loader workers.
+    A video is known by its `fingerprint`: one that has changed is computed anew. ``settings`` are what else features
+    depend on, such as `weights_digest` of the encoder; DataError: the folder has others. Picklable, for workers.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
@@ -57,10 +55,7 @@ class FeatureCache:
         self._shards: dict[Path, Path] = {}
 
     def fill(self, media: Iterable[Path], encode: Callable[[Path], Tensor], *, part: tuple[int, int] = (0, 1)) -> None:
-        """Compute what is missing, each shard of which appears whole; a call goes on where one was stopped.
-
-        Processes called with the same videos share the work, ``part`` k of n; all is there when all are done.
-        """
+        """Compute what is missing of ``part`` k of n; a shard appears whole, a call goes on where one was stopped."""
         self._shards |= {path: self.folder / f"{fingerprint(path)}.safetensors" for path in media}
         paths = {shard: path for path, shard in self._shards.items()}
         missing = [shard for shard in sorted(paths)[part[0] :: part[1]] if not shard.exists()]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from timetok import plots
 from timetok.atomic import replacing, write_json
 from timetok.errors import ArgumentError, DataError, raised_as
 from timetok.hub import AnyLocalizer, read_ahead
@@ -177,8 +178,8 @@ def run(
 ) -> Report | None:  # fmt: skip
     """Evaluate into a folder, part k of n of the videos, as `ask_all`; a call goes on where one was stopped.
 
-    Answers are written as they come, and what `write_report` does once those of all parts are there; until then it
-    gives None. ``settings`` are as of `describe`; DataError is raised where the folder holds answers under others.
+    Answers are written as they come, the report once those of all parts are there; until then it gives None. DataError:
+    the folder holds answers under other ``settings``, which are as of `describe`.
     """
     videos, done = sorted({str(question.path) for question in questions}), read_answers(out)
     claim(out / "manifest.json", settings, anew=not done)  # what was refused may be put right in the same folder
@@ -220,10 +221,9 @@ def write_report(
     report: Report, references: Sequence[Reference], out: Path, *, answers: Sequence[Answer] = (),
     grid: TimeGrid | None = None, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Write ``report.json``, ``report.md`` and ``samples.csv``, a row a question; intervals are of 95 %.
+    """Write ``report.json``, ``report.md``, ``samples.csv``, a row a question, and figures; intervals are of 95 %.
 
-    ``references`` are in the order of the report, and so are ``answers``, which are told too. With the ``grid`` of a
-    model's time tokens it is told which boundaries are on the right mark.
+    ``references`` and ``answers`` are in its order; a model's ``grid`` tells which boundaries are on the right mark.
     """
     out.mkdir(parents=True, exist_ok=True)
     intervals = bootstrap(report, seed=seed)
@@ -241,6 +241,9 @@ def write_report(
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
         table.writerows(rows)
+    figures = {"iou": plots.ious(rows), "length": plots.errors(rows), "place": plots.errors(rows, "place")}
+    for name, figure in (figures | {"calibration": plots.calibration(rows)}).items():
+        plots.save(figure, out / f"{name}.png")
 
 
 def _row(sample: SampleScore, truth: Reference, answer: Answer | None, grid: TimeGrid | None) -> dict[str, Any]:

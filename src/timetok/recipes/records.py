@@ -1,7 +1,6 @@
 """Annotation files in the layouts of their data sets, read into one kind of record, and what their spans need.
 
-Times stay seconds. What does not follow its layout is a DataError. What follows it and cannot be so, such as a span
-that ends after its video, is a problem: it is noted, and an argument says what becomes of it.
+What does not follow its layout is a DataError; what follows it and cannot be so, as a span beyond its video, is noted.
 """
 
 import csv
@@ -12,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -47,9 +47,8 @@ class Event(NamedTuple):
 class Record:
     """What a file says of a video or an image, or of one query about it.
 
-    ``name`` is unique in its file, ``vid`` what the file calls the video, ``media`` its file or folder of pictures,
-    None where it is missing or was not looked for; the duration is None where nothing tells it. ``subset`` is
-    YouCook2's, such as ``training``, or the task of a question.
+    ``name`` is unique in its file, ``vid`` what that calls the video, ``media`` its file or folder of pictures; it and
+    the duration are None where not known. ``subset`` is YouCook2's, such as ``training``, or the task of a question.
     """
 
     name: str
@@ -98,15 +97,18 @@ def read_records(
     ``"raise"`` refuses all but those of no length, ``"drop"`` leaves out the event, and a record that has none left or
     no media, ``"clip"`` moves spans into the video, swaps inverted ones and keeps the rest, ``"keep"`` swaps alone.
 
-    Raises DataError, which names file, entry and field, where the file cannot be read, fits no layout or several, lacks
-    a field or has one of a wrong type, lists that differ in length, a name twice or one that leads out of its folder,
-    or where ``bad="raise"`` met a problem; ArgumentError where ``layout`` or ``bad`` is not one of its choices.
+    Raises DataError, which names file, entry and field, where one cannot be read, does not follow the layout, or has a
+    problem under ``bad="raise"``; ArgumentError where ``layout`` or ``bad`` is not one of its choices.
     """
     if layout not in (None, *LAYOUTS) or bad not in get_args(Bad):
         raise ArgumentError(f"expected layout in {[*LAYOUTS]}, bad in {get_args(Bad)}, got {layout!r}, {bad!r}")
-    lengths = _read_lengths(Path(durations)) if isinstance(durations, str | Path) else durations or {}
+    if isinstance(durations, str | Path):
+        told = f"durations: {Path(durations)}: expected a csv file with columns id and length"
+        with raised_as(DataError, told, OSError, ValueError, KeyError, TypeError, csv.Error):
+            rows = csv.DictReader(Path(durations).read_text(encoding="utf-8-sig").split("\n"))
+            durations = {row["id"]: float(row["length"]) for row in rows}
     with raised_as(DataError, f"{path}", DataError):
-        entries = load_entries(Path(path), lengths)
+        entries = load_entries(Path(path), durations or {})
         reader = _Reader(layout or _sniff(entries[0][1] if entries else None), media, bad)
         for entry in entries:
             reader.add(*entry)
@@ -186,11 +188,9 @@ class _Reader:
             has["answers"] = has["texts"][1::2]
             has["texts"] = [text.replace("<image>", "").strip() for text in has["texts"][::2]]
         roles = ("spans", "texts", "answers")
-        num = max(len(has.get(role, [])) for role in roles)
-        columns = [has.get(role, [None] * num) for role in roles]
-        if {*map(len, columns)} != {num}:
+        if len({len(has[role]) for role in roles if role in has}) > 1:
             raise DataError(f"{where}: differ in length: {', '.join(fields[role] for role in roles if role in fields)}")
-        rows = enumerate(zip(*columns, strict=True))
+        rows = enumerate(zip_longest(*(has.get(role, ()) for role in roles)))  # None where the layout has no such role
         found = [self.event(f"{where}: event {k}", duration or math.inf, *row) for k, row in rows]
         media = self.find(vid) if self.media is not None and vid else None
         is_lost = self.meets(f"{where}: {vid!r}", {"missing media": self.media is not None and media is None})
@@ -303,10 +303,3 @@ def _sniff(first: Any) -> str:
         known = "; ".join(f"{name}: {', '.join(dict.fromkeys(fields.values()))}" for name, fields in LAYOUTS.items())
         raise DataError(f"expected one of the layouts {known}; got a first entry {short(first)}")
     return best[2]
-
-
-def _read_lengths(path: Path) -> dict[str, float]:
-    told = f"durations: {path}: expected a csv file with columns id and length"
-    with raised_as(DataError, told, OSError, ValueError, KeyError, TypeError, csv.Error):
-        rows = csv.DictReader(path.read_text(encoding="utf-8-sig").split("\n"))
-        return {row["id"]: float(row["length"]) for row in rows}

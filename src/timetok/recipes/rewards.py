@@ -1,7 +1,7 @@
 """Verifiable rewards for answers in time: plain callables of TRL's signature, for `GRPOTrainer(reward_funcs=[…])`.
 
-Each takes ``completion_ids`` and columns of the data set, and gives one number a completion; moments are read as
-``TimeTokenizer.spans`` reads them. What overlong answers cost is TRL's ``get_soft_overlong_punishment``.
+Each takes ``completion_ids`` and columns of the data set, one of them ``duration`` in seconds, and gives one number a
+completion; moments are read as by ``TimeTokenizer.spans``. Overlong answers: TRL's ``get_soft_overlong_punishment``.
 """
 
 import re
@@ -19,7 +19,7 @@ Reward: TypeAlias = Callable[..., list[float]]
 def temporal_iou(tt: TimeTokenizer) -> Reward:
     """What the spans of an answer and the true ones share, of what they cover together: in [0, 1].
 
-    The columns are ``spans``, a ``(start, end)`` or a list of them, and ``duration``, in seconds. No span: 0.
+    The column ``spans`` has a ``(start, end)``, in seconds, or a list of them. No span: 0.
     """
 
     def temporal_iou(*, completion_ids: Ids, spans: Sequence[Any], duration: Sequence[float], **_: Any) -> list[float]:
@@ -31,10 +31,7 @@ def temporal_iou(tt: TimeTokenizer) -> Reward:
 
 
 def well_formed(tt: TimeTokenizer, *, min_spans: int = 1, max_spans: int | None = 1, separator: str = " ") -> Reward:
-    """1 for an answer of well-formed spans and nothing else, wherever it has spaces, else 0.
-
-    Arguments as in ``TimeTokenizer.regex``; the column is ``duration``, in seconds.
-    """
+    """1 for well-formed spans and nothing else, however spaced, else 0. Arguments as in ``TimeTokenizer.regex``."""
     layout = re.compile(tt.regex(min_spans, max_spans, separator=separator).replace(re.escape(" "), r"\s*"))
 
     def well_formed(*, completion_ids: Ids, duration: Sequence[float], **_: Any) -> list[float]:

@@ -1,7 +1,4 @@
-"""What is trained on: LITA's tasks, and conversations about features or pixels drawn from sources at given rates.
-
-A task is a function of a record and a random generator; one of your own is in a file that your preset names.
-"""
+"""What is trained on: LITA's tasks, and conversations about features or pixels drawn from sources at given rates."""
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -126,11 +123,10 @@ def pixels_of(media: Path, processor: LitaProcessor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Dataset[dict[str, Any]]):
-    """Sample i is one conversation, drawn from (seed, i) alone.
+    """Sample i is one conversation, drawn from (seed, i) alone: runs resume anywhere, workers and ranks share samples.
 
-    So any run can resume anywhere, and workers and ranks share the samples as they share their numbers. ``rates`` are,
-    by source and task, how often it is drawn relative to all others: ``{"activitynet": {"dvc": 5, "event_loc": 5},
-    "youcook2": {"dvc": 1, "event_loc": 1}, "rtl": {"rtl": 6}}`` are LITA's 1:1:1 of the tasks and 5:1 of the sources.
+    ``rates`` are how often it is drawn by source and task, relative to others: ``{"activitynet": {"dvc": 5,
+    "event_loc": 5}, "youcook2": {"dvc": 1, "event_loc": 1}, "rtl": {"rtl": 6}}`` are LITA's: tasks 1:1:1, sources 5:1.
     """
 
     sources: Mapping[str, Source]

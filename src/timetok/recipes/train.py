@@ -1,10 +1,8 @@
 """From a preset to a trained model: its recipe builds the model and opens the data, the HF Trainer does the rest.
 
-Each step leaves its result in the output folder and is skipped where that exists, and training resumes from its
-checkpoints: a run that was interrupted ends at the weights of one that was not.
+What is in the output folder is not done again: a run that was interrupted ends at the weights of one that was not.
 """
 
-import platform
 import sys
 import tomllib
 from collections import defaultdict
@@ -67,7 +65,7 @@ def load_recipe(preset: Preset) -> Any:
     """LITA's recipe with what the module named by the preset's ``code`` has in its place; DataError if it has none.
 
     That may be ``build_model(preset, *, weights)``, ``open_sources(preset, model, processor, folder)``, a
-    ``read_records`` of sets, a ``CARD``, ``optimizer(model, arguments, stage)``, or ``TASKS``, which are added.
+    ``read_records``, a ``CARD``, ``optimizer(model, arguments, stage)``, scheduled by ``arguments``, or more ``TASKS``.
     """
     code = preset["code"]
     with raised_as(DataError, f"code: expected a module beside the preset, got {code!r}", ImportError):
@@ -179,10 +177,9 @@ def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
 
 
 def train(preset: Preset, out: Path) -> Path:
-    """Run every stage of a preset, as ``load_preset`` gives it, and resume a run of the same folder ``out``.
+    """Run every stage of a preset, as ``load_preset`` gives it, or resume the run of ``out``; gives ``out/model``.
 
-    The model comes into ``out/model``. Processes that torchrun or accelerate started share the work. DataError: it
-    holds a run of another preset, or a setting is refused.
+    Processes of torchrun or accelerate share the work. DataError: it is of another preset, or a setting is refused.
     """
     recipe, data = load_recipe(preset), preset["data"]
     settings = {**preset, "data": {**data, "folder": ""}, "wordings": WORDINGS}  # where it is, is no setting
@@ -220,8 +217,7 @@ def train_stages(
     """Train stage after stage, reading a finished one back; the Trainers' logs together, with steps counted on."""
     log, before, recipe = [], 0, load_recipe(preset)
     loss = SoftTimeLoss(processor.tt.time_token_ids, sigma=preset["loss"]["sigma"])
-    for number, arguments in enumerate(stage_arguments(preset, out)):
-        stage = preset["stages"][number]
+    for number, (stage, arguments) in enumerate(zip(preset["stages"], stage_arguments(preset, out), strict=True)):
         data = _mixture(preset, number, sources(stage), processor)
         used: dict[str, Any] = {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": loss}
         entries = fit(model, arguments, optimizers=(recipe.optimizer(model, arguments, stage), None), **used)
@@ -237,10 +233,7 @@ def _mixture(preset: Preset, number: int, sources: Mapping[str, Source], process
 
 
 def fit(model: nn.Module, arguments: TrainingArguments, **trainer_kwargs: Any) -> list[dict[str, Any]]:
-    """Train with the HF Trainer, from the last checkpoint in ``arguments.output_dir`` if there is one; its log.
-
-    ``trainer_kwargs`` are handed to ``Trainer``; the schedule of ``arguments`` scales the learning rates of optimizers.
-    """
+    """Train with the HF Trainer, from the last checkpoint in ``arguments.output_dir`` if there is one; its log."""
     trainer, folder = Trainer(model, arguments, **trainer_kwargs), Path(str(arguments.output_dir))
     files = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")  # written last: a torn one lacks its end
     states = [TrainerState.load_from_json(str(file)) for file in files if file.read_text().endswith("\n}\n")]
@@ -289,7 +282,7 @@ def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[
     """How a model came to be, beside it: ``training.json``, its curve as CSV and PNG, and a filled in ``README.md``."""
     points = [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry] or [(0, nan)]
     steps, losses = zip(*points, strict=True)
-    versions = {"timetok": __version__, "python": platform.python_version()}
+    versions = {"timetok": __version__, "python": sys.version.split()[0]}
     versions |= {name: version(name) for name in ("torch", "transformers", "timm", "accelerate")}
     facts = {"versions": versions, "preset": preset, "parameters": model.num_parameters()}
     facts["steps"] = sum(stage["trainer"]["max_steps"] for stage in preset["stages"])
