@@ -161,11 +161,9 @@ class Localizer:
         lead = torch.tensor(written[:first], device=self.model.device).long().expand(len(questions), -1)
         batch["input_ids"] = torch.cat([batch["input_ids"], lead], 1)
         batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones_like(lead)], 1)
-        options: Any = {"durations": durations, "between_ids": written[first + 1 : second]}
-        answers = []
-        for found, read in zip(
-            span_distribution(self.model, batch, tt, **options), batch["attention_mask"], strict=True
-        ):
+        between, answers = written[first + 1 : second], list[Answer]()
+        posteriors = span_distribution(self.model, batch, tt, durations=durations, between_ids=between)
+        for found, read in zip(posteriors, batch["attention_mask"], strict=True):
             (span, confidence), length = found.best(), found.duration_seconds
             start, end = grid.encode([*span], length)
             likely = float(found.joint.sum(1)[start]), float(found.joint.sum(0)[end])
