@@ -288,3 +288,9 @@ def test_an_evaluation_of_nothing_readable_is_drawn(tmp_path: Path) -> None:
     rows = [{"mIoU": 0.0, "seconds": 3.0, "place": 0.5, **row}]
     for k, figure in enumerate((ious(rows), errors(rows), errors(rows, "place"), calibration(rows))):
         assert save(figure, tmp_path / f"{k}.png").stat().st_size > 1000
+
+
+def test_rows_of_something_else_are_refused() -> None:
+    for draw in (ious, errors, calibration, lambda rows: errors(rows, "length")):
+        with pytest.raises(ArgumentError, match="rows: expected columns"):
+            draw([{"mine": 1}])

@@ -202,13 +202,13 @@ def _score(options: argparse.Namespace) -> None:
     from timetok.recipes.evaluate import read_questions, score_file, write_report
 
     questions = read_questions(options.data, options.protocol, layout=options.layout, durations=options.durations)
-    report = score_file(options.predictions, questions, protocol=options.protocol)
-    if options.against:
-        apart = compare(report, score_file(options.against, questions, protocol=options.protocol), seed=options.seed)
+    files = filter(None, (options.predictions, options.against))
+    report, *others = (score_file(file, questions, protocol=options.protocol) for file in files)
+    print(*(_told(each, options) for each in (report, *others)), sep="\n")
+    for other in others:
+        apart = compare(report, other, seed=options.seed)
         told = {name: each._asdict() for name, each in apart.items()}
         print(json.dumps(plain(told)) if options.json else "\n".join(f"{k:<10}  {each}" for k, each in apart.items()))
-    else:
-        print(_told(report, options))
     if options.out:
         write_report(report, [question.reference for question in questions], Path(options.out), seed=options.seed)
 
@@ -223,8 +223,9 @@ def _plot(options: argparse.Namespace) -> None:
     from timetok.video import read_frames
 
     sides = (parse_moments(text or "") for text in (options.spans, options.truth))
-    spans, truth = ([Span(*pair) for pair in zip(each[::2], each[1::2], strict=False)] for each in sides)
-    figure = timeline(read_frames(options.video), spans, question=options.title, truth=options.truth and truth)
+    spans, truth = ([Span(*sorted(pair)) for pair in zip(each[::2], each[1::2], strict=False)] for each in sides)
+    frames = read_frames(options.video, size=256)
+    figure = timeline(frames, spans, question=options.title, truth=options.truth and truth)
     print(f"timeline: {save(figure, options.plot)}")
 
 

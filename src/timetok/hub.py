@@ -93,8 +93,7 @@ class HubLocalizer:
 
 
 AnyLocalizer: TypeAlias = Localizer | HubLocalizer
-_MOST_WINDOWS, _MARGIN = 5, 2.5  # about one moment; a closer window is so many times as long as its span
-_ALIKE = 0.3  # spans that overlap more are one
+_MOST_WINDOWS, _MARGIN, _ALIKE = 5, 2.5, 0.3  # about a moment; of a window over its span; spans of more IoU are one
 Model: TypeAlias = str | os.PathLike[str] | AnyLocalizer | None
 _loaded = lru_cache(1)(lambda folder, _changed: load_localizer(folder))
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from timetok.atomic import replacing
 from timetok.codecs import ClockCodec
-from timetok.errors import ArgumentError
+from timetok.errors import ArgumentError, raised_as
 from timetok.timegrid import Span
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
@@ -129,7 +129,8 @@ def calibration(rows: Rows) -> Figure:
 
 def _columns(rows: Rows, *names: str) -> NDArray[np.float64]:
     """``[c n]``, of the rows that have all of them."""
-    values = [[float("nan" if row[name] == "" else row[name]) for name in names] for row in rows]
+    with raised_as(ArgumentError, f"rows: expected columns {names}", KeyError):
+        values = [[float("nan" if row[name] == "" else row[name]) for name in names] for row in rows]
     return np.array([each for each in values if not np.isnan(each).any()]).reshape(-1, len(names)).T
 
 

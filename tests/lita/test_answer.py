@@ -123,7 +123,7 @@ def test_what_is_believed_is_the_posterior_behind_the_prompt(localizer: Localize
         assert [*answer.spans[0]] == pytest.approx([*found.refined(span)]) and answer.times_seconds == (
             *answer.spans[0],
         )
-        assert answer.num_tokens == ids.shape[1] + 2 and not answer.unfinished
+        assert answer.num_tokens == ids.shape[1] + 2 + len(between) and not answer.unfinished
     with pytest.raises(TokenizerError, match="has no marks"):
         Localizer(*build(codec="seconds")).weigh([torch.zeros(8, 16, 16)], [QUESTION], [10.0])
 

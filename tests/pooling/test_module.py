@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import oracles
 from timetok import SlowFastPooler
@@ -79,6 +80,23 @@ def test_means_of_much_memory_are_as_near_as_torchs(dtype, p):
     whole[0, 3, 5, 7], whole[1, 2, 4, 6] = torch.nan, torch.inf
     found = SlowFastPooler(num_slow_frames=0)(whole[:, :, None, 1:].contiguous())
     assert found.isnan().nonzero().tolist() == [[0, 3, 7]] and found.isinf().nonzero().tolist() == [[1, 2, 6]]
+
+
+def test_another_default_device_changes_nothing():
+    video = features(1, 8, 16, 16, 64, dtype=torch.bfloat16)
+    expected = SlowFastPooler()(video)
+    try:
+        torch.set_default_device("meta")
+        assert torch.equal(SlowFastPooler()(video), expected)
+    finally:
+        torch.set_default_device(None)
+
+
+def test_memory_is_estimated_without_any():
+    with FakeTensorMode():
+        video = torch.randn(1, 64, 16, 16, 512, requires_grad=True)
+        SlowFastPooler()(video).sum().backward()
+    assert video.grad.shape == video.shape
 
 
 def test_a_large_gradient_is_that_of_the_formula():

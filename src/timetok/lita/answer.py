@@ -40,8 +40,8 @@ class Answer:
 
     ``spans`` are the well-formed ones in it, in seconds, perhaps none; ``times_seconds`` every moment, in order, of a
     span or not. ``probabilities`` are those of the moments' time tokens, ``confidences`` the products of each span's
-    two; there are none where seconds are written as text. ``unfinished``: the answer broke off right behind its last
-    moment, as long as it might be. ``num_tokens`` were read and written.
+    two, or as `Localizer.weigh` says; there are none where seconds are written as text. ``unfinished``: the answer
+    broke off right behind its last moment, as long as it might be. ``num_tokens`` were read and written.
     """
 
     text: str
@@ -148,29 +148,28 @@ class Localizer:
         lengths = batch["attention_mask"].sum(1).tolist()
         return list(map(self._answer, new.tolist(), chosen.tolist(), durations, lengths))
 
-    def weigh(
-        self, videos: Sequence[EncodedVideo | Tensor], questions: Sequence[str], durations: Sequence[float]
-    ) -> list[Answer]:
-        """As `ask`, but what the model believes, not what it says: the span of highest expected IoU, between the marks.
+    def weigh(self, videos: Sequence[Any], questions: Sequence[str], durations: Sequence[float]) -> list[Answer]:
+        """What the model believes, not what it says, one by one: the span of highest expected IoU, between the marks.
 
-        It is that of `span_distribution`, and its confidence is that IoU. TokenizerError: there are no time tokens.
+        See `span_distribution`; its confidence is that IoU. TokenizerError: there are no time tokens.
         """
-        tt, grid, batch = self.tt, self.tt.grid, self._batch(questions, durations, 2, videos)
+        return [self._weighed(*each) for each in zip(videos, questions, durations, strict=True)]
+
+    def _weighed(self, video: EncodedVideo | Tensor, question: str, duration: float) -> Answer:
+        tt, grid = self.tt, self.tt.grid
         written = tt.tokenizer.encode(" " + format_span(tt.codec, Span(0.0, 1.0), 1.0), add_special_tokens=False)
         first, second = (written.index(tt.encode_time(end, 1.0)[0]) for end in (0.0, 1.0))
-        lead = torch.tensor(written[:first], device=self.model.device).long().expand(len(questions), -1)
-        batch["input_ids"] = torch.cat([batch["input_ids"], lead], 1)
-        batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones_like(lead)], 1)
-        between, answers = written[first + 1 : second], list[Answer]()
-        posteriors = span_distribution(self.model, batch, tt, durations=durations, between_ids=between)
-        for found, read in zip(posteriors, batch["attention_mask"], strict=True):
-            (span, confidence), length = found.best(), found.duration_seconds
-            start, end = grid.encode([*span], length)
-            likely = float(found.joint.sum(1)[start]), float(found.joint.sum(0)[end])
-            moved, num_tokens = found.refined(span), int(read.sum()) + 2
-            text = f"<{moved.start:.2f}> <{moved.end:.2f}>"
-            answers.append(Answer(text, (moved,), (confidence,), tuple(moved), length, likely, num_tokens=num_tokens))
-        return answers
+        batch = self._batch([question], [duration], len(written), [video])
+        ids = torch.cat([batch["input_ids"], batch["input_ids"].new_tensor([written[:first]])], 1)
+        inputs = {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        between = written[first + 1 : second]
+        (found,) = span_distribution(self.model, inputs, tt, durations=[duration], between_ids=between)
+        span, confidence = found.best()
+        start, end = grid.encode([*span], duration)
+        likely = float(found.joint.sum(1)[start]), float(found.joint.sum(0)[end])
+        moved, num_tokens = found.refined(span), ids.shape[1] + len(written) - first
+        text = f"<{moved.start:.2f}> <{moved.end:.2f}>"
+        return Answer(text, (moved,), (confidence,), tuple(moved), duration, likely, num_tokens=num_tokens)
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, videos: Sequence[Any] = ()

@@ -70,7 +70,7 @@ def over_space(frames: Tensor, path: Path) -> Tensor:
     if path.window[1:] == (1, 1) and not path.cells:
         return frames
     if path.window[1:] == (0, 0) and not path.cells and path.reduction == "mean":
-        is_small = frames.numel() < _SMALL
+        is_small = torch.compiler.is_compiling() or frames.numel() < _SMALL
         return frames.mean((2, 3), keepdim=True) if is_small else _mean_of_rows(frames.flatten(2, 3)).unsqueeze(2)
     (height, width), is_max = frames.shape[2:4], path.reduction == "max"
     window = path.window[1] or height, path.window[2] or width
@@ -143,7 +143,7 @@ class _Means(torch.autograd.Function):
 def _fresh(shape: torch.Size, like: Tensor) -> Tensor:
     """Memory for a tensor, on a CPU with Linux in huge pages: to get it page by page takes longer than to fill it."""
     size = shape.numel() * like.element_size()
-    if like.device.type != "cpu" or size < 1 << 24 or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if type(like) is not Tensor or like.device.type != "cpu" or size < 1 << 24 or not hasattr(mmap, "MADV_HUGEPAGE"):
         return like.new_empty(shape)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel without them
@@ -157,8 +157,8 @@ def _mean_of_rows(rows: Tensor) -> Tensor:
     if not known or torch.compiler.is_compiling() or rows.numel() < _SMALL:
         return rows.mean(-2, keepdim=True)
     if rows.dtype == torch.bfloat16 and rows.is_contiguous() and not (rows.requires_grad and torch.is_grad_enabled()):
-        table, firsts = rows.flatten(0, -2), torch.arange(0, rows.numel() // rows.shape[-1], rows.shape[-2])
-        means = embedding_bag(torch.arange(len(table)), table, firsts, mode="mean")  # as fast as memory is read
+        each = torch.arange(rows[..., 0].numel(), device=rows.device)
+        means = embedding_bag(each, rows.flatten(0, -2), each[:: rows.shape[-2]], mode="mean")  # as fast as is read
         return means.view(*rows.shape[:-2], 1, -1)
     return (rows.new_ones(1, rows.shape[-2]) @ rows).div_(rows.shape[-2])
 

@@ -253,7 +253,9 @@ def _row(sample: SampleScore, truth: Reference, answer: Answer | None, grid: Tim
     off = np.abs(window[0] - held) if sample.parsed else np.full(2, np.nan)
     row: dict[str, Any] = {"question_id": sample.question_id, "vid": sample.vid, "task": sample.task, "seconds": length}
     spans = {"truth": truth.spans, "windows": sample.windows}
-    row |= {name: " ".join(f"{start:g}-{end:g}" for start, end in each) for name, each in spans.items()}
+    row |= {
+        name: " ".join(f"{round(start, 3):g}-{round(end, 3):g}" for start, end in each) for name, each in spans.items()
+    }
     row |= {"parsed": sample.parsed, **sample.measures, "error": off.mean(), "place": held.mean() / length}
     right = off <= (grid.max_error(length) if grid else 0) * (1 + 1e-9)
     likely: list[float] = []
