@@ -28,6 +28,10 @@ PAIRS = [
     for codec in CODECS
     if name != "word_piece" or codec in ("index", "digits")  # decodes its own "12.3" as "12. 3"
 ]
+EVERY_TOKEN = [  # of Llama's 32 000 with two codecs; with the others it takes as long as all the rest
+    pytest.param(*pair, marks=pytest.mark.slow if pair[0] == "llama" and pair[1] not in ("index", "seconds") else ())
+    for pair in PAIRS
+]
 MODES = {
     "greedy": {"do_sample": False},
     "sampled": {"do_sample": True, "temperature": 3.0},
@@ -112,7 +116,7 @@ def test_free_text_around_spans(name, codec, wrapped):
         assert state is not None and constraint.grammar(60.0).accepts(state)
 
 
-@pytest.mark.parametrize(("name", "codec"), PAIRS)
+@pytest.mark.parametrize(("name", "codec"), EVERY_TOKEN)
 @pytest.mark.parametrize("free_text", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_masks_are_what_every_token_by_itself_gives(name, codec, free_text, wrapped):
     tt, duration = wrapped[name, codec], 60.0
@@ -138,7 +142,7 @@ def test_masks_are_what_every_token_by_itself_gives(name, codec, free_text, wrap
         assert mask.tolist() == alone
 
 
-@pytest.mark.parametrize(("name", "codec"), PAIRS)
+@pytest.mark.parametrize(("name", "codec"), EVERY_TOKEN)
 def test_masks_right_behind_a_span_are_those_of_every_token(name, codec, wrapped):
     tt, duration = wrapped[name, codec], 60.0
     constraint = SpanConstraint(tt, max_spans=2, free_text=True, stop_ids=[stop_id(tt)])
