@@ -158,7 +158,7 @@ def _mean_of_rows(rows: Tensor) -> Tensor:
         return rows.mean(-2, keepdim=True)
     if rows.dtype == torch.bfloat16 and rows.is_contiguous() and not (rows.requires_grad and torch.is_grad_enabled()):
         each = torch.arange(rows[..., 0].numel(), device=rows.device)
-        means = embedding_bag(each, rows.flatten(0, -2), each[:: rows.shape[-2]], mode="mean")  # as fast as is read
+        means = embedding_bag(each, rows.flatten(0, -2), each[:: rows.shape[-2]], mode="mean")
         return means.view(*rows.shape[:-2], 1, -1)
     return (rows.new_ones(1, rows.shape[-2]) @ rows).div_(rows.shape[-2])
 
