@@ -149,6 +149,16 @@ def test_frames_and_times_equal_those_of_decoding_everything(
     assert torch.equal(torch.stack([picture for _, picture in played]), torch.stack(pictures))
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_tags_that_are_no_utf_8(tmp_path: Path, name: str) -> None:
+    """PyAV 18 fails on them unless it is told what to do, which 19 must not be."""
+    path = write(tmp_path / name, 5)
+    content = path.read_bytes()
+    assert b"Lavf" in content
+    path.write_bytes(content.replace(b"Lavf", b"\xe9avf"))
+    assert numbers(read_frames(path, 5)) == [0, 1, 2, 3, 4]
+
+
 def test_packets_before_the_first_keyframe_show_nothing(tmp_path: Path) -> None:
     whole, cut = write(tmp_path / "whole.mp4", NUM, fps=FPS, gop=8), tmp_path / "cut.mp4"
     with av.open(str(whole)) as source, av.open(str(cut), "w") as target:

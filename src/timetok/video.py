@@ -237,8 +237,9 @@ def _opened(source: Path | BinaryIO, num_threads: int = 0) -> Iterator[tuple[Inp
     """The container and its first video stream that is no picture of a cover; else a VideoError. 0 threads: many."""
     # "file:" and the whitelist: a name is never read as a URL, and a playlist inside the file reaches no network.
     address = f"file:{source}" if isinstance(source, Path) else source
+    tags: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}  # 19 always does
     try:
-        with av.open(address, "r", options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
+        with av.open(address, "r", options={"protocol_whitelist": "file"}, **tags) as container:
             if (kind := container.format.name) in ("tty", "image2") or kind.endswith("_pipe"):
                 raise VideoError(f"{source} is {'text' if kind == 'tty' else 'a still image'}, not a video")
             for stream in container.streams.video:
@@ -327,8 +328,7 @@ class _Walk:
 
     def find(self, tick: int) -> VideoFrame:
         """The frame shown at ``tick``, which must not lie before one already found; a VideoError if it is lost."""
-        self.wanted = tick
-        before = bisect_right(self.keyframes, tick) - 1
+        self.wanted, before = tick, bisect_right(self.keyframes, tick) - 1
         if before >= 0 and self.keyframes[before] > self.position:
             self.position = self.keyframes[before]
             self.container.seek(self.position, stream=self.stream)
