@@ -325,7 +325,7 @@ def test_a_dry_run_tells_what_it_would_do(folder: Path, tmp_path: Path, capsys: 
     assert all(word in text for word in ("parameters", "trained", "tokens", "GiB", "anet", "records"))
     assert not out.exists()
     with pytest.raises(DataError, match=r"--dry-run: expected a preset with a \[start\]"):
-        dry_run(load_preset("shapes"))
+        dry_run(load_preset(str(Path(__file__).parents[2] / "examples" / "shapes.toml")))
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # read by peft

@@ -27,11 +27,12 @@ from timetok.vision import FrameEncoder
 
 SMOKE = "smoke=true"
 EXAMPLES = Path(__file__).parents[2] / "examples"
+SHAPES = str(EXAMPLES / "shapes.toml")  # a checkout knows its name, too
 
 
 def command(out: Path, *changes: str) -> list[str]:
     sets = [part for change in changes for part in ("--set", change)]
-    return [sys.executable, "-m", "timetok.cli", "train", "shapes", "--out", str(out), *sets]
+    return [sys.executable, "-m", "timetok.cli", "train", SHAPES, "--out", str(out), *sets]
 
 
 @pytest.fixture(scope="module")
@@ -92,36 +93,40 @@ def test_another_preset_in_the_same_folder_is_refused(whole_run: Path, capsys: p
 
 def test_features_of_another_preset_are_refused(whole_run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"other settings \(cache.json\)"):
-        train(load_preset("shapes", [SMOKE, "features.frames_per_clip=60", f"data.folder={whole_run}"]), tmp_path)
+        train(load_preset(SHAPES, [SMOKE, "features.frames_per_clip=60", f"data.folder={whole_run}"]), tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "message"),
+    ("change", "message"),
     [
-        ("nosuch", (), "nosuch"),
-        ("missing.toml", (), "missing.toml"),
-        ("shapes", ("lr",), "key=value"),
-        ("shapes", ("nosuch.key=1",), "nosuch"),
-        ("shapes", ("nosuch=1",), "nosuch"),
-        ("shapes", ("loss.sigm=0",), "sigm"),
-        ("shapes", ("stages.1.turns=0",), "turns"),
-        ("shapes", ("data.num_clips=ten",), "num_clips"),
-        ("shapes", ("=1",), "key=value"),
-        ("shapes", ("lm=1",), "lm: expected dict"),
-        ("shapes", ("data=1",), "data: expected dict"),
-        ("shapes", ("data.seed=-1",), "seed: expected int"),
-        ("shapes", ("model.time_markers=1",), "time_markers: expected bool"),
-        ("shapes", ("stages=1",), "stages: expected list"),
-        ("shapes", ("stages=[]",), "stages: expected list"),
-        ("shapes", ("stages=[{turns=1}]",), r"stages.0: missing \['matrix_learning_rate'"),
-        ("shapes", ("stages.7.num_samples=1",), "stages"),
-        ("shapes", ("stages.0.num_frames=none",), "num_frames"),
-        ("shapes", ("smoke=maybe",), "smoke"),
+        ("lr", "key=value"),
+        ("nosuch.key=1", "nosuch"),
+        ("nosuch=1", "nosuch"),
+        ("loss.sigm=0", "sigm"),
+        ("stages.1.turns=0", "turns"),
+        ("data.num_clips=ten", "num_clips"),
+        ("=1", "key=value"),
+        ("lm=1", "lm: expected dict"),
+        ("data=1", "data: expected dict"),
+        ("data.seed=-1", "seed: expected int"),
+        ("model.time_markers=1", "time_markers: expected bool"),
+        ("stages=1", "stages: expected list"),
+        ("stages=[]", "stages: expected list"),
+        ("stages=[{turns=1}]", r"stages.0: missing \['matrix_learning_rate'"),
+        ("stages.7.num_samples=1", "stages"),
+        ("stages.0.num_frames=none", "num_frames"),
+        ("smoke=maybe", "smoke"),
     ],
 )
-def test_bad_presets_are_refused(name: str, changes: tuple[str, ...], message: str) -> None:
+def test_bad_changes_are_refused(change: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        load_preset(name, changes)
+        load_preset(SHAPES, [change])
+
+
+@pytest.mark.parametrize("name", ["nosuch", "missing.toml"])
+def test_a_preset_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match=name):
+        load_preset(name)
 
 
 @pytest.mark.parametrize("bases", [{"a": "a"}, {"a": "b", "b": "c", "c": "a"}, {"a": "b", "b": "b"}])
@@ -140,7 +145,7 @@ def test_a_preset_that_is_based_on_itself_is_refused(bases: dict[str, str], tmp_
 )  # fmt: skip
 def test_a_bad_setting_is_refused_before_any_work(tmp_path: Path, change: str) -> None:
     with pytest.raises(DataError, match=r"trainer|cannot be built"):
-        train(load_preset("shapes", [change]), tmp_path)
+        train(load_preset(SHAPES, [change]), tmp_path)
     assert not (tmp_path / "clips").exists()
 
 
@@ -155,19 +160,24 @@ def test_the_tower_is_the_bundled_one_or_that_of_a_file_or_timms(
 ) -> None:
     bundled = Localizer.load().model.model.vision
     torch.manual_seed(3)
-    other = FrameEncoder(**load_preset("shapes")["vision"])
+    other = FrameEncoder(**load_preset(SHAPES)["vision"])
     save_file(other.state_dict(), tmp_path / "encoder.safetensors")
-    assert same(build_model(load_preset("shapes"))[0].model.vision, bundled)
+    assert same(build_model(load_preset(SHAPES))[0].model.vision, bundled)
     assert same(
-        build_model(load_preset("shapes", [f"data.tower={tmp_path / 'encoder.safetensors'}"]))[0].model.vision, other
+        build_model(load_preset(SHAPES, [f"data.tower={tmp_path / 'encoder.safetensors'}"]))[0].model.vision, other
     )
     monkeypatch.setattr("shapes_world.recipe.FrameEncoder", lambda **_: other)  # in place of timm's download
-    assert same(build_model(load_preset("shapes", ["vision.pretrained=true"]))[0].model.vision, other)
+    assert same(build_model(load_preset(SHAPES, ["vision.pretrained=true"]))[0].model.vision, other)
+
+
+@pytest.mark.skipif(not EXAMPLES.with_name("src").exists(), reason="a wheel does not know the examples' names")
+def test_presets_of_a_checkout_go_by_their_names() -> None:
+    assert load_preset("shapes") == load_preset(SHAPES)
 
 
 def test_changes_are_toml_values_and_bare_words() -> None:
     preset = load_preset(
-        "shapes", ["stages.0.trainer.learning_rate=1e-4", "model.pooler={fast=false}", "vision.name=resnet18"]
+        SHAPES, ["stages.0.trainer.learning_rate=1e-4", "model.pooler={fast=false}", "vision.name=resnet18"]
     )
     assert preset["stages"][0]["trainer"]["learning_rate"] == 1e-4
     assert preset["model"]["pooler"] == {"fast": False}
@@ -175,7 +185,7 @@ def test_changes_are_toml_values_and_bare_words() -> None:
 
 
 def test_only_answers_are_learned_and_prompts_keep_their_ids() -> None:
-    processor = build_model(load_preset("shapes"))[1]
+    processor = build_model(load_preset(SHAPES))[1]
     turns = [("When is the red circle visible?", "<1.00> <4.00>"), ("How many shapes appear?", "two")]
     row = {"turns": processor.conversation(turns, 10.0), "video_features": torch.zeros(100, 16, 1)}
     batch = processor.prompts.collate([{**row, "duration_seconds": 10.0}])
