@@ -164,7 +164,7 @@ def test_an_expanded_gradient_is_read_right():
 def test_gradcheck_and_no_second_derivative():
     grid = features(1, 2, 2, 3, 2).requires_grad_()
     pooler = SlowFastPooler(backend="triton")
-    assert torch.autograd.gradcheck(pooler, grid)
+    assert torch.autograd.gradcheck(pooler, grid, fast_mode=True)  # random projections tell all of what is linear
     (first,) = torch.autograd.grad(pooler(grid).square().sum(), grid, create_graph=True)
     with pytest.raises(RuntimeError, match=r"slow_fast_backward.*no autograd formula"):
         first.sum().backward()
@@ -183,10 +183,10 @@ def test_nothing_in_nothing_out(shape):
 def test_opcheck():
     options = [(4, 2, 2), (3, 1, 2), (0, 2, 2)]
     for layout in options:
-        grid = features(2, 5, 4, 6, 3, dtype=torch.float32).requires_grad_()
+        grid = features(1, 3, 2, 4, 2, dtype=torch.float32).requires_grad_()  # small: the interpreter is slow
         torch.library.opcheck(kernels.slow_fast, (grid, *layout))
         gradient = torch.randn_like(kernels.slow_fast(grid.detach(), *layout))
-        torch.library.opcheck(kernels.slow_fast_backward, (gradient, [2, 5, 4, 6, 3], *layout))
+        torch.library.opcheck(kernels.slow_fast_backward, (gradient, [*grid.shape], *layout))
 
 
 def test_one_graph_for_all_numbers_of_frames():
