@@ -1,8 +1,7 @@
 """Answers against annotations, by the rules of a protocol: a table of measures a question, and its averages.
 
 Protocols make an average of IoUs a number that can be compared; each named one is a row of ``protocols.toml``.
-
-Shapes: n questions, v videos, c measures, r resamples.
+Shapes: n questions, v videos, c measures.
 """
 
 import math

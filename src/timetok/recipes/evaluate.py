@@ -51,9 +51,8 @@ def read_questions(
     One a query, with all its windows in QVHighlights; a protocol with detection asks one a record, for all its events.
     Windows are as annotated, in order but not clipped. ``wording`` is the question about an ``{event}``, a query in
     small letters; ``how`` is ``media`` (``videos`` beside it if None), ``layout``, ``durations`` of `read_records`.
-
-    Raises DataError where there is none, or an entry does not follow its schema, or lacks a window or a duration, and
-    ArgumentError where ``wording`` has no place for the event.
+    DataError: there is none, or an entry does not follow its schema, or lacks a window or a duration; ArgumentError:
+    ``wording`` has no place for the event.
     """
     if "{event}" not in wording:
         raise ArgumentError(f"wording: expected a question with {{event}} in it, got {wording!r}")
