@@ -97,7 +97,7 @@ class Localizer:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str] | None = None, *, device: str = "cpu") -> Self:
-        """Load a LITA folder, None for the bundled one, on a CPU in float32; ModelFolderError if it is no LITA."""
+        """Load a LITA folder, bundled if None, in float32 on a CPU, else as stored; ModelFolderError: it is none."""
         path = find_folder(folder)
         with telling_which(path):
             kind = LitaConfig.get_config_dict(path)[0].get("model_type")
