@@ -27,10 +27,9 @@ from timetok.video import Frames, Part, read_frames, spread
 
 
 class HubLocalizer:
-    """A video language model of transformers and its own processor; offers what `Localizer` does for LITA.
+    """An ``AutoModelForImageTextToText`` and its own processor, shown ``num_frames``; what `Localizer` is for LITA.
 
     It is asked for one span and held to ``12.3 - 45.0 seconds`` from its first token on, even if it would rather think.
-    ``model`` is of ``AutoModelForImageTextToText``, ``processor`` its own; ``num_frames`` are shown to it.
     """
 
     def __init__(self, model: Any, processor: Any, *, num_frames: int = 64) -> None:
@@ -58,10 +57,7 @@ class HubLocalizer:
         self, clips: Sequence[Frames], questions: Sequence[str], durations: Sequence[float], *,
         max_new_tokens: int = 96, constrained: bool = True, streamer: BaseStreamer | None = None,
     ) -> list[Answer]:  # fmt: skip
-        """Answer questions greedily, with what `encode` gave and the duration in seconds for each; as `Localizer.ask`.
-
-        With thousands of visual tokens each they are put one by one, without padding. There are no confidences.
-        """
+        """As `Localizer.ask`, but one by one, since each has thousands of visual tokens; there are no confidences."""
         answers, stops = [], sorted(self._constraint.stop_ids)
         options: Any = {"eos_token_id": stops, "pad_token_id": stops[0], "streamer": streamer, "do_sample": False}
         options |= {"max_new_tokens": max_new_tokens, "num_beams": 1, "repetition_penalty": 1.0}  # digits may repeat

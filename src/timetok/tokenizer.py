@@ -38,11 +38,9 @@ class TimeTokenizer:
     each of its rows. More or fewer raise TimeRangeError, and so does one that is not positive and finite.
 
     ``time_token_ids`` are those of the codec's tokens, contiguous and in its order; empty where it has none.
-
-    Raises:
-        TokenizerError: A token of the codec is missing, ids are not contiguous, or the tokenizer does not find
-            every token alone, glued to text, glued to another, and at both ends of a text. In methods, text holds
-            plain characters like a time token, which takes a ``tokenizers`` backend to tell apart, and there is none.
+    TokenizerError: one is missing, ids are not contiguous, or the tokenizer does not find every token alone, glued to
+    text, glued to another, and at both ends of a text. In methods, text holds plain characters like a time token, which
+    takes a ``tokenizers`` backend to tell apart, and there is none.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, codec: MomentCodec) -> None:
@@ -103,10 +101,7 @@ class TimeTokenizer:
     def __call__(
         self, text: str | list[str], duration: Numbers | None = None, *, trusted: bool = True, **hf_kwargs: Any
     ) -> BatchEncoding:
-        """Tokenise one text or a batch as the wrapped tokenizer does, whose ``__call__`` is handed ``hf_kwargs``.
-
-        Pass ``trusted=False`` for what a user typed; ``duration`` is for trusted text.
-        """
+        """Tokenise a text or batch, ``trusted`` unless a user typed it, as the wrapped tokenizer with ``hf_kwargs``."""
         tokenizer: PreTrainedTokenizerBase = self.tokenizer
         if not trusted:
             if self._has_tokens([text, hf_kwargs.get("text_pair")]):

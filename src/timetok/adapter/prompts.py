@@ -27,10 +27,7 @@ class TokenIds(NamedTuple):
 
 
 class VideoPrompts:
-    """Prompts and features, or pixels → a batch: time tokenizer and the pooler's plan, no weights, picklable.
-
-    ``grid`` is the patch grid that an encoder makes of pixels, ``video_token_id`` the id of the placeholder.
-    """
+    """Prompts and features, or pixels, of which an encoder makes a patch ``grid`` → a batch; no weights, picklable."""
 
     def __init__(self, tt: TimeTokenizer, plan: PoolingPlan, *, grid: tuple[int, int] | None = None) -> None:
         self.tt, self.plan, self.grid = tt, plan, grid

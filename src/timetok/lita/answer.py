@@ -97,10 +97,7 @@ class Localizer:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str] | None = None, *, device: str = "cpu") -> Self:
-        """Load a LITA folder, the bundled model if None; ModelFolderError if it is missing or no LITA.
-
-        On the CPU it computes in float32, on other devices in the folder's own dtype.
-        """
+        """Load a LITA folder, bundled if None, in float32 on a CPU, else as stored; ModelFolderError: it is none."""
         path = find_folder(folder)
         with telling_which(path):
             kind = LitaConfig.get_config_dict(path)[0].get("model_type")
@@ -137,12 +134,11 @@ class Localizer:
             row = batch["input_ids"][0][batch["attention_mask"][0].bool()]
             begins = row[: int((row == self.processor.video_token_id).nonzero()[-1]) + 1]
             batch["video_features"] = [remember(self.model.model, first.tokens, begins.tolist())] * len(videos)
-        length = batch["input_ids"].shape[1]
         greedy: Any = {"do_sample": False, "num_beams": 1, "return_dict_in_generate": True, "output_logits": True}
         if constrained:
             greedy["logits_processor"] = [self._constraint().processor(list(durations))]
         output = self.model.generate(**batch, max_new_tokens=max_new_tokens, streamer=streamer, **greedy)
-        new = output.sequences[:, length:]
+        new = output.sequences[:, batch["input_ids"].shape[1] :]
         steps = zip(output.logits, new.T, strict=True)
         chosen = torch.cat([logits.float().softmax(-1).gather(1, ids[:, None]) for logits, ids in steps], dim=1)
         lengths = batch["attention_mask"].sum(1).tolist()
@@ -153,23 +149,22 @@ class Localizer:
 
         See `span_distribution`; its confidence is that IoU. TokenizerError: there are no time tokens.
         """
-        return [self._weighed(*each) for each in zip(videos, questions, durations, strict=True)]
-
-    def _weighed(self, video: EncodedVideo | Tensor, question: str, duration: float) -> Answer:
-        tt, grid = self.tt, self.tt.grid
+        answers, tt, grid = list[Answer](), self.tt, self.tt.grid
         written = tt.tokenizer.encode(" " + format_span(tt.codec, Span(0.0, 1.0), 1.0), add_special_tokens=False)
         first, second = (written.index(tt.encode_time(end, 1.0)[0]) for end in (0.0, 1.0))
-        batch = self._batch([question], [duration], len(written), [video])
-        ids = torch.cat([batch["input_ids"], batch["input_ids"].new_tensor([written[:first]])], 1)
-        inputs = {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
         between = written[first + 1 : second]
-        (found,) = span_distribution(self.model, inputs, tt, durations=[duration], between_ids=between)
-        span, confidence = found.best()
-        start, end = grid.encode([*span], duration)
-        likely = float(found.joint.sum(1)[start]), float(found.joint.sum(0)[end])
-        moved, num_tokens = found.refined(span), ids.shape[1] + len(written) - first
-        text = f"<{moved.start:.2f}> <{moved.end:.2f}>"
-        return Answer(text, (moved,), (confidence,), tuple(moved), duration, likely, num_tokens=num_tokens)
+        for video, question, duration in zip(videos, questions, durations, strict=True):
+            batch = self._batch([question], [duration], len(written), [video])
+            ids = torch.cat([batch["input_ids"], batch["input_ids"].new_tensor([written[:first]])], 1)
+            inputs = {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            (found,) = span_distribution(self.model, inputs, tt, durations=[duration], between_ids=between)
+            span, confidence = found.best()
+            start, end = grid.encode([*span], duration)
+            likely = float(found.joint.sum(1)[start]), float(found.joint.sum(0)[end])
+            moved, num_tokens = found.refined(span), ids.shape[1] + len(written) - first
+            text = f"<{moved.start:.2f}> <{moved.end:.2f}>"
+            answers.append(Answer(text, (moved,), (confidence,), tuple(moved), duration, likely, num_tokens=num_tokens))
+        return answers
 
     def _batch(
         self, questions: Sequence[str], durations: Sequence[float], max_new_tokens: int, videos: Sequence[Any] = ()

@@ -1,8 +1,7 @@
 """Answers against annotations, by the rules of a protocol: a table of measures a question, and its averages.
 
 Protocols make an average of IoUs a number that can be compared; each named one is a row of ``protocols.toml``.
-
-Shapes: n questions, v videos, c measures, r resamples.
+Shapes: n questions, v videos, c measures.
 """
 
 import math
@@ -230,11 +229,9 @@ def evaluate(
     table = np.stack([*measures.values()], 1)  # [n c]
     if rules.unparsed == "drop":
         table[~parsed] = math.nan
-    rows = [dict(zip(measures, row, strict=True)) for row in table.tolist()]
-    samples = tuple(
-        SampleScore(one.question_id, one.vid, one.task, *each)
-        for one, *each in zip(references, windows, parsed.tolist(), rows, strict=True)
-    )
+    rows = (dict(zip(measures, row, strict=True)) for row in table.tolist())
+    found = zip(references, windows, parsed.tolist(), rows, strict=True)
+    samples = tuple(SampleScore(one.question_id, one.vid, one.task, *each) for one, *each in found)
     tasks = sorted({one.task for one in references})
     by_task = {task: _score([each for each in samples if each.task == task], rules) for task in tasks}
     total = vars(_score(samples, rules))

@@ -43,8 +43,7 @@ def hull_iou(a: Spans, b: Spans) -> float:
     >>> hull_iou([(0, 1), (9, 10)], [(0, 10)]), union_iou([(0, 1), (9, 10)], [(0, 10)])
     (1.0, 0.2)
     """
-    sides = as_pairs(a), as_pairs(b)
-    hulls = [np.array([side[:, 0].min(), side[:, 1].max()]) for side in sides if len(side)]
+    hulls = [np.array([side[:, 0].min(), side[:, 1].max()]) for side in map(as_pairs, (a, b)) if len(side)]
     return float(iou(*hulls)) if len(hulls) == 2 else 0.0
 
 

@@ -40,13 +40,12 @@ class Path:
         frames: ``"all"``; ``"even"``, ``num`` of them at ``round(linspace(0, t - 1, num))``, ties to even; ``"floor"``,
             ``num`` of them at ``int(linspace(0, t, num + 1))[:-1]``; ``"every"``, each ``num``-th from the first on;
             ``"others"``, those that ``"every"`` leaves; or indices.
-        window: Frames, rows and columns that become one token; 0 for all of them.
+        window: Frames, rows and columns that become one token, 0 for all; a last group of too few frames is kept.
         cells: Rows and columns of tokens a frame, in place of a window's: cell i of n spans ``floor(i h / n)`` to
             ``ceil((i + 1) h / n)``, as adaptive pooling in PyTorch has it.
         reduction: What a window is reduced by; ``"bilinear"`` samples the middle of each cell instead.
         partial: What happens where windows do not divide the patches: ``"floor"`` drops the border, as PyTorch pools,
             ``"ceil"`` makes smaller windows of it, ``"adaptive"`` spreads as many windows as fit over everything.
-            A last group of too few frames is always kept.
         separators: Learned vectors by place, as pairs such as ``("row_end", "newline")``. Else ArgumentError is raised.
     """
 

@@ -12,14 +12,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import (
-    adaptive_avg_pool2d,
-    adaptive_max_pool2d,
-    avg_pool2d,
-    embedding_bag,
-    interpolate,
-    max_pool2d,
-)
+from torch.nn import functional
 
 from timetok.pooling.plan import Path, PoolingPlan
 
@@ -78,11 +71,12 @@ def over_space(frames: Tensor, path: Path) -> Tensor:
     if sized or path.reduction == "bilinear" or window[0] > height or window[1] > width:  # which may be refused
         size: Any = [len(each) for each in path.intervals((height, width))]
     if path.reduction == "bilinear":
-        cells = interpolate(images, size, mode="bilinear", align_corners=False)
+        cells = functional.interpolate(images, size, mode="bilinear", align_corners=False)
     elif sized:
-        cells = (adaptive_max_pool2d if is_max else adaptive_avg_pool2d)(images, size)
+        cells = (functional.adaptive_max_pool2d if is_max else functional.adaptive_avg_pool2d)(images, size)
     else:
-        cells = (max_pool2d if is_max else avg_pool2d)(images, window, ceil_mode=path.partial == "ceil")
+        pool_windows = functional.max_pool2d if is_max else functional.avg_pool2d
+        cells = pool_windows(images, window, ceil_mode=path.partial == "ceil")
     return cast(Tensor, cells.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2]))
 
 
@@ -158,7 +152,7 @@ def _mean_of_rows(rows: Tensor) -> Tensor:
         return rows.mean(-2, keepdim=True)
     if rows.dtype == torch.bfloat16 and rows.is_contiguous() and not (rows.requires_grad and torch.is_grad_enabled()):
         each = torch.arange(rows[..., 0].numel(), device=rows.device)
-        means = embedding_bag(each, rows.flatten(0, -2), each[:: rows.shape[-2]], mode="mean")
+        means = functional.embedding_bag(each, rows.flatten(0, -2), each[:: rows.shape[-2]], mode="mean")
         return means.view(*rows.shape[:-2], 1, -1)
     return (rows.new_ones(1, rows.shape[-2]) @ rows).div_(rows.shape[-2])
 

@@ -51,9 +51,8 @@ def read_questions(
     One a query, with all its windows in QVHighlights; a protocol with detection asks one a record, for all its events.
     Windows are as annotated, in order but not clipped. ``wording`` is the question about an ``{event}``, a query in
     small letters; ``how`` is ``media`` (``videos`` beside it if None), ``layout``, ``durations`` of `read_records`.
-
-    Raises DataError where there is none, or an entry does not follow its schema, or lacks a window or a duration, and
-    ArgumentError where ``wording`` has no place for the event.
+    DataError: there is none, or an entry does not follow its schema, or lacks a window or a duration; ArgumentError:
+    ``wording`` has no place for the event.
     """
     if "{event}" not in wording:
         raise ArgumentError(f"wording: expected a question with {{event}} in it, got {wording!r}")
@@ -235,12 +234,9 @@ def write_report(
     listed = [f"\n{kind}: {', '.join(map(str, ids))}" for kind, ids in report.problems.items() if ids]
     with replacing(out / "report.md") as partial:
         partial.write_text("\n".join([*lines, *listed]) + "\n", encoding="utf-8")
-    sides = zip_longest(report.per_sample, references, answers)
-    rows = [_row(sample, truth, answer, grid) for sample, truth, answer in sides]
+    rows = [_row(*sides, grid) for sides in zip_longest(report.per_sample, references, answers)]
     with replacing(out / "samples.csv") as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
+        csv.writer(file).writerows([rows[0], *(row.values() for row in rows)])
     figures = {"iou": plots.ious(rows), "length": plots.errors(rows), "place": plots.errors(rows, "place")}
     for name, figure in (figures | {"calibration": plots.calibration(rows)}).items():
         plots.save(figure, out / f"{name}.png")
@@ -252,10 +248,8 @@ def _row(sample: SampleScore, truth: Reference, answer: Answer | None, grid: Tim
     held = truths[iou(window, truths).argmax() if len(window) else 0]
     off = np.abs(window[0] - held) if sample.parsed else np.full(2, np.nan)
     row: dict[str, Any] = {"question_id": sample.question_id, "vid": sample.vid, "task": sample.task, "seconds": length}
-    spans = {"truth": truth.spans, "windows": sample.windows}
-    row |= {
-        name: " ".join(f"{round(start, 3):g}-{round(end, 3):g}" for start, end in each) for name, each in spans.items()
-    }
+    for name, spans in (("truth", truth.spans), ("windows", sample.windows)):
+        row[name] = " ".join(f"{round(start, 3):g}-{round(end, 3):g}" for start, end in spans)
     row |= {"parsed": sample.parsed, **sample.measures, "error": off.mean(), "place": held.mean() / length}
     right = off <= (grid.max_error(length) if grid else 0) * (1 + 1e-9)
     likely: list[float] = []

@@ -1,7 +1,4 @@
-"""Annotation files in the layouts of their data sets, read into one kind of record, and what their spans need.
-
-What does not follow its layout is a DataError; what follows it and cannot be so, as a span beyond its video, is noted.
-"""
+"""Annotation files in the layouts of their data sets, read into one kind of record, and what their spans need."""
 
 import csv
 import json

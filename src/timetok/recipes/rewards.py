@@ -17,10 +17,7 @@ Reward: TypeAlias = Callable[..., list[float]]
 
 
 def temporal_iou(tt: TimeTokenizer) -> Reward:
-    """What the spans of an answer and the true ones share, of what they cover together: in [0, 1].
-
-    The column ``spans`` has a ``(start, end)``, in seconds, or a list of them. No span: 0.
-    """
+    """IoU of an answer's spans, 0 without any, with the column ``spans``: ``(start, end)`` in seconds, or a list."""
 
     def temporal_iou(*, completion_ids: Ids, spans: Sequence[Any], duration: Sequence[float], **_: Any) -> list[float]:
         found = tt.spans(list(map(list, completion_ids)), list(duration))

@@ -1,7 +1,4 @@
-"""From a preset to a trained model: its recipe builds the model and opens the data, the HF Trainer does the rest.
-
-What is in the output folder is not done again: a run that was interrupted ends at the weights of one that was not.
-"""
+"""From a preset to a trained model: its recipe builds the model and opens the data, the HF Trainer does the rest."""
 
 import sys
 import tomllib
@@ -179,7 +176,8 @@ def stage_arguments(preset: Preset, out: Path) -> list[TrainingArguments]:
 def train(preset: Preset, out: Path) -> Path:
     """Run every stage of a preset, as ``load_preset`` gives it, or resume the run of ``out``; gives ``out/model``.
 
-    Processes of torchrun or accelerate share the work. DataError: it is of another preset, or a setting is refused.
+    One that was interrupted ends at the weights of one that was not. Processes of torchrun or accelerate share the
+    work. DataError: it is of another preset, or a setting is refused.
     """
     recipe, data = load_recipe(preset), preset["data"]
     settings = {**preset, "data": {**data, "folder": ""}, "wordings": WORDINGS}  # where it is, is no setting
@@ -191,11 +189,11 @@ def train(preset: Preset, out: Path) -> Path:
             raise ValueError(f"they are {numbers}")
     if unknown := {task for rates in tables for task in rates} - recipe.TASKS.keys():
         raise DataError(f"rates: there is no task {sorted(unknown)}, only {[*recipe.TASKS]}")
-    model, processor = build_model(preset)
     if (out / "preset.json").exists():
         claim(out / "preset.json", settings)
     if (out / "model").exists():
         return out / "model"
+    model, processor = build_model(preset)
     sources = recipe.open_sources(preset, model, processor, Path(data["folder"] or out))
     claim(out / "preset.json", settings)  # only now: what was refused may be put right in the same folder
     log = train_stages(preset, model, processor, sources, out)
