@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from timetok.codecs import IndexCodec
 from timetok.errors import ArgumentError
-from timetok.plots import calibration, curves, errors, ious, save, timeline
-from timetok.timegrid import Span
+from timetok.metrics import codec_ceiling
+from timetok.plots import calibration, curves, errors, ious, layout, quantisation, save, timeline, training
+from timetok.pooling import PRESETS
+from timetok.recipes.records import Plan
+from timetok.timegrid import Span, TimeGrid
 from timetok.video import Frames
 
 T, DURATION = 40, 20.0
@@ -295,3 +300,66 @@ def test_rows_of_something_else_are_refused() -> None:
     for draw in (ious, errors, calibration, lambda rows: errors(rows, "length")):
         with pytest.raises(ArgumentError, match="rows: expected columns"):
             draw([{"mine": 1}])
+
+
+LAYOUTS: dict[str, tuple[int, tuple[int, int]]] = {
+    "lita": (10, (4, 4)),
+    "llava-video": (11, (4, 4)),
+    "tsp": (16, (2, 2)),
+    "lita-spatial-pool": (7, (6, 4)),
+    "lita-spatial": (3, (2, 3)),
+}
+
+
+@pytest.mark.parametrize("preset", LAYOUTS)
+def test_a_token_is_drawn_on_its_patches_in_its_colour_with_its_number(preset: str) -> None:
+    num_frames, (height, width) = LAYOUTS[preset]
+    plan = PRESETS[preset]
+    tokens = plan.tokens(num_frames, (height, width))
+    figure = layout(plan, num_frames, (height, width))
+    assert [axes.get_ylabel() for axes in figure.axes] == [path.name for path in plan.paths]
+    for axes, path in zip(figure.axes, plan.paths, strict=True):
+        drawn = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+        frames, cells = drawn[:num_frames], drawn[num_frames:]
+        wanted = [
+            (place, frame, token)
+            for place, token in enumerate(tokens)
+            if token.path == path.name and not token.separator
+            for frame in token.frames
+        ]
+        for cell, text, (place, frame, token) in zip(cells, axes.texts, wanted, strict=True):
+            left, top = frames[frame].get_xy()
+            assert token.rows is not None and token.columns is not None
+            sides = token.columns[1] - token.columns[0], token.rows[1] - token.rows[0]
+            assert cell.get_xy() == (left + token.columns[0], top + token.rows[0])
+            assert (cell.get_width(), cell.get_height()) == sides
+            assert cell.get_facecolor() == colormaps["cividis"](place / len(tokens))
+            assert text.get_text() == str(place) and cell.contains_point(axes.transData.transform(text.get_position()))
+
+
+def test_a_layout_of_published_size_is_drawn_without_numbers_that_nobody_can_read() -> None:
+    figure = layout(PRESETS["lita"], 100, (16, 16))
+    figure.draw_without_rendering()
+    assert not any(text.get_text() for text in figure.axes[1].texts)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [str(k) for k in range(0, 100, 5)]
+
+
+def test_a_layout_refuses_what_its_plan_refuses() -> None:
+    with pytest.raises(ArgumentError, match="grid"):
+        layout(PRESETS["lita"], 4, (1, 1))
+
+
+def test_a_data_set_is_drawn_as_its_plan_says() -> None:
+    spans, durations = [Span(1, 3), Span(4, 4.5)], [20.0, 20.0]
+    found = Plan({size: codec_ceiling(IndexCodec(TimeGrid(size)), spans, durations) for size in (10, 100)}, 0.5, 0.9)
+    axes = quantisation(found).axes[0]
+    assert axes.get_xscale() == "log"
+    lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.get_lines()}
+    assert lines["mIoU"].tolist() == [each.miou for each in found.ceilings.values()]
+    assert lines["R@0.5"].tolist() == [each.recall[0.5] for each in found.ceilings.values()]
+    assert set(lines["wanted"]) == {0.9}
+
+
+def test_losses_are_drawn_over_their_steps() -> None:
+    (line,) = training([10, 20], [2.0, 1.5]).axes[0].get_lines()
+    assert np.asarray(line.get_xydata()).tolist() == [[10, 2.0], [20, 1.5]]

@@ -237,12 +237,9 @@ def _plan(options: argparse.Namespace) -> None:
     table = {size: ceiling._asdict() for size, ceiling in found.ceilings.items()}
     print(json.dumps({"enough": found.enough, "ceilings": table}) if options.json else found)
     if options.plot:
-        from timetok.plots import curves, save
+        from timetok.plots import quantisation, save
 
-        columns = list(found.ceilings.values())
-        recalls = {f"R@{key:g}": [column.recall[key] for column in columns] for key in columns[0].recall}
-        shares = {"mIoU": [column.miou for column in columns], **recalls, "wanted": [found.wanted] * len(columns)}
-        save(curves([*found.ceilings], shares, xlabel="time tokens T", ylabel="share at best", log=True), options.plot)
+        save(quantisation(found), options.plot)
 
 
 def _check_data(opt: argparse.Namespace) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
 from timetok.atomic import replacing
@@ -97,6 +99,50 @@ def curves(x: ArrayLike, lines: Mapping[str, ArrayLike], *, xlabel: str, ylabel:
     for name, values in lines.items():
         axes.plot(x, values, linewidth=1.8, marker="o" if np.size(x) < 20 else None, markersize=4, label=name)
     axes.legend(frameon=False)
+    return figure
+
+
+def quantisation(plan: Any) -> Figure:
+    """Draw what the spans of a data set can reach at best with T marks, of a `timetok.recipes.records.Plan`."""
+    columns = list(plan.ceilings.values())
+    recalls = {f"R@{key:g}": [column.recall[key] for column in columns] for key in columns[0].recall}
+    shares = {"mIoU": [column.miou for column in columns], **recalls, "wanted": [plan.wanted] * len(columns)}
+    return curves([*plan.ceilings], shares, xlabel="time tokens T", ylabel="share at best", log=True)
+
+
+def training(steps: ArrayLike, losses: ArrayLike) -> Figure:
+    """Draw losses ``[n]`` over the numbers ``[n]`` of the steps at which they were measured."""
+    return curves(steps, {"loss": losses}, xlabel="step", ylabel="training loss")
+
+
+def layout(plan: Any, num_frames: int, grid: tuple[int, int]) -> Figure:
+    """Draw which patches each token of a `timetok.pooling.PoolingPlan` is made of: frames side by side, a row a path.
+
+    A token's number, and its colour from dark to light, is its place in the sequence; those made of several frames
+    stand in all of them, learned separators in none. ArgumentError as in ``plan.tokens``.
+    """
+    tokens, (height, width) = plan.tokens(num_frames, grid), grid
+    lefts, every = np.arange(num_frames) * (width + 1), -(-num_frames // 20)  # frames are one patch apart
+    side = 0.9 * _WIDTH / (num_frames * (width + 1))  # of a patch, in inches
+    figure = Figure((_WIDTH, 0.8 + (height * side + 0.3) * len(plan.paths)), _DPI, facecolor="white")
+    figure.set_layout_engine("constrained")
+    figure.suptitle(f"{num_frames} frames of {height} × {width} patches, {len(tokens)} tokens", fontsize=9)
+    for axes, path in zip(figure.subplots(len(plan.paths), squeeze=False).flat, plan.paths, strict=True):
+        axes.set(xlim=(-1, lefts[-1] + width + 1), ylim=(height, 0), aspect="equal", frame_on=False, ylabel=path.name)
+        axes.set(xticks=(lefts + width / 2)[::every], xticklabels=range(0, num_frames, every), yticks=[])
+        axes.tick_params(length=0, labelsize=7)
+        for left in lefts.tolist():
+            axes.add_patch(Rectangle((left, 0), width, height, facecolor="none", edgecolor="#BBBBBB"))
+        for place, token in enumerate(tokens):
+            if token.path == path.name and token.separator is None:
+                (top, bottom), (first, stop), share = token.rows, token.columns, place / len(tokens)
+                sides, color = (stop - first, bottom - top), colormaps["cividis"](share)
+                style: Any = {"fontsize": min(7, 25 * side * sides[0]), "color": "k" if share > 0.6 else "w"}
+                for left in lefts[list(token.frames)].tolist():
+                    axes.add_patch(Rectangle((left + first, top), *sides, facecolor=color, edgecolor="w"))
+                    middle = left + (first + stop) / 2, (top + bottom) / 2
+                    axes.text(*middle, f"{place}" if style["fontsize"] > 2 else "", ha="center", va="center", **style)
+    figure.supxlabel("frame", fontsize=7)
     return figure
 
 

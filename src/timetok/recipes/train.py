@@ -289,7 +289,7 @@ def _write_card(folder: Path, card: Path, preset: Preset, log: Sequence[Mapping[
     write_json(folder / "training.json", {**facts, "curve": points})
     curve = [("step", "loss"), *points]
     (folder / "curve.csv").write_text("".join(f"{step},{loss}\n" for step, loss in curve), encoding="utf-8")
-    plots.save(plots.curves(steps, {"loss": losses}, xlabel="step", ylabel="training loss"), folder / "curve.png")
+    plots.save(plots.training(steps, losses), folder / "curve.png")
     text = card.read_text(encoding="utf-8").format(**facts, first=losses[0], last=losses[-1])
     (folder / "README.md").write_text(text, encoding="utf-8")
 
