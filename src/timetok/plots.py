@@ -123,11 +123,10 @@ def layout(plan: Any, num_frames: int, grid: tuple[int, int]) -> Figure:
     """
     tokens, (height, width) = plan.tokens(num_frames, grid), grid
     lefts, every = np.arange(num_frames) * (width + 1), -(-num_frames // 20)  # frames are one patch apart
-    side = 0.9 * _WIDTH / (num_frames * (width + 1))  # of a patch, in inches
-    figure = Figure((_WIDTH, 0.8 + (height * side + 0.3) * len(plan.paths)), _DPI, facecolor="white")
-    figure.set_layout_engine("constrained")
+    rows, side = len(plan.paths), 0.9 * _WIDTH / (num_frames * (width + 1))  # of a patch, in inches
+    figure = Figure((_WIDTH, 0.8 + (height * side + 0.3) * rows), _DPI, facecolor="white", layout="constrained")
     figure.suptitle(f"{num_frames} frames of {height} × {width} patches, {len(tokens)} tokens", fontsize=9)
-    for axes, path in zip(figure.subplots(len(plan.paths), squeeze=False).flat, plan.paths, strict=True):
+    for axes, path in zip(figure.subplots(rows, squeeze=False).flat, plan.paths, strict=True):
         axes.set(xlim=(-1, lefts[-1] + width + 1), ylim=(height, 0), aspect="equal", frame_on=False, ylabel=path.name)
         axes.set(xticks=(lefts + width / 2)[::every], xticklabels=range(0, num_frames, every), yticks=[])
         axes.tick_params(length=0, labelsize=7)
@@ -138,10 +137,10 @@ def layout(plan: Any, num_frames: int, grid: tuple[int, int]) -> Figure:
                 (top, bottom), (first, stop), share = token.rows, token.columns, place / len(tokens)
                 sides, color = (stop - first, bottom - top), colormaps["cividis"](share)
                 style: Any = {"fontsize": min(7, 25 * side * sides[0]), "color": "k" if share > 0.6 else "w"}
-                for left in lefts[list(token.frames)].tolist():
-                    axes.add_patch(Rectangle((left + first, top), *sides, facecolor=color, edgecolor="w"))
-                    middle = left + (first + stop) / 2, (top + bottom) / 2
-                    axes.text(*middle, f"{place}" if style["fontsize"] > 2 else "", ha="center", va="center", **style)
+                for x in (lefts[list(token.frames)] + first).tolist():
+                    axes.add_patch(Rectangle((x, top), *sides, facecolor=color, edgecolor="w"))
+                    if style["fontsize"] > 2:
+                        axes.text(x + sides[0] / 2, (top + bottom) / 2, place, ha="center", va="center", **style)
     figure.supxlabel("frame", fontsize=7)
     return figure
 

@@ -208,13 +208,16 @@ class VideoAdapter(nn.Module):
     ) -> Any:  # fmt: skip
         """The LM's own forward, with the videos in place.
 
-        ``input_ids`` ``[b s]`` have one placeholder per visual token; PromptError is raised where those of a row do not
-        fit whole videos, SpliceError where the LM is called in a way in which the videos do not reach it.
-        ``video_features`` are ``[m t p e]`` in the order of the placeholders, or a list of ``[t p e]``, of pooled ones
-        ``[n e]`` or of what ``encode_video`` gave; ``pixel_values_videos`` what ``vision`` reads instead,
-        ``[m t c h w]`` or a list; with both, ArgumentError. ``labels`` ``[b s]`` become -100 at placeholders and
-        padding. The loss is next-token cross entropy in float32, which not every LM computes, and the LM's auxiliary
-        loss; Trainer's ``num_items_in_batch``, not the number of targets, divides it. Other ``lm_kwargs`` are the LM's.
+        Args:
+            input_ids: ``[b s]`` with one placeholder per visual token; PromptError is raised where those of a row do
+                not fit whole videos, SpliceError where the LM is called in a way in which the videos do not reach it.
+            attention_mask: ``[b s]``, as the LM has it.
+            video_features: ``[m t p e]`` in the order of the placeholders, a list of ``[t p e]`` where
+                videos differ in length or of what ``encode_video`` gave, pooled ones ``[n e]``, or None for text alone.
+            pixel_values_videos: What ``vision`` reads instead, ``[m t c h w]``, or a list; with both, ArgumentError.
+            labels: ``[b s]``; those at placeholders and padding become -100. The loss is next-token cross entropy in
+                float32, which not every LM computes, and the LM's auxiliary loss.
+            **lm_kwargs: The LM's, and Trainer's ``num_items_in_batch``: it, not the targets' number, divides the loss.
         """
         num_items = lm_kwargs.pop("num_items_in_batch", None)
         with self._reading(input_ids, attention_mask, video_features, pixel_values_videos, lm_kwargs):
