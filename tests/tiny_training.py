@@ -2,7 +2,10 @@
 
 from dataclasses import fields
 
+import pytest
 import torch
+import transformers
+from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -11,6 +14,12 @@ from timetok import embeddings
 
 KNOWN = {field.name for field in fields(TrainingArguments)}
 CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in KNOWN else "gradient_checkpointing"
+
+
+def skip_before(version, why):
+    """Skip a test of what transformers does only from a version on."""
+    if Version(transformers.__version__) < Version(version):
+        pytest.skip(f"before transformers {version} {why}")
 
 
 def rows(num=8):

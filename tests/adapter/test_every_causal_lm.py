@@ -18,6 +18,7 @@ import causal_lms
 import tiny_lm
 from timetok import SlowFastPooler
 from timetok.adapter import TokenIds, VideoAdapter
+from tiny_training import skip_before
 
 FAST = (
     "llama", "qwen2", "gpt2", "opt", "bart", "gemma3_text", "gemma3n_text", "mixtral", "deepseek_v4", "mamba", "jamba",
@@ -338,6 +339,8 @@ def test_per_layer_and_hashed_embeddings_see_token_0_in_the_place_of_a_video(kin
 @pytest.mark.parametrize("kind", ["llama", "deepseek_v4", "qwen4_exp_text"])
 def test_gradient_checkpointing_changes_no_gradient(kind: str) -> None:
     """Layers are computed again when the placeholders are no longer swapped; two of these are handed ids."""
+    if kind in ("deepseek_v4", "qwen4_exp_text"):
+        skip_before("5.23", "its layers run again without their hooks")
     case = Case(causal_lms.tiny_lm(kind))
     case.adapter.train()
     gradients = []

@@ -14,7 +14,7 @@ import causal_lms
 import tiny_lm
 from timetok import SlowFastPooler, VideoAdapter
 from timetok.adapter import TokenIds
-from tiny_training import CHECKPOINTING, arguments, assert_same, gradients, rows, trainer
+from tiny_training import CHECKPOINTING, arguments, assert_same, gradients, rows, skip_before, trainer
 
 SPAWNED = {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"}
 TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -140,6 +140,8 @@ def test_gradient_checkpointing_runs_layers_twice_and_changes_no_gradient(tmp_pa
 @pytest.mark.parametrize("kind", ["gemma3n_text", "deepseek_v4", "gpt2", "mixtral"])
 def test_layers_that_run_again_see_no_placeholder(kind):
     """The second run is outside the context of the hooks; these models hand ids to their layers, or do not."""
+    if kind in ("deepseek_v4", "qwen4_exp_text"):
+        skip_before("5.23", "its layers run again without their hooks")
     lm = causal_lms.tiny_lm(kind)
     model = VideoAdapter(
         lm, TokenIds(100_000), vision_dim=tiny_lm.VISION_WIDTH, pooler=SlowFastPooler(num_slow_frames=2)
