@@ -1,6 +1,7 @@
 """SlowFast pooling between the eyes and the language model of LLaVA-OneVision and LLaVA-NeXT-Video.
 
-Run: python examples/slowfast_in_a_vlm.py   (a tiny random LLaVA-OneVision; transformers >= 5.20)
+Run: python examples/slowfast_in_a_vlm.py   (a tiny random LLaVA-OneVision; why no others: docs/training.md)
+Needs transformers 5.20 or later.
 """
 
 import math

@@ -113,7 +113,7 @@ def test_init_rows_wants_rows():
         embeddings.init_rows(make(tied=True), [3, 20])
 
 
-@pytest.mark.filterwarnings("ignore:Could not find a config file in  - will assume:UserWarning")  # of peft 0.18
+@pytest.mark.filterwarnings("ignore:Could not find a config file in  - will assume:UserWarning")  # of older peft
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("tied", [True, False])
 def test_ten_lora_steps_move_exactly_the_new_rows_and_an_export_is_the_same_model(tied, tmp_path):

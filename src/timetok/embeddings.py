@@ -66,8 +66,7 @@ def init_rows(
             angle = torch.linspace(0, torch.pi / 2, num)[:, None]
             rows = length * (angle.cos() * first + angle.sin() * second)
         if how == "mean":
-            others = torch.isin(torch.arange(len(known)), torch.tensor(ids), invert=True)
-            rows = known[others].mean(0) + 0.1 * rows
+            rows = known[torch.isin(torch.arange(len(known)), torch.tensor(ids), invert=True)].mean(0) + 0.1 * rows
         table[list(ids)] = rows.to(table)
 
 

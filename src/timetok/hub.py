@@ -57,7 +57,7 @@ class HubLocalizer:
         self, clips: Sequence[Frames], questions: Sequence[str], durations: Sequence[float], *,
         max_new_tokens: int = 96, constrained: bool = True, streamer: BaseStreamer | None = None,
     ) -> list[Answer]:  # fmt: skip
-        """As `Localizer.ask`, but one by one, since each has thousands of visual tokens; there are no confidences."""
+        """Answer greedily, one by one, as each has thousands of visual tokens; no confidences. See `Localizer.ask`."""
         answers, stops = [], sorted(self._constraint.stop_ids)
         options: Any = {"eos_token_id": stops, "pad_token_id": stops[0], "streamer": streamer, "do_sample": False}
         options |= {"max_new_tokens": max_new_tokens, "num_beams": 1, "repetition_penalty": 1.0}  # digits may repeat

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
@@ -118,29 +117,32 @@ def training(steps: ArrayLike, losses: ArrayLike) -> Figure:
 def layout(plan: Any, num_frames: int, grid: tuple[int, int]) -> Figure:
     """Draw which patches each token of a `timetok.pooling.PoolingPlan` is made of: frames side by side, a row a path.
 
-    A token's number, and its colour from dark to light, is its place in the sequence; those made of several frames
-    stand in all of them, learned separators in none. ArgumentError as in ``plan.tokens``.
+    A token's colour, from dark to light, and its number, where there is room, are its place in the sequence. Of those
+    that share patches the last is seen, of learned separators nothing. ArgumentError as in ``plan.tokens``.
     """
-    tokens, (height, width) = plan.tokens(num_frames, grid), grid
-    lefts, every = np.arange(num_frames) * (width + 1), -(-num_frames // 20)  # frames are one patch apart
-    rows, side = len(plan.paths), 0.9 * _WIDTH / (num_frames * (width + 1))  # of a patch, in inches
-    figure = Figure((_WIDTH, 0.8 + (height * side + 0.3) * rows), _DPI, facecolor="white", layout="constrained")
+    tokens, (height, width), names = plan.tokens(num_frames, grid), grid, [path.name for path in plan.paths]
+    lefts, every = range(0, num_frames * (width + 1), width + 1), -(-num_frames // 20)  # frames are one patch apart
+    side = min(0.9 * _WIDTH / lefts.stop, 4 / height)  # of a patch, in inches
+    figure = Figure((_WIDTH, 0.8 + (height * side + 0.3) * len(names)), _DPI, facecolor="white", layout="constrained")
     figure.suptitle(f"{num_frames} frames of {height} × {width} patches, {len(tokens)} tokens", fontsize=9)
-    for axes, path in zip(figure.subplots(rows, squeeze=False).flat, plan.paths, strict=True):
-        axes.set(xlim=(-1, lefts[-1] + width + 1), ylim=(height, 0), aspect="equal", frame_on=False, ylabel=path.name)
-        axes.set(xticks=(lefts + width / 2)[::every], xticklabels=range(0, num_frames, every), yticks=[])
-        axes.tick_params(length=0, labelsize=7)
-        for left in lefts.tolist():
-            axes.add_patch(Rectangle((left, 0), width, height, facecolor="none", edgecolor="#BBBBBB"))
-        for place, token in enumerate(tokens):
-            if token.path == path.name and token.separator is None:
-                (top, bottom), (first, stop), share = token.rows, token.columns, place / len(tokens)
-                sides, color = (stop - first, bottom - top), colormaps["cividis"](share)
-                style: Any = {"fontsize": min(7, 25 * side * sides[0]), "color": "k" if share > 0.6 else "w"}
-                for x in (lefts[list(token.frames)] + first).tolist():
-                    axes.add_patch(Rectangle((x, top), *sides, facecolor=color, edgecolor="w"))
-                    if style["fontsize"] > 2:
-                        axes.text(x + sides[0] / 2, (top + bottom) / 2, place, ha="center", va="center", **style)
+    for axes, name in zip(figure.subplots(len(names), squeeze=False).flat, names, strict=True):
+        own = [(place, token) for place, token in enumerate(tokens) if token.path == name and token.rows]
+        cells = [(place, *token.rows, *token.columns, lefts[frame]) for place, token in own for frame in token.frames]
+        places = np.full((height, lefts.stop), np.nan)
+        for place, top, bottom, first, stop, left in cells:
+            places[top:bottom, left + first : left + stop] = place
+        axes.imshow(places, cmap="cividis", vmin=0, vmax=len(tokens) - 1)
+        axes.set_ylabel(name, parse_math=False)
+        axes.set_xticks([left + width / 2 - 0.5 for left in lefts[::every]], range(0, num_frames, every), fontsize=7)
+        axes.set(yticks=[], frame_on=False)
+        for left in lefts:
+            axes.add_patch(Rectangle((left - 0.5, -0.5), width, height, fill=False, edgecolor="#BBBBBB", linewidth=0.5))
+        for place, top, bottom, first, stop, left in cells:
+            x, y, room = left + (first + stop - 1) / 2, (top + bottom - 1) / 2, side * min(stop - first, bottom - top)
+            if room > 0.1 and places[int(y), int(x)] == place:
+                corner, color = (left + first - 0.5, top - 0.5), "k" if place > 0.6 * len(tokens) else "w"
+                axes.add_patch(Rectangle(corner, stop - first, bottom - top, fill=False, edgecolor="w"))
+                axes.text(x, y, place, ha="center", va="center", fontsize=min(7, 25 * room), color=color)
     figure.supxlabel("frame", fontsize=7)
     return figure
 

@@ -101,7 +101,7 @@ class TimeTokenizer:
     def __call__(
         self, text: str | list[str], duration: Numbers | None = None, *, trusted: bool = True, **hf_kwargs: Any
     ) -> BatchEncoding:
-        """Tokenise a text or batch, ``trusted`` unless a user typed it, as the wrapped tokenizer with ``hf_kwargs``."""
+        """Tokenise as the wrapped tokenizer does; pass ``trusted=False``, and no duration, for what a user typed."""
         tokenizer: PreTrainedTokenizerBase = self.tokenizer
         if not trusted:
             if self._has_tokens([text, hf_kwargs.get("text_pair")]):

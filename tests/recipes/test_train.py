@@ -91,6 +91,13 @@ def test_another_preset_in_the_same_folder_is_refused(whole_run: Path, capsys: p
     assert "other settings" in capsys.readouterr().err
 
 
+def test_a_run_that_is_done_is_found_before_its_model_is_built(
+    whole_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timetok.recipes.train.build_model", None)
+    assert train(load_preset(SHAPES, [SMOKE]), whole_run) == whole_run / "model"
+
+
 def test_features_of_another_preset_are_refused(whole_run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"other settings \(cache.json\)"):
         train(load_preset(SHAPES, [SMOKE, "features.frames_per_clip=60", f"data.folder={whole_run}"]), tmp_path)

@@ -27,7 +27,7 @@ class TokenIds(NamedTuple):
 
 
 class VideoPrompts:
-    """Prompts and features, or pixels, of which an encoder makes a patch ``grid`` → a batch; no weights, picklable."""
+    """Prompts and features, or pixels that become a patch ``grid`` → a batch, as tokenizer and plan say; picklable."""
 
     def __init__(self, tt: TimeTokenizer, plan: PoolingPlan, *, grid: tuple[int, int] | None = None) -> None:
         self.tt, self.plan, self.grid = tt, plan, grid

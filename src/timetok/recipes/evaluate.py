@@ -189,8 +189,7 @@ def run(
     with file.open("ab") as lines:
         lines.truncate(file.read_bytes().rfind(b"\n") + 1)  # a line that was torn
         for question, answer in zip(left, ask_all(localizer, left, **how), strict=True):
-            told = {"question_id": question.reference.question_id, **asdict(answer)}
-            lines.write(json.dumps(told).encode() + b"\n")
+            lines.write(json.dumps({"question_id": question.reference.question_id, **asdict(answer)}).encode() + b"\n")
             lines.flush()
     done = read_answers(out)
     if any(question.reference.question_id not in done for question in questions):
