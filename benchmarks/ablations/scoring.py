@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from ablations.learner import HEAD_TOKEN, Learner
 from ablations.tasks import TASKS
-from posterior import calibration_error, rank_correlation
 from torch import Tensor
 
 from shapes_world.features import CachedClip
@@ -161,6 +160,17 @@ def score(learner: Learner, clips: Sequence[CachedClip], num_frames: int) -> dic
         answers = [each for k in range(0, len(asked), BATCH) for each in WAYS[way](learner, asked[k : k + BATCH])]
         found[way] = numbers(asked, answers) | tokens
     return found
+
+
+def calibration_error(confidences: np.ndarray, truths: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: mean distance of confidence and IoU over equally wide bins, weighted by size."""
+    place = np.minimum((confidences * bins).astype(int), bins - 1)
+    return float(sum(abs((confidences - truths)[place == k].sum()) for k in range(bins)) / len(truths))
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's, ties in order of appearance."""
+    return float(np.corrcoef(a.argsort().argsort(), b.argsort().argsort())[0, 1])
 
 
 def numbers(asked: Sequence[Question], answers: Sequence[Answer]) -> dict[str, Any]:
