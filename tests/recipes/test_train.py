@@ -94,7 +94,7 @@ def test_another_preset_in_the_same_folder_is_refused(whole_run: Path, capsys: p
 def test_a_run_that_is_done_is_found_before_its_model_is_built(
     whole_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("timetok.recipes.train.build_model", None)
+    monkeypatch.setitem(train.__globals__, "build_model", None)
     assert train(load_preset(SHAPES, [SMOKE]), whole_run) == whole_run / "model"
 
 
