@@ -260,6 +260,8 @@ def test_plot_draws_spans_and_the_truth(clip: str, tmp_path: Path, capfd: pytest
     ]
     assert main(command) == 0
     assert capfd.readouterr().out == f"timeline: {figure}\n" and figure.stat().st_size > 1000
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"timeline": str(figure)}
     assert main(command[:3]) == 0  # nothing but frames
     assert main([*command[:3], "--truth", "2 to 1 s"]) == 0  # as timetok score reads it
     assert "FILE" in refused(capfd, "plot", clip, str(tmp_path / "clip.mp4"))

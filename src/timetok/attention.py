@@ -37,8 +37,7 @@ def temporal_position_ids(
     n = valid.cumsum(1) - 1
     t = text.cumsum(1) - text + frame.where(frame >= 0, frame.cummax(1).values + 1)
     whole = float(a).is_integer() and float(b).is_integer()  # integers survive trainers that cast floats to bfloat16
-    positions = int(a) * n + int(b) * t if whole else (a * n.double() + b * t.double()).float()
-    return positions.masked_fill(~valid, 0)
+    return (int(a) * n + int(b) * t if whole else (a * n.double() + b * t.double()).float()).masked_fill(~valid, 0)
 
 
 def frame_mask(frame_index: Tensor, attention_mask: Tensor | None = None, kind: FrameMask = "causal") -> Tensor:

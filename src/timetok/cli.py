@@ -169,7 +169,8 @@ def _train(options: argparse.Namespace) -> None:
 
     preset = load_preset(options.preset, options.changes)
     out = Path(options.out or Path("runs") / Path(options.preset).stem)
-    print(dry_run(preset) if options.dry_run else f"model:    {train(preset, out)}")
+    name, told = ("plan", dry_run(preset)) if options.dry_run else ("model", str(train(preset, out)))
+    print(json.dumps({name: told}) if options.json else told if options.dry_run else f"model:    {told}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -225,8 +226,8 @@ def _plot(options: argparse.Namespace) -> None:
     sides = (parse_moments(text or "") for text in (options.spans, options.truth))
     spans, truth = ([Span(*sorted(pair)) for pair in zip(each[::2], each[1::2], strict=False)] for each in sides)
     frames = read_frames(options.video, size=256)
-    figure = timeline(frames, spans, question=options.title, truth=options.truth and truth)
-    print(f"timeline: {save(figure, options.plot)}")
+    save(timeline(frames, spans, question=options.title, truth=options.truth and truth), options.plot)
+    print(json.dumps({"timeline": options.plot}) if options.json else f"timeline: {options.plot}")
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -253,7 +254,7 @@ def _convert(options: argparse.Namespace) -> None:
     from timetok.lita.convert import convert
 
     convert(options.source, vision=options.vision, out=options.out, base=options.base)
-    print(f"model:    {options.out}")
+    print(json.dumps({"model": options.out}) if options.json else f"model:    {options.out}")
 
 
 def _info(options: argparse.Namespace) -> None:

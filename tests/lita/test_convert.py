@@ -246,6 +246,8 @@ def test_the_command_converts_and_refuses_in_one_line(
     command = ["convert", "lita", str(home / "lita"), "--vision", str(home / "clip"), "--out", str(out)]
     assert main(command) == 0
     assert capsys.readouterr().out == f"model:    {out}\n"
+    assert main([*command[:-1], str(tmp_path / "other"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"model": str(tmp_path / "other")}
     assert main(command) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "expected a new or empty folder" in told

@@ -323,6 +323,8 @@ def test_a_dry_run_tells_what_it_would_do(folder: Path, tmp_path: Path, capsys: 
     assert main(["train", str(tiny_sets.write_preset(folder)), "--out", str(out), "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("parameters", "trained", "tokens", "GiB", "anet", "records"))
+    assert main(["train", str(tiny_sets.write_preset(folder)), "--out", str(out), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["plan"] in text
     assert not out.exists()
     with pytest.raises(DataError, match=r"--dry-run: expected a preset with a \[start\]"):
         dry_run(load_preset(str(Path(__file__).parents[2] / "examples" / "shapes.toml")))

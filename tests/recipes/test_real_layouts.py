@@ -56,10 +56,10 @@ def test_every_layout_is_checked_trained_on_and_evaluated(tmp_path: Path, capsys
     )
     preset = tiny_sets.write_preset(tmp_path, **changes, stages__0__trainer=trainer + "use_cpu = true }")
     out = tmp_path / "run"
-    assert main(["train", str(preset), "--out", str(out)]) == 0
+    assert main(["train", str(preset), "--out", str(out), "--json"]) == 0
     curve = [float(line.split(",")[1]) for line in (out / "model" / "curve.csv").read_text().splitlines()[1:]]
     assert len(curve) == 12 and np.mean(curve[-3:]) < np.mean(curve[:3]) - 0.3
-    capsys.readouterr()  # what training told
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"model": str(out / "model")}
     protocols = {"rtl-eval": "lita-rtl", "captions": "dense-captions", "charades": "charades-sta"}
     for layout, protocol in {**protocols, "timelens": "timelens", "qvhighlights": "qvhighlights"}.items():
         where = ["--media", str(tmp_path / "videos"), "--durations", str(durations)]
