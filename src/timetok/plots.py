@@ -183,8 +183,7 @@ def _columns(rows: Rows, *names: str) -> NDArray[np.float64]:
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure in the format its suffix names; an existing file is replaced, never left half written."""
-    path = check_path(path)
-    with replacing(path) as partial:
+    with replacing(path := check_path(path)) as partial:
         figure.savefig(partial, format=path.suffix.lower().removeprefix("."))
     return path
 

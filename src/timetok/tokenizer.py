@@ -81,8 +81,7 @@ class TimeTokenizer:
             if num != len(tokens):
                 told = f"the tokenizer already carries {num} time tokens, got {len(tokens)}; use T={num}"
                 raise TokenizerError(f"T: {told}")
-            first = hf_tokenizer.added_tokens_decoder.get(vocabulary[tokens[0]])
-            if getattr(first, "rstrip", False) != lita_spacing:
+            if getattr(hf_tokenizer.added_tokens_decoder.get(vocabulary[tokens[0]]), "rstrip", False) != lita_spacing:
                 raise TokenizerError(f"lita_spacing: the tokenizer carries time tokens added with {not lita_spacing}")
             return cls(hf_tokenizer, chosen)
         spaces, name = {"lstrip": lita_spacing, "rstrip": lita_spacing}, type(hf_tokenizer).__name__

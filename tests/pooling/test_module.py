@@ -1,7 +1,9 @@
 """The pooler: LITA's formula, checked one sum at a time, and its gradients."""
 
 import json
+import mmap
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -300,3 +302,33 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert pooler.plan == SlowFastPooler().plan
     with pytest.raises(ArgumentError, match="num_slow_frames: expected an integer of at least 0"):
         SlowFastPooler(num_slow_frames=np.array([4, 5]))
+
+
+def large_gradient(pooler, weights):
+    video = torch.zeros(1, 20, 16, 16, 1024).requires_grad_()  # 21 MB: its gradient has memory of its own
+    return torch.autograd.grad(pooler(video), video, weights)[0]
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="not Linux")
+def test_the_memory_of_a_gradient_is_taken_again_once_nothing_holds_it():
+    pooler, weights = SlowFastPooler(), torch.randn(2, 1, 20 + 4 * 64, 1024)
+    first = large_gradient(pooler, weights[0])
+    copy, second = first.clone(), large_gradient(pooler, weights[1])
+    assert second.data_ptr() != first.data_ptr() and torch.equal(first, copy)
+    for hold in (lambda whole: whole[0, :1], lambda whole: whole.numpy(), lambda whole: whole.untyped_storage()):
+        place, held = second.data_ptr(), hold(second)
+        second = None
+        second = large_gradient(pooler, weights[1])
+        assert second.data_ptr() != place, held
+    place = second.data_ptr()
+    del second
+    again = large_gradient(pooler, weights[0])
+    assert again.data_ptr() == place and torch.equal(again, copy)
+
+
+def test_threads_keep_memory_of_their_own():
+    pooler, weights = SlowFastPooler(), torch.randn(2, 1, 20 + 4 * 64, 1024)
+    expected = [large_gradient(pooler, each) for each in weights]
+    with ThreadPoolExecutor(2) as threads:
+        same = lambda k: all(torch.equal(large_gradient(pooler, weights[k]), expected[k]) for _ in range(5))  # noqa: E731
+        assert all(threads.map(same, range(2)))

@@ -151,8 +151,7 @@ def _frame_index(model: Any, ids: Tensor, videos: Any) -> Tensor:
         index += [total + token.frames[0] for token in model.pooler.plan.tokens(len(video), (height, width))]
         total += len(video)
     frames = ids.masked_scatter(visual, torch.tensor(index, dtype=ids.dtype, device=ids.device))
-    first = frames.masked_fill(~visual, total).amin(1, keepdim=True)  # of the row
-    return (frames - first).masked_fill(~visual, -1)
+    return (frames - frames.masked_fill(~visual, total).amin(1, keepdim=True)).masked_fill(~visual, -1)  # from 0 a row
 
 
 def _shared(model: nn.Module) -> dict[str, str]:

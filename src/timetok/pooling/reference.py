@@ -7,7 +7,9 @@ import mmap
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from threading import local
 from typing import Any, TypeAlias, cast
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from timetok.pooling.plan import Path, PoolingPlan
 
 Vectors: TypeAlias = Mapping[str, Tensor]  # learned separators [e] by name
 _SMALL = 1 << 15  # numbers; below, calls cost more than memory
+_last = local()  # memory of a gradient, and whether it is still in use
 _KEPT = 64  # frames to choose from for each that is spread over a video of unknown length
 
 
@@ -135,14 +138,18 @@ class _Means(torch.autograd.Function):
 
 
 def _fresh(shape: torch.Size, like: Tensor) -> Tensor:
-    """Memory for a tensor, on a CPU with Linux in huge pages: to get it page by page takes longer than to fill it."""
+    """Memory for a tensor, on a CPU huge pages, or the last's, if free: to get it anew takes longer than to fill it."""
     size = shape.numel() * like.element_size()
     if type(like) is not Tensor or like.device.type != "cpu" or size < 1 << 24 or not hasattr(mmap, "MADV_HUGEPAGE"):
         return like.new_empty(shape)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=like.dtype).view(shape)
+    memory, used = getattr(_last, "lent", (None, ref(like)))
+    if memory is None or len(memory) != size or used() is not None:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    lent = memoryview(memory)  # which a tensor holds as long as anything needs it
+    _last.lent = memory, ref(lent)
+    return torch.frombuffer(lent, dtype=like.dtype).view(shape)
 
 
 def _mean_of_rows(rows: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class FeatureCache:
         missing = [shard for shard in sorted(paths)[part[0] :: part[1]] if not shard.exists()]
         for shard in tqdm(missing, desc="features", unit="videos", disable=not missing):
             features = encode(paths[shard]).detach().cpu().contiguous()
-            data = save({"features": features}, metadata={"crc32": str(_checksum(features))})
+            data = save({"features": features}, metadata={"crc32": str(crc32(features.view(torch.uint8).numpy().data))})
             with replacing(shard) as partial:
                 partial.write_bytes(data)  # save_file's are the owner's alone
 
@@ -72,10 +72,6 @@ class FeatureCache:
         told = f"{self._shards[path]}: missing or damaged; remove it, and fill() computes its features again"
         with raised_as(DataError, told, OSError, SafetensorError), safe_open(self._shards[path], "pt") as shard:
             features: Tensor = shard.get_tensor("features")
-            if str(_checksum(features)) != shard.metadata()["crc32"]:
+            if str(crc32(features.view(torch.uint8).numpy().data)) != shard.metadata()["crc32"]:
                 raise SafetensorError("it has changed since it was written")
         return features
-
-
-def _checksum(features: Tensor) -> int:
-    return crc32(features.view(torch.uint8).numpy().data)
