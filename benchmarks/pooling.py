@@ -68,7 +68,7 @@ def cases(shape: tuple[int, ...], dtype: str, allocator: str) -> list[dict[str, 
             found.append(("forward", name, paired(*calls, rounds=21 if video.numel() > 1e6 else 501)))
     written = {name: backward(baseline, video) for name, baseline in baselines.items()}
     written["writing once"] = lambda: torch.full_like(video, 0.5)
-    rounds = 11 if video.numel() > 1e6 else 101
+    rounds = 31 if video.numel() > 1e6 else 101
     for name, call in written.items():
         found.append(("backward", name, paired(backward(ours, video), call, rounds=rounds)))
     return [
