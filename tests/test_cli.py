@@ -271,7 +271,7 @@ def test_answers_about_something_else_are_refused(tmp_path: Path, capfd: pytest.
     data, one = tiny_data.write(tmp_path, "timelens"), tmp_path / "one.json"
     one.write_text('{"another": [1, 2]}')
     told = refused(capfd, "score", str(one), str(data), "--protocol", "timelens")
-    assert "no id is one of the data set's, such as 'v_BrgYIg6UXhU#0'; the first is ['another']" in told
+    assert "no id, or video and query, is one of 'v_BrgYIg6UXhU#0' …; the first id is 'another'" in told
 
 
 def test_data_check_prints_a_census(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -411,7 +411,7 @@ def test_a_bad_question_is_one_line(question: str, model: str, clip: str, capfd:
         (["localize", "--input", "missing.jsonl"], "missing.jsonl"),
         (["localize", "clip.mp4", QUESTION, "When?", "--plot", "x.png"], "--plot"),
         (["localize", "clip.mp4", QUESTION, "When?", "--stream"], "--stream"),
-        (["localize", "clip.mp4", QUESTION, "--stream", "--json"], "--stream with --long, --json"),
+        (["localize", "clip.mp4", QUESTION, "--stream", "--json"], "--stream not with --long"),
         (["localize", "clip.mp4", QUESTION, "--plots", "x.png"], "--plots"),
         (["train"], "PRESET"),
         (["train", "circles"], "circles"),

@@ -86,7 +86,7 @@ def _localize(options: argparse.Namespace) -> None:
     is_long, as_json = options.long or options.search, options.json or options.input
     several = [len(questions) for _, questions in asked] != [1]
     if (options.stream and (is_long or as_json or several)) or (options.plot and several):
-        raise ArgumentError("--plot, --stream: show one answer, got several, or --stream with --long, --json, --input")
+        raise ArgumentError("--plot, --stream: ask one question; --stream not with --long, --search, --json, --input")
     from timetok.hub import localize_all, localize_long, read_ahead
 
     localizer, num_failed = _localizer(options.model, options), 0

@@ -151,7 +151,7 @@ def test_what_is_no_window_is_listed_and_stands_for_no_answer(tmp_path):
     good = {"id": "good", "pred": [3, 4]}
     content = [good, *({"id": key, "pred": value} for key, value in WRONG.items()), {"pred": [1, 2]}, 5, None]
     predictions, problems = read(tmp_path / "answers", content)
-    assert problems == {"not numbers": list(WRONG), "without an id": ["entry 16", "entry 17", "entry 18"]}
+    assert problems == {"unreadable": list(WRONG), "without an id": ["entry 16", "entry 17", "entry 18"]}
     assert predictions == {"good": Prediction("good", (3, 4)), **{key: Prediction(key, ()) for key in WRONG}}
 
 
@@ -197,7 +197,7 @@ def test_broken_files_are_read_or_named(tmp_path, source):
             named += 1
             continue
         assert all(math.isfinite(moment) for each in predictions for moment in each.seconds)
-        assert {*problems["not numbers"]} <= {each.question_id for each in predictions if not each.seconds}
+        assert {*problems["unreadable"]} <= {each.question_id for each in predictions if not each.seconds}
     assert 0 < named < 120
 
 
@@ -213,7 +213,7 @@ def test_malformed_answers_count_as_the_protocol_says(tmp_path):
         report = evaluate(predictions, references, protocol, malformed="count")
         assert report.problems == {"missing": ["missing"], "there twice": ["twice"], "of no reference": ["x"]}
         assert (report.miou, report.values["parsed"]) == (wanted, 0.25)
-    assert problems["not numbers"] == ["nan"]
+    assert problems["unreadable"] == ["nan"]
 
 
 texts = st.text("abc <>.é\n0", max_size=12).map(str.strip).filter(lambda text: "<0" not in text)

@@ -42,8 +42,8 @@ def read_predictions(
     An entry has an id (``question_id``, ``qid`` or ``id``), or a video, or its path, and a query that ``asked`` has ids
     of, given in turn; and ``[start, end]``, or a list of these, a score behind them or not, as in QVHighlights'
     ``pred_relevant_windows``; or a text, of which `parse_moments` reads the moments. Of the folder of an evaluation its
-    answers are read. Ids become text. What is no finite number is listed, and stands for an answer without a span; an
-    entry without an id is listed alone. DataError: the file cannot be read.
+    answers are read. Ids become text. What has none of them, or no finite number, is listed, and stands for an answer
+    without a span; an entry without an id is listed alone. DataError: the file cannot be read.
     """
     file, left = Path(path), {about: [*ids] for about, ids in (asked or {}).items()}
     with raised_as(DataError, f"{path}: not readable as JSON or JSON lines", OSError, ValueError, RecursionError):
@@ -55,13 +55,12 @@ def read_predictions(
             content = [json.loads(line) for line in text.split("\n") if line.strip()]
     if isinstance(content, dict) and not content.keys() & {*_IDS, *_VIDEOS}:
         content = [{**(row if isinstance(row, dict) else {"pred": row}), "id": key} for key, row in content.items()]
-    predictions, problems = [], dict[str, list[str]]({"without an id": [], "not numbers": []})
+    predictions, problems = [], dict[str, list[str]]({"without an id": [], "unreadable": []})
     for k, entry in enumerate(content if isinstance(content, list) else [content]):
         given = entry if isinstance(entry, dict) else {}
         video, query = str(_first(given, _VIDEOS, "")), str(_first(given, _QUERIES, "")).strip()
         ids = next(filter(None, (left.get((v, query)) for v in (video, Path(video).name, Path(video).stem))), None)
-        key = _first(given, _IDS)
-        if key is None and ids:
+        if (key := _first(given, _IDS)) is None and ids:
             key = ids.pop(0)
         if key is None:
             problems["without an id"].append(f"entry {k}")
@@ -69,7 +68,7 @@ def read_predictions(
         try:
             predictions.append(_prediction(str(key), given))
         except (TypeError, ValueError, OverflowError):  # a Prediction of NaN, text where a number should be
-            problems["not numbers"].append(str(key))
+            problems["unreadable"].append(str(key))
             predictions.append(Prediction(str(key), ()))
     return predictions, problems
 
@@ -81,7 +80,8 @@ def _first(entry: Mapping[str, Any], names: Sequence[str], default: Any = None) 
 def _prediction(key: str, entry: Mapping[str, Any]) -> Prediction:
     if "times_seconds" in entry:  # a file of answers of ours
         return Prediction(key, tuple(entry["times_seconds"]), unfinished=entry.get("unfinished") is True)
-    answer, saliency = _first(entry, _ANSWERS, ""), _first(entry, ("pred_saliency_scores",), ())
+    answer: Any = _first(entry, _ANSWERS, "" if {*_ANSWERS, "pred_saliency_scores"} & entry.keys() else 0)
+    saliency = _first(entry, ("pred_saliency_scores",), ())
     if isinstance(answer, str):
         return Prediction(key, tuple(parse_moments(answer)), saliency=saliency)
     rows = answer if all(isinstance(row, list) for row in answer) else [answer]

@@ -70,7 +70,7 @@ def read_questions(
                 text = _DENSE if "detection" in rules.measures else text
                 spans = tuple(event.span for event in group if event.span)
                 duration = record.duration_seconds or 0.0
-                needed = {"question": query, "window": spans, "duration (see durations)": duration}
+                needed = {"question": query, "window": spans, "duration (see durations, --durations)": duration}
                 if lacking := [what for what, has in needed.items() if not has]:
                     raise DataError(f"{file.name}: {name}: lacks a {' and a '.join(lacking)}")
                 key, task = name if path.is_file() else f"{file.stem}/{name}", record.subset or file.stem
@@ -142,8 +142,8 @@ def score_file(
     found, problems = read_predictions(predictions, asked=asked)
     report = evaluate(found, [each.reference for each in questions], protocol, malformed="count")
     if len(report.problems["missing"]) == len(questions):
-        expected, got = questions[0].reference.question_id, [each.question_id for each in found[:1]]
-        raise DataError(f"{predictions}: no id is one of the data set's, such as {expected!r}; the first is {got}")
+        expected, got = questions[0].reference.question_id, found[0].question_id if found else "none"
+        raise DataError(f"{predictions}: no id, or video and query, is one of {expected!r} …; the first id is {got!r}")
     return replace(report, problems={**problems, **report.problems})
 
 

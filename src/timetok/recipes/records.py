@@ -149,7 +149,7 @@ def plan(annotations: Annotations, *, target: str) -> Plan:
     pairs = [(event.span, record.duration_seconds) for record in annotations.records for event in record.events]
     known = [(span, duration) for span, duration in pairs if span and duration]
     if not known or len(known) < annotations.census["spans"]:
-        raise DataError(f"annotations: {len(known)} of {len(pairs)} events have a span and a duration; see durations")
+        raise DataError(f"annotations: {len(known)} of {len(pairs)} events have a span and a duration; see --durations")
     spans, durations = zip(*known, strict=True)
     levels = sorted({0.5, 0.7, 0.9, level})
     ceilings = {size: codec_ceiling(IndexCodec(TimeGrid(size)), spans, durations, thresholds=levels) for size in SIZES}
@@ -211,7 +211,7 @@ class _Reader:
         """Note the problems that are so; whether what has them is dropped."""
         found = [kind for kind, is_so in problems.items() if is_so]
         if self.bad == "raise" and {*found} - {"zero length"}:
-            raise DataError(f"{where}: {' and '.join(found)}; bad='clip' or bad='drop' reads on")
+            raise DataError(f"{where}: {' and '.join(found)}; bad='clip' or bad='drop' (--bad) reads on")
         for kind in found:
             self.problems[kind].append(where)
         return self.bad == "drop" and bool(found)

@@ -252,7 +252,7 @@ def dry_run(preset: Preset) -> str:
     second (two fifths of an A100's bfloat16), on cached features. Both are estimates, unmeasured. DataError as `train`.
     """
     if "start" not in preset:
-        raise DataError("--dry-run: expected a preset with a [start], whose data are there before it runs")
+        raise DataError("--dry-run: expected a preset with a [start]; others, as shapes, make their data as they run")
     model, processor = build_model(preset, weights=False)
     uncached = {**preset, "data": {**preset["data"], "cached": False}}
     sources = load_recipe(preset).open_sources(uncached, model, processor, Path())
@@ -343,6 +343,6 @@ def _check(key: str, like: Any, value: Any) -> None:
     if isinstance(like, dict) and key.rpartition(".")[2] not in _ARGUMENTS:
         missing, unknown = sorted(like.keys() - value.keys()), sorted(value.keys() - like.keys())
         if missing or unknown:
-            raise DataError(f"{key}: missing {missing}, unknown {unknown}; compare the shipped presets")
+            raise DataError(f"{key}: missing {missing}, unknown {unknown}; begin with base = 'lita-7b', say")
         for name in like:
             _check(f"{key}.{name}", like[name], value[name])
