@@ -1,6 +1,6 @@
 """The span posterior against greedy decoding, free-running, on the shapes recipe: three seeds at T = 10, 25 and 100.
 
-    python benchmarks/posterior.py             # a quarter of an hour on two cores, resumes
+    python benchmarks/posterior.py             # minutes where `make ablate` has trained; resumes
 
 The models are those of `make ablate`, experiment b, trained where they are missing; two questions about each clip.
 The bundled model, which sees 100 frames and is better, is measured beside them.

@@ -237,3 +237,12 @@ def test_captions_by_hand():
         ("once, until <1.50> it ends", Span(1, 2))
     ]
     assert parse_captions("no event, <1.0> alone") == []
+
+
+def test_an_answer_under_an_unknown_name_is_listed_and_one_that_is_null_is_not(tmp_path):
+    rows = [{"id": "a", "answr": "1 - 2"}, {"id": "b", "pred": None}, {"id": "c", "pred_saliency_scores": [0.5]}]
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    predictions, problems = read_predictions(path)
+    assert problems["unreadable"] == ["a"]
+    assert [each.seconds for each in predictions] == [()] * 3 and predictions[2].saliency == (0.5,)

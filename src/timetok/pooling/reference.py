@@ -125,7 +125,7 @@ class _Means(torch.autograd.Function):
             part, gradient = gradient.tensor_split([len(frames) // size * rows * columns], 1)
             cells = part.reshape(b, -1, rows, 1, columns, 1, e) / (high * wide * size)
             if total is None and path.frames == "all" and (rows * high, columns * wide) == (h, w):
-                total = _fresh(ctx.shape, part)
+                total = _memory(ctx.shape, part)
                 total.view(b, t, rows, high, columns, wide, e).copy_(cells.expand(b, t, rows, high, columns, wide, e))
                 continue
             total = part.new_zeros(ctx.shape) if total is None else total
@@ -137,7 +137,7 @@ class _Means(torch.autograd.Function):
         return total, None
 
 
-def _fresh(shape: torch.Size, like: Tensor) -> Tensor:
+def _memory(shape: torch.Size, like: Tensor) -> Tensor:
     """Memory for a tensor, on a CPU huge pages, or the last's, if free: to get it anew takes longer than to fill it."""
     size = shape.numel() * like.element_size()
     if type(like) is not Tensor or like.device.type != "cpu" or size < 1 << 24 or not hasattr(mmap, "MADV_HUGEPAGE"):

@@ -17,7 +17,7 @@ Reward: TypeAlias = Callable[..., list[float]]
 
 
 def temporal_iou(tt: TimeTokenizer) -> Reward:
-    """IoU of an answer's spans, 0 without any, with the column ``spans``: ``(start, end)`` in seconds, or a list."""
+    """IoU of the unions of an answer's spans, none: 0, and of the column ``spans``: a pair, or a list, in seconds."""
 
     def temporal_iou(*, completion_ids: Ids, spans: Sequence[Any], duration: Sequence[float], **_: Any) -> list[float]:
         found = tt.spans(list(map(list, completion_ids)), list(duration))
